@@ -1,0 +1,42 @@
+//! Connection tracking entries: found by what they translate, deleted one by one.
+//!
+//! A delete message without a tuple flushes everything; this interface cannot express it.
+
+use std::net::IpAddr;
+
+use crate::kernel::Error;
+use crate::net::{Family, Protocol};
+
+/// One tracked flow, as much of it as decides whether it is stale.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Flow {
+    /// Layer-4 protocol.
+    pub protocol: Protocol,
+    /// Original direction: who asked.
+    pub source: IpAddr,
+    /// Original direction: source port.
+    pub source_port: u16,
+    /// Original direction: whom they asked, the VIP.
+    pub destination: IpAddr,
+    /// Original direction: destination port.
+    pub destination_port: u16,
+    /// Reply direction: who answers, the endpoint.
+    pub reply_source: IpAddr,
+    /// Reply direction: port of the endpoint.
+    pub reply_source_port: u16,
+    /// Conntrack zone.
+    pub zone: u16,
+}
+
+/// The node's connection tracking table.
+pub trait Conntrack: Send {
+    /// The flows of one family and protocol for which `keep` says yes.
+    fn list(
+        &mut self,
+        family: Family,
+        protocol: Protocol,
+        keep: &mut dyn FnMut(&Flow) -> bool,
+    ) -> Result<Vec<Flow>, Error>;
+    /// Delete these flows. A flow that is gone already counts as deleted.
+    fn delete(&mut self, flows: &[Flow]) -> Result<(), Error>;
+}

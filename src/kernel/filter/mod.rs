@@ -1,0 +1,345 @@
+//! The neutral rule model of all rooms: sets, maps, chains, rules and verdicts, in one table for each room.
+//!
+//! A room builds a [`Ruleset`] (pure), [`plan::plan`] compares it with what a backend observed, and the backend
+//! commits the [`plan::Transaction`]. The model holds what both nftables and iptables + ipset can say, so that both
+//! renderers stay thin. Must not know Kubernetes, and does no I/O.
+
+pub mod plan;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+
+use crate::net::{Prefix, Protocol};
+
+/// A name of a table, chain, set or map: letters, digits, `-` and `_`, at most 64 bytes.
+pub type Name = Arc<str>;
+
+/// Everything one table (family `inet`) should hold.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ruleset {
+    /// Named sets.
+    pub sets: BTreeMap<Name, Set>,
+    /// Named maps.
+    pub maps: BTreeMap<Name, Map>,
+    /// Chains.
+    pub chains: BTreeMap<Name, Chain>,
+}
+
+/// The type of one field of a set key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum FieldType {
+    /// `ipv4_addr`.
+    Ipv4,
+    /// `ipv6_addr`.
+    Ipv6,
+    /// `inet_proto`.
+    Protocol,
+    /// `inet_service`.
+    Port,
+    /// `mark`.
+    Mark,
+    /// `ifname`.
+    Interface,
+}
+
+/// One field of a set element.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Field {
+    /// An IPv4 address.
+    Ipv4(Ipv4Addr),
+    /// An IPv6 address.
+    Ipv6(Ipv6Addr),
+    /// A layer-4 protocol.
+    Protocol(Protocol),
+    /// A port.
+    Port(u16),
+    /// A packet mark.
+    Mark(u32),
+    /// An interface name.
+    Interface(Name),
+}
+
+impl From<IpAddr> for Field {
+    fn from(address: IpAddr) -> Field {
+        match address {
+            IpAddr::V4(address) => Field::Ipv4(address),
+            IpAddr::V6(address) => Field::Ipv6(address),
+        }
+    }
+}
+
+/// A set key: one field, or several joined (`ipv4_addr . inet_proto . inet_service`).
+pub type Key = Vec<Field>;
+
+/// A named set.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Set {
+    /// Field types of its key.
+    pub key: Vec<FieldType>,
+    /// Its members.
+    pub elements: Elements,
+    /// Upper bound of the number of elements of a hash set, declared to the kernel: loads faster, bounds memory.
+    pub size: u32,
+}
+
+/// The members of a set.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Elements {
+    /// Single keys, in a hash set.
+    Keys(BTreeSet<Key>),
+    /// Address blocks, in an interval set: one field, never overlapping (merge them with [`merge_prefixes`]).
+    Prefixes(BTreeSet<Prefix>),
+}
+
+/// A named map from keys to marks or verdicts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Map {
+    /// Field types of its key.
+    pub key: Vec<FieldType>,
+    /// Its entries; all values of the same kind.
+    pub elements: BTreeMap<Key, Value>,
+    /// What the values are.
+    pub value: ValueType,
+    /// Upper bound of the number of entries.
+    pub size: u32,
+}
+
+/// The kind of a map's values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ValueType {
+    /// Packet marks.
+    Mark,
+    /// Verdicts.
+    Verdict,
+}
+
+/// One value of a map.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Value {
+    /// A packet mark.
+    Mark(u32),
+    /// Continue in this chain and come back.
+    Jump(Name),
+    /// Accept.
+    Accept,
+    /// Drop.
+    Drop,
+}
+
+/// A chain.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Chain {
+    /// Where packets enter it, for base chains.
+    pub base: Option<Base>,
+    /// Its rules, in order.
+    pub rules: Vec<Rule>,
+}
+
+/// The hook of a base chain. Its policy is always accept: a room that wants to deny says so in a rule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Base {
+    /// The chain type.
+    pub kind: BaseKind,
+    /// The hook.
+    pub hook: Hook,
+    /// Order among chains of the same hook; lower is earlier (constants in `kernel/nft/priority.rs`).
+    pub priority: i32,
+}
+
+/// The type of a base chain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "nft's own words")]
+pub enum BaseKind {
+    Filter,
+    Nat,
+    Route,
+}
+
+/// A netfilter hook.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "nft's own words")]
+pub enum Hook {
+    Prerouting,
+    Input,
+    Forward,
+    Output,
+    Postrouting,
+}
+
+/// One rule: all matches must hold, then the statements run in order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rule {
+    /// Conditions, all of which must hold.
+    pub matches: Vec<Match>,
+    /// What happens then.
+    pub statements: Vec<Statement>,
+    /// Why the rule is there, shown by `nft list`; at most 100 bytes.
+    pub comment: Name,
+}
+
+/// Something read from a packet, as part of a set or map key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Selector {
+    /// `ip saddr`.
+    Source4,
+    /// `ip6 saddr`.
+    Source6,
+    /// `ip daddr`.
+    Destination4,
+    /// `ip6 daddr`.
+    Destination6,
+    /// `meta l4proto`.
+    Protocol,
+    /// `th sport`.
+    SourcePort,
+    /// `th dport`.
+    DestinationPort,
+    /// `ct original ip daddr`: whom the client asked, before any translation.
+    OriginalDestination4,
+    /// `ct original ip6 daddr`.
+    OriginalDestination6,
+    /// `ct original proto-dst`.
+    OriginalDestinationPort,
+    /// `meta mark`.
+    Mark,
+    /// `iifname`.
+    InputInterface,
+    /// `oifname`.
+    OutputInterface,
+}
+
+/// One condition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Match {
+    /// The packet is of this family (`meta nfproto`).
+    Family(crate::net::Family),
+    /// The joined selectors are (or are not) in a named set.
+    InSet {
+        /// What to look up.
+        selectors: Vec<Selector>,
+        /// Where.
+        set: Name,
+        /// True to match when absent.
+        negated: bool,
+    },
+    /// The protocol is one of Kubernetes' (`meta l4proto`).
+    Protocol(Protocol),
+    /// ICMP of this family with one of these types (`icmp type`, `icmpv6 type`).
+    IcmpTypes {
+        /// Which ICMP.
+        family: crate::net::Family,
+        /// Type numbers.
+        types: Vec<u8>,
+    },
+    /// The source is (or is not) an address of this host (`fib saddr type local`).
+    SourceIsLocal {
+        /// True to match when it is not.
+        negated: bool,
+    },
+    /// The destination is (or is not) an address of this host (`fib daddr type local`).
+    DestinationIsLocal {
+        /// True to match when it is not.
+        negated: bool,
+    },
+    /// In from (or not from) this interface (`iifname`).
+    InputInterface {
+        /// Exact name.
+        name: Name,
+        /// True to match any other.
+        negated: bool,
+    },
+    /// Connection tracking state is one of these.
+    CtState(Vec<CtState>),
+    /// The packet goes in the original direction of its connection.
+    CtDirectionOriginal,
+    /// `meta mark and mask == value`.
+    Mark {
+        /// Bits compared.
+        mask: u32,
+        /// Their value.
+        value: u32,
+    },
+    /// TCP flags: `flags and mask == value` (FIN 1, SYN 2, RST 4, ACK 16).
+    TcpFlags {
+        /// Flags compared.
+        mask: u8,
+        /// Their value.
+        value: u8,
+    },
+}
+
+/// Connection tracking states.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "nft's own words")]
+pub enum CtState {
+    Invalid,
+    Established,
+    Related,
+    New,
+    Untracked,
+}
+
+/// What a rule does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Statement {
+    /// Count packets and bytes.
+    Counter,
+    /// Set the packet mark.
+    SetMark(u32),
+    /// Set the packet mark from a map; no entry, no change and no further statement.
+    SetMarkFromMap {
+        /// What to look up.
+        selectors: Vec<Selector>,
+        /// Where.
+        map: Name,
+    },
+    /// Do what the map says; no entry, go on with the next rule.
+    VerdictMap {
+        /// What to look up.
+        selectors: Vec<Selector>,
+        /// Where.
+        map: Name,
+    },
+    /// Source translation to this address.
+    Snat {
+        /// New source.
+        to: IpAddr,
+        /// Unpredictable ports (`fully-random`).
+        random: bool,
+    },
+    /// Source translation to the address the client asked for (hairpin).
+    SnatToOriginalDestination {
+        /// Which family the packet is of.
+        family: crate::net::Family,
+    },
+    /// Source translation to the address of the outgoing interface.
+    Masquerade {
+        /// Unpredictable ports.
+        random: bool,
+    },
+    /// Lower the TCP maximum segment size option to this (`tcp option maxseg size set`), bytes.
+    ClampSegment(u16),
+    /// Send to a netlink log group at a limited rate.
+    Log {
+        /// The group.
+        group: u16,
+        /// Packets a minute, with a burst of the same.
+        per_minute: u32,
+    },
+    /// Refuse with ICMP port unreachable.
+    Reject,
+    /// Drop silently.
+    Drop,
+    /// Accept, ending this table for the hook.
+    Accept,
+    /// Go back to the calling chain.
+    Return,
+    /// Continue in another chain and come back.
+    Jump(Name),
+}
+
+/// The fewest prefixes that cover exactly the same addresses, none overlapping: interval sets refuse overlaps.
+pub fn merge_prefixes(prefixes: impl IntoIterator<Item = Prefix>) -> BTreeSet<Prefix> {
+    Prefix::aggregate(&prefixes.into_iter().map(|prefix| prefix.trunc()).collect::<Vec<_>>()).into_iter().collect()
+}

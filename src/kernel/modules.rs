@@ -1,0 +1,1 @@
+//! Kernel modules: which are there, and loading the ones we need (finit_module(2)).

@@ -1,0 +1,1 @@
+//! The transport every subsystem stands on: sockets, batches, dumps, errors (netlink(7)).

@@ -1,0 +1,12 @@
+//! The order of all rooms' hooks, in one place: the one thing the rooms' tables must agree on.
+//!
+//! Lower is earlier. Fixed points of the kernel (`include/uapi/linux/netfilter_ipv4.h`): connection tracking -200,
+//! mangle -150, destination NAT -100, filter 0, source NAT 100; IPVS takes packets in INPUT at 98, in FORWARD at
+//! 99 and in OUTPUT at -99/-98.
+
+/// Marks for direct server return, before routing looks at them.
+pub const PROXY_MARK: i32 = -150;
+/// Who may reach a VIP: early in INPUT, before IPVS (98) takes the packet and before tables at the filter priority.
+pub const PROXY_INPUT: i32 = -10;
+/// Source translation of IPVS flows, before other tables' source NAT (100) sees the connection.
+pub const PROXY_SOURCE_NAT: i32 = 90;

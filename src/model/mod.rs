@@ -1,0 +1,24 @@
+//! The table in the middle: the cluster as this node needs it, in plain values.
+//!
+//! A [`Snapshot`] is everything a room may decide from. It holds values only: no Kubernetes types,
+//! no kernel types, nothing that waits. It serialises, so a dump from a running node replays on a desk.
+//! What a room wants (virtual servers, rules, routes) is not in here: each room derives it.
+
+mod endpoint;
+mod ids;
+mod node;
+mod notice;
+mod pod;
+mod service;
+mod snapshot;
+
+pub use endpoint::{Conditions, Endpoint, EndpointPort, EndpointSlice, SliceKey};
+pub use ids::{NodeName, PodKey, ServiceKey};
+pub use node::Node;
+pub use notice::{Notice, Severity, Subject};
+pub use pod::Pod;
+pub use service::{
+    Affinity, Scheduler, Service, ServicePort, ServiceSettings, ServiceType, TrafficDistribution, TrafficPolicy,
+    WeightRule, WeightSelector,
+};
+pub use snapshot::{Changes, Generation, Snapshot};
