@@ -6,23 +6,49 @@
     clippy::print_stdout,
     clippy::print_stderr,
     clippy::disallowed_methods,
-    reason = "a command-line tool talks on the terminal and starts processes"
+    reason = "a command-line tool talks on the terminal, starts processes and waits for them"
 )]
 
+mod cargo;
+mod check;
+mod commit;
+mod fuzz;
+mod generated;
+mod image;
+mod programs;
+mod release;
+mod setup;
 mod shell;
+mod supply;
+mod tidy;
 mod vm;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 
 const HELP: &str = "\
 cargo xtask COMMAND
 
-  vm [OPTIONS] [--] CMD ARG…   run a command as root in a guest kernel (vm --help)
-  vm setup                     install what the guest needs
-  vm test [LIBTEST ARGS]       run the tests that need a guest kernel
+  setup                 git hooks, the guest's packages and kernel; says what is missing on this machine
+  check                 formatting, lints, tidy, every test that needs no guest: before a push
+  test [TIER]           all tests; or one tier: tidy, host, vm
+  bless                 rewrite golden files, then show the difference
+  gen [--check]         write the pages made from the code; --check: fail if they are stale
+  tidy [--text]         house rules: architecture, sizes, words, links; --text: only the quick part
+  supply                licences, duplicates and sources of dependencies, as deny.toml says
+  ci                    what follows the tests in CI: formatting, lints, documentation, benches, pages, supply
+
+  vm [OPTIONS] CMD…     run a command on a guest kernel (vm --help)
+  demo                  the demonstration, in the guest
+  demo-shell            the demonstration, then a shell in it
+  bench                 benchmarks against a guest kernel; table in target/bench/latest.md
+  fuzz TARGET [--seconds N]
+                        fuzz one decoder for a bounded time (default 60)
+
+  image                 a static binary and, where a builder is at hand, a container image
+  release VERSION       changelog heading, version, and what to tag
 ";
 
 fn main() -> ExitCode {
@@ -42,12 +68,37 @@ fn dispatch(args: &[OsString]) -> Result<u8> {
         print!("{HELP}");
         return Ok(2);
     };
-    match command.to_str() {
-        Some("help" | "--help" | "-h") => {
+    let command = command.to_str().unwrap_or_default();
+    // The guest's command line is the only one that need not be text.
+    if command == "vm" {
+        return vm::main(rest);
+    }
+    let rest = rest.iter().map(|word| word.to_str().with_context(|| format!("{word:?} is not text")));
+    let rest: Vec<&str> = rest.collect::<Result<_>>()?;
+    let ok = |result: Result<()>| result.map(|()| 0);
+    match (command, rest.as_slice()) {
+        ("help" | "--help" | "-h", []) => {
             print!("{HELP}");
             Ok(0)
         }
-        Some("vm") => vm::main(rest),
-        _ => bail!("unknown command {command:?}; `cargo xtask help` lists them"),
+        ("setup", []) => ok(setup::setup()),
+        ("check", []) => ok(check::check()),
+        ("test", []) => check::test_all(),
+        ("test", [tier, arguments @ ..]) => check::test_tier(tier, arguments),
+        ("bless", []) => ok(check::bless()),
+        ("gen", []) => ok(generated::write()),
+        ("gen", ["--check"]) => ok(generated::check()),
+        ("tidy", []) => ok(tidy::tidy()),
+        ("tidy", ["--text"]) => ok(tidy::tidy_text()),
+        ("supply", []) => ok(supply::check()),
+        ("ci", []) => ok(check::ci()),
+        ("commit-message", [file]) => ok(commit::check(file)),
+        ("demo", arguments) => programs::demo(arguments),
+        ("demo-shell", []) => programs::demo_shell(),
+        ("bench", arguments) => programs::bench(arguments),
+        ("fuzz", arguments) => ok(fuzz::fuzz(arguments)),
+        ("image", []) => ok(image::image()),
+        ("release", [version]) => ok(release::release(version)),
+        _ => bail!("`{command} {}` is no command; `cargo xtask help` lists them", rest.join(" ")),
     }
 }

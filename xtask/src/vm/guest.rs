@@ -48,6 +48,8 @@ pub(crate) struct Guest {
     pub(crate) environment: Vec<(OsString, OsString)>,
     /// Working directory; ours if `None`.
     pub(crate) folder: Option<PathBuf>,
+    /// A file of the host that gets standard output too.
+    pub(crate) output_copy: Option<PathBuf>,
 }
 
 /// How an attempt ended.
@@ -85,6 +87,7 @@ impl Guest {
             saved_state: true,
             environment: Vec::new(),
             folder: None,
+            output_copy: None,
         }
     }
 
@@ -191,18 +194,7 @@ impl Guest {
             // A guest that is gone already shows itself below.
             let _ = writeln!(control, "{now}");
         }
-        let shown = self.console != Console::Discarded;
-        let readers: Vec<JoinHandle<()>> = ["out", "err"]
-            .into_iter()
-            .filter_map(|name| Some((name, ports.take(name)?)))
-            .map(|(name, stream)| {
-                thread::spawn(move || match name {
-                    _ if !shown => pump(stream, std::io::sink()),
-                    "out" => pump(stream, std::io::stdout()),
-                    _ => pump(stream, std::io::stderr()),
-                })
-            })
-            .collect();
+        let readers = self.readers(ports)?;
         let started = run.join("started");
         let first_limit = limit.map_or(boot_limit, |limit| limit.min(boot_limit));
         let mut exited = None;
@@ -226,6 +218,28 @@ impl Guest {
             let _ = reader.join();
         }
         Ok(exited)
+    }
+
+    /// The threads that pass the guest's output on; each ends with QEMU.
+    fn readers(&self, ports: &mut Ports) -> Result<Vec<JoinHandle<()>>> {
+        let mut readers = Vec::new();
+        let shown = self.console != Console::Discarded;
+        if let Some(stream) = ports.take("out") {
+            let copy = self.output_copy.as_ref().map(fs::File::create).transpose();
+            let copy = copy.with_context(|| format!("cannot write {:?}", self.output_copy))?;
+            readers.push(thread::spawn(move || match copy {
+                Some(file) => pump(stream, Both(std::io::stdout(), file)),
+                None if shown => pump(stream, std::io::stdout()),
+                None => pump(stream, std::io::sink()),
+            }));
+        }
+        if let Some(stream) = ports.take("err") {
+            readers.push(thread::spawn(move || match shown {
+                true => pump(stream, std::io::stderr()),
+                false => pump(stream, std::io::sink()),
+            }));
+        }
+        Ok(readers)
     }
 
     /// What the guest's PID 1 reads: settings, shared folders, and the command as a script.
@@ -344,6 +358,23 @@ pub(crate) fn await_exit(qemu: &mut Child, deadline: Option<Instant>) -> Result<
             return Ok(None);
         }
         thread::sleep(POLL);
+    }
+}
+
+/// Writes to two places; either may be closed without the other noticing.
+struct Both<A, B>(A, B);
+
+impl<A: Write, B: Write> Write for Both<A, B> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let first = self.0.write_all(bytes);
+        let second = self.1.write_all(bytes);
+        first.or(second).map(|()| bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        let first = self.0.flush();
+        let second = self.1.flush();
+        first.or(second)
     }
 }
 
