@@ -6,6 +6,7 @@
 
 pub mod backoff;
 pub mod driver;
+pub mod query;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
