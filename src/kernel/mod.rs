@@ -14,6 +14,7 @@ pub mod filter;
 pub mod ipvs;
 pub mod modules;
 pub mod netlink;
+pub mod netns;
 pub mod nft;
 pub mod rtnl;
 pub mod sysctl;

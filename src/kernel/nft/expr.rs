@@ -6,13 +6,11 @@
 
 use std::net::IpAddr;
 
-use netlink_bindings::utils::{finalize_nested_header, push_nested_header};
-
-use super::attr::{push_bytes, push_i32_be, push_str, push_u8, push_u16_be, push_u32_be, push_u64_be};
-use super::guard::{Check, Context, ICMP, ICMPV6};
+use super::guard::{Check, Context};
 use super::uapi::expression::{self, REGISTER, VERDICT_REGISTER};
 use super::uapi::{FAMILY_IPV4, FAMILY_IPV6, LIST_ELEMENT, data, datatype};
 use crate::kernel::filter::{CtState, Match, Name, Rule, Selector, Statement};
+use crate::kernel::netlink::Writer;
 use crate::net::{Family, Protocol};
 
 /// Longest interface name with its terminating zero (IFNAMSIZ), bytes.
@@ -39,6 +37,7 @@ pub(super) struct Program {
     /// Sets to be created before the rule.
     pub(super) sets: Vec<AnonymousSet>,
     next_id: u32,
+    too_long: bool,
 }
 
 impl Program {
@@ -166,14 +165,14 @@ impl Program {
             }
             Statement::Masquerade { random } => self.expression("masq", |out| {
                 if *random {
-                    push_u32_be(out, expression::masquerade::FLAGS, expression::NAT_FULLY_RANDOM);
+                    out.be32(expression::masquerade::FLAGS, expression::NAT_FULLY_RANDOM);
                 }
             }),
             Statement::ClampSegment(size) => self.clamp_segment(*size),
             Statement::Log { group, per_minute } => self.log(*group, *per_minute),
             Statement::Reject => self.expression("reject", |out| {
-                push_u32_be(out, expression::reject::TYPE, expression::reject::ICMPX);
-                push_u8(out, expression::reject::CODE, expression::reject::PORT_UNREACHABLE);
+                out.be32(expression::reject::TYPE, expression::reject::ICMPX);
+                out.u8(expression::reject::CODE, expression::reject::PORT_UNREACHABLE);
             }),
             Statement::Drop => self.verdict(data::DROP, None),
             Statement::Accept => self.verdict(data::ACCEPT, None),
@@ -216,13 +215,13 @@ impl Program {
     /// Lowers the segment size and never raises it: a smaller one stays.
     fn clamp_segment(&mut self, size: u16) {
         use expression::exthdr::{DREG, LENGTH, MAXSEG, OFFSET, OPERATION, SREG, TCP_OPTION, TYPE};
-        let maxseg = |out: &mut Vec<u8>, direction: u16| {
-            push_u32_be(out, direction, REGISTER);
-            push_u8(out, TYPE, MAXSEG);
+        let maxseg = |out: &mut Writer<'_>, direction: u16| {
+            out.be32(direction, REGISTER);
+            out.u8(TYPE, MAXSEG);
             // The size follows the kind and the length of the option.
-            push_u32_be(out, OFFSET, 2);
-            push_u32_be(out, LENGTH, 2);
-            push_u32_be(out, OPERATION, TCP_OPTION);
+            out.be32(OFFSET, 2);
+            out.be32(LENGTH, 2);
+            out.be32(OPERATION, TCP_OPTION);
         };
         self.expression("exthdr", |out| maxseg(out, DREG));
         self.compare(expression::compare::GREATER, &size.to_be_bytes());
@@ -232,51 +231,51 @@ impl Program {
 
     fn log(&mut self, group: u16, per_minute: u32) {
         self.expression("limit", |out| {
-            push_u64_be(out, expression::limit::RATE, u64::from(per_minute));
-            push_u64_be(out, expression::limit::UNIT, 60);
-            push_u32_be(out, expression::limit::BURST, per_minute);
-            push_u32_be(out, expression::limit::TYPE, expression::limit::PACKETS);
-            push_u32_be(out, expression::limit::FLAGS, 0);
+            out.be64(expression::limit::RATE, u64::from(per_minute));
+            out.be64(expression::limit::UNIT, 60);
+            out.be32(expression::limit::BURST, per_minute);
+            out.be32(expression::limit::TYPE, expression::limit::PACKETS);
+            out.be32(expression::limit::FLAGS, 0);
         });
-        self.expression("log", |out| push_u16_be(out, expression::log::GROUP, group));
+        self.expression("log", |out| out.be16(expression::log::GROUP, group));
     }
 
     fn source_nat(&mut self, family: Family, random: bool) {
         self.expression("nat", |out| {
-            push_u32_be(out, expression::nat::TYPE, expression::nat::SOURCE);
-            push_u32_be(out, expression::nat::FAMILY, u32::from(family_number(family)));
-            push_u32_be(out, expression::nat::ADDRESS_MIN, REGISTER);
+            out.be32(expression::nat::TYPE, expression::nat::SOURCE);
+            out.be32(expression::nat::FAMILY, u32::from(family_number(family)));
+            out.be32(expression::nat::ADDRESS_MIN, REGISTER);
             if random {
-                push_u32_be(out, expression::nat::FLAGS, expression::NAT_FULLY_RANDOM);
+                out.be32(expression::nat::FLAGS, expression::NAT_FULLY_RANDOM);
             }
         });
     }
 
     fn set_mark(&mut self) {
         self.expression("meta", |out| {
-            push_u32_be(out, expression::meta::KEY, expression::meta::MARK);
-            push_u32_be(out, expression::meta::SREG, REGISTER);
+            out.be32(expression::meta::KEY, expression::meta::MARK);
+            out.be32(expression::meta::SREG, REGISTER);
         });
     }
 
     fn verdict(&mut self, code: i32, chain: Option<&Name>) {
         self.expression("immediate", |out| {
-            push_u32_be(out, expression::immediate::DREG, VERDICT_REGISTER);
+            out.be32(expression::immediate::DREG, VERDICT_REGISTER);
             push_verdict(out, expression::immediate::DATA, code, chain);
         });
     }
 
     fn immediate(&mut self, value: &[u8]) {
         self.expression("immediate", |out| {
-            push_u32_be(out, expression::immediate::DREG, REGISTER);
+            out.be32(expression::immediate::DREG, REGISTER);
             push_value(out, expression::immediate::DATA, value);
         });
     }
 
     fn compare(&mut self, operator: u32, value: &[u8]) {
         self.expression("cmp", |out| {
-            push_u32_be(out, expression::compare::SREG, REGISTER);
-            push_u32_be(out, expression::compare::OPERATION, operator);
+            out.be32(expression::compare::SREG, REGISTER);
+            out.be32(expression::compare::OPERATION, operator);
             push_value(out, expression::compare::DATA, value);
         });
     }
@@ -284,9 +283,9 @@ impl Program {
     fn mask(&mut self, mask: &[u8]) {
         use expression::bitwise::{DREG, LENGTH, MASK, SREG, XOR};
         self.expression("bitwise", |out| {
-            push_u32_be(out, SREG, REGISTER);
-            push_u32_be(out, DREG, REGISTER);
-            push_u32_be(out, LENGTH, u32::try_from(mask.len()).unwrap_or(u32::MAX));
+            out.be32(SREG, REGISTER);
+            out.be32(DREG, REGISTER);
+            out.be32(LENGTH, u32::try_from(mask.len()).unwrap_or(u32::MAX));
             push_value(out, MASK, mask);
             push_value(out, XOR, &vec![0; mask.len()]);
         });
@@ -294,13 +293,13 @@ impl Program {
 
     fn lookup(&mut self, set: &str, destination: Option<u32>, negated: bool) {
         self.expression("lookup", |out| {
-            push_str(out, expression::lookup::SET, set);
-            push_u32_be(out, expression::lookup::SREG, REGISTER);
+            out.text(expression::lookup::SET, set);
+            out.be32(expression::lookup::SREG, REGISTER);
             if let Some(register) = destination {
-                push_u32_be(out, expression::lookup::DREG, register);
+                out.be32(expression::lookup::DREG, register);
             }
             if negated {
-                push_u32_be(out, expression::lookup::FLAGS, expression::lookup::FLAG_INVERT);
+                out.be32(expression::lookup::FLAGS, expression::lookup::FLAG_INVERT);
             }
         });
     }
@@ -310,73 +309,69 @@ impl Program {
         self.next_id += 1;
         self.sets.push(AnonymousSet { id, datatype, members });
         self.expression("lookup", |out| {
-            push_str(out, expression::lookup::SET, ANONYMOUS_NAME);
-            push_u32_be(out, expression::lookup::SREG, REGISTER);
-            push_u32_be(out, expression::lookup::SET_ID, id);
+            out.text(expression::lookup::SET, ANONYMOUS_NAME);
+            out.be32(expression::lookup::SREG, REGISTER);
+            out.be32(expression::lookup::SET_ID, id);
         });
     }
 
     fn load_payload(&mut self, base: u32, offset: u32, length: u32, at: u32) {
         self.expression("payload", |out| {
-            push_u32_be(out, expression::payload::DREG, REGISTER + at);
-            push_u32_be(out, expression::payload::BASE, base);
-            push_u32_be(out, expression::payload::OFFSET, offset);
-            push_u32_be(out, expression::payload::LENGTH, length);
+            out.be32(expression::payload::DREG, REGISTER + at);
+            out.be32(expression::payload::BASE, base);
+            out.be32(expression::payload::OFFSET, offset);
+            out.be32(expression::payload::LENGTH, length);
         });
     }
 
     fn load_meta(&mut self, key: u32, at: u32) {
         self.expression("meta", |out| {
-            push_u32_be(out, expression::meta::KEY, key);
-            push_u32_be(out, expression::meta::DREG, REGISTER + at);
+            out.be32(expression::meta::KEY, key);
+            out.be32(expression::meta::DREG, REGISTER + at);
         });
     }
 
     fn load_ct(&mut self, key: u32, original: bool, at: u32) {
         self.expression("ct", |out| {
-            push_u32_be(out, expression::ct::KEY, key);
-            push_u32_be(out, expression::ct::DREG, REGISTER + at);
+            out.be32(expression::ct::KEY, key);
+            out.be32(expression::ct::DREG, REGISTER + at);
             if original {
-                push_u8(out, expression::ct::DIRECTION, expression::ct::ORIGINAL);
+                out.u8(expression::ct::DIRECTION, expression::ct::ORIGINAL);
             }
         });
     }
 
     fn load_address_type(&mut self, which: u32) {
         self.expression("fib", |out| {
-            push_u32_be(out, expression::fib::DREG, REGISTER);
-            push_u32_be(out, expression::fib::RESULT, expression::fib::RESULT_ADDRESS_TYPE);
-            push_u32_be(out, expression::fib::FLAGS, which);
+            out.be32(expression::fib::DREG, REGISTER);
+            out.be32(expression::fib::RESULT, expression::fib::RESULT_ADDRESS_TYPE);
+            out.be32(expression::fib::FLAGS, which);
         });
     }
 
-    fn expression(&mut self, name: &str, attributes: impl FnOnce(&mut Vec<u8>)) {
-        let element = push_nested_header(&mut self.bytes, LIST_ELEMENT);
-        push_str(&mut self.bytes, expression::NAME, name);
-        let data = push_nested_header(&mut self.bytes, expression::DATA);
-        attributes(&mut self.bytes);
-        finalize_nested_header(&mut self.bytes, data);
-        finalize_nested_header(&mut self.bytes, element);
+    fn expression(&mut self, name: &str, attributes: impl FnOnce(&mut Writer<'_>)) {
+        Writer::new(&mut self.bytes, &mut self.too_long).nest(LIST_ELEMENT, |out| {
+            out.text(expression::NAME, name);
+            out.nest(expression::DATA, attributes);
+        });
     }
 }
 
 /// A value in the wrapping that registers and set keys use (NFTA_DATA_VALUE).
-pub(super) fn push_value(out: &mut Vec<u8>, attribute: u16, value: &[u8]) {
-    let nest = push_nested_header(out, attribute);
-    push_bytes(out, data::VALUE, value);
-    finalize_nested_header(out, nest);
+pub(super) fn push_value(out: &mut Writer<'_>, attribute: u16, value: &[u8]) {
+    out.nest(attribute, |out| out.bytes(data::VALUE, value));
 }
 
 /// A verdict in the wrapping that registers and map entries use (NFTA_DATA_VERDICT).
-pub(super) fn push_verdict(out: &mut Vec<u8>, attribute: u16, code: i32, chain: Option<&Name>) {
-    let nest = push_nested_header(out, attribute);
-    let verdict = push_nested_header(out, data::VERDICT);
-    push_i32_be(out, data::VERDICT_CODE, code);
-    if let Some(chain) = chain {
-        push_str(out, data::VERDICT_CHAIN, chain);
-    }
-    finalize_nested_header(out, verdict);
-    finalize_nested_header(out, nest);
+pub(super) fn push_verdict(out: &mut Writer<'_>, attribute: u16, code: i32, chain: Option<&Name>) {
+    out.nest(attribute, |out| {
+        out.nest(data::VERDICT, |out| {
+            out.bytes(data::VERDICT_CODE, &code.to_be_bytes());
+            if let Some(chain) = chain {
+                out.text(data::VERDICT_CHAIN, chain);
+            }
+        });
+    });
 }
 
 /// An interface name as registers hold it: 16 bytes, zeros behind it.
@@ -387,14 +382,6 @@ pub(super) fn interface_bytes(name: &str) -> [u8; INTERFACE_LENGTH] {
         *slot = byte;
     }
     bytes
-}
-
-/// ICMP's protocol number in this family, as `meta l4proto` shows it.
-pub(super) fn icmp_number(family: Family) -> u8 {
-    match family {
-        Family::V4 => ICMP,
-        Family::V6 => ICMPV6,
-    }
 }
 
 fn family_number(family: Family) -> u8 {
