@@ -3,7 +3,7 @@
 use super::codec::encode;
 use super::decode::{self, RawElement, SetHeader, Shape};
 use super::text::ChangeIn;
-use super::uapi::{FAMILY_INET, SUBSYSTEM, chain, elements, message, rule, set, table};
+use super::uapi::{FAMILY_INET, SUBSYSTEM, chain, elements, message, object, rule, set, table};
 use super::Nft;
 use crate::kernel::error::{Disposition, Error};
 use crate::kernel::filter::plan::{Change, Observed, ObservedChain, Transaction};
@@ -66,6 +66,11 @@ impl NftClient {
         let sets = self.query(message::GET_SET, flag::DUMP, of_table, |_, payload| decode::set(payload, name))?;
         for header in sets {
             self.read_set(name, header, &mut observed)?;
+        }
+        for (kind, word) in [(message::GET_OBJECT, "object"), (message::GET_FLOWTABLE, "flowtable")] {
+            let of_table = |out: &mut Writer<'_>| out.text(object::TABLE, name);
+            let found = self.query(kind, flag::DUMP, of_table, |_, payload| decode::object(payload, name))?;
+            observed.unknown.extend(found.into_iter().map(|found| format!("{word} {found}")));
         }
         Ok(Some(observed))
     }

@@ -9,7 +9,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::{Ipv4Net, Ipv6Net};
 
 use super::codec::{field_datatype, field_length, hook_number, key_length, kind_name};
-use super::uapi::{chain, data, datatype, element, elements, hook, rule, set, table, userdata};
+use super::uapi::{chain, data, datatype, element, elements, hook, object, rule, set, table, userdata};
 use crate::kernel::filter::{Base, BaseKind, Elements, Field, FieldType, Hook, Key, Name, Value, ValueType};
 use crate::kernel::netlink::{Attribute, Attributes};
 use crate::net::{Prefix, Protocol};
@@ -182,6 +182,13 @@ fn key_types(mut joined: u32, length: u32) -> Option<Vec<FieldType>> {
     }
     key.reverse();
     (!key.is_empty() && key_length(&key) == length).then_some(key)
+}
+
+/// The name of an object or flowtable of this table (answer to NFT_MSG_GETOBJ, NFT_MSG_GETFLOWTABLE).
+pub fn object(payload: &[u8], of: &str) -> Option<Name> {
+    let attributes = || Attributes::after(payload, HEADER);
+    let ours = attributes().find(object::TABLE)?.text()? == of;
+    ours.then(|| attributes().find(object::NAME)?.text().map(Name::from))?
 }
 
 /// The elements in one message (answer to NFT_MSG_GETSETELEM).

@@ -34,6 +34,8 @@ pub(crate) mod message {
     pub(crate) const NEW_ELEMENTS: u16 = 12;
     pub(crate) const GET_ELEMENTS: u16 = 13;
     pub(crate) const DELETE_ELEMENTS: u16 = 14;
+    pub(crate) const GET_OBJECT: u16 = 19;
+    pub(crate) const GET_FLOWTABLE: u16 = 23;
 }
 
 /// NFTA_TABLE_*.
@@ -89,6 +91,13 @@ pub(crate) mod set {
     pub(crate) const FLAG_MAP: u32 = 0x8;
     /// Data type of verdict maps (NFT_DATA_VERDICT).
     pub(crate) const DATA_VERDICT: u32 = 0xffff_ff00;
+}
+
+/// NFTA_OBJ_* and NFTA_FLOWTABLE_*, which begin alike.
+#[allow(missing_docs, reason = "the kernel's own names")]
+pub(crate) mod object {
+    pub(crate) const TABLE: u16 = 1;
+    pub(crate) const NAME: u16 = 2;
 }
 
 /// NFTA_SET_ELEM_LIST_*.
