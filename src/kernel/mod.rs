@@ -15,6 +15,7 @@ pub mod iptables;
 pub mod ipvs;
 pub mod modules;
 pub mod netlink;
+pub mod netns;
 pub mod nft;
 pub mod rtnl;
 pub mod sysctl;
