@@ -1,4 +1,4 @@
-//! What tests of every tier share: contract suites, generators. Never part of a release binary.
+//! What tests of every tier, the demo and benchmarks build on. Never part of a release binary.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -7,4 +7,6 @@
     reason = "test code: a panic is the report"
 )]
 
+pub mod builders;
+pub mod cluster;
 pub mod contract;
