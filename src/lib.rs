@@ -8,4 +8,5 @@
 pub mod kernel;
 pub mod model;
 pub mod net;
+pub mod proxy;
 pub mod reconcile;

@@ -1,0 +1,3 @@
+//! Room 1: services on IPVS.
+
+pub mod endpoints;
