@@ -1,3 +1,4 @@
 //! Room 1: services on IPVS.
 
+pub mod dsr;
 pub mod endpoints;
