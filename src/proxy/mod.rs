@@ -2,3 +2,4 @@
 
 pub mod dsr;
 pub mod endpoints;
+pub mod health;
