@@ -6,3 +6,4 @@ pub mod endpoints;
 #[cfg(any(test, feature = "testing"))]
 pub mod fake_runtime;
 pub mod health;
+pub mod pods;
