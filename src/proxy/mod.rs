@@ -6,4 +6,5 @@ pub mod endpoints;
 #[cfg(any(test, feature = "testing"))]
 pub mod fake_runtime;
 pub mod health;
+pub mod pod_worker;
 pub mod pods;
