@@ -12,8 +12,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket};
-use tokio::runtime::Handle;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{sleep, timeout};
 
@@ -31,62 +30,18 @@ const MAX_CONNECTIONS: usize = 64;
 /// Length of the listener's backlog.
 const BACKLOG: u32 = 128;
 
-/// What one port says.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct HealthEntry {
-    /// Whose `healthCheckNodePort` it is.
-    pub service: ServiceKey,
-    /// Distinct ready endpoints on this node.
-    pub local_ready: usize,
-}
-
-/// The servers of all health-check node ports. Dropping it closes them.
-#[derive(Debug)]
-pub struct HealthServers {
-    desired: watch::Sender<BTreeMap<u16, HealthEntry>>,
-    notices: watch::Receiver<BTreeMap<u16, Notice>>,
-}
-
-impl HealthServers {
-    /// No servers yet. They will run on `runtime`.
-    pub fn new(runtime: &Handle) -> HealthServers {
-        let (desired, wanted) = watch::channel(BTreeMap::new());
-        let (reports, notices) = watch::channel(BTreeMap::new());
-        runtime.spawn(supervise(wanted, reports));
-        HealthServers { desired, notices }
-    }
-
-    /// Open, change and close ports until they are as given. Returns at once; the newest call wins.
-    pub fn set(&self, desired: BTreeMap<u16, HealthEntry>) {
-        self.desired.send_if_modified(|current| {
-            let differs = *current != desired;
-            *current = desired;
-            differs
-        });
-    }
-
-    /// The ports that cannot be opened at this moment.
-    pub fn notices(&self) -> Vec<Notice> {
-        self.notices.borrow().values().cloned().collect()
-    }
-
-    /// Resolves on each change of [`HealthServers::notices`].
-    pub fn watch_notices(&self) -> watch::Receiver<BTreeMap<u16, Notice>> {
-        self.notices.clone()
-    }
-}
+/// What the room asks for: for each port whose it is, and how many distinct endpoints are ready on this node.
+pub type HealthChecks = BTreeMap<u16, (ServiceKey, usize)>;
 
 /// One running port.
 struct Server {
-    entry: watch::Sender<HealthEntry>,
+    entry: watch::Sender<(ServiceKey, usize)>,
     task: JoinHandle<()>,
 }
 
-/// Keeps one server for each desired port, until nobody can desire any more.
-async fn supervise(
-    mut desired: watch::Receiver<BTreeMap<u16, HealthEntry>>,
-    reports: watch::Sender<BTreeMap<u16, Notice>>,
-) {
+/// Opens, changes and closes ports until they are as desired, again and again, until nobody can desire any more; then
+/// closes them all. A port that cannot be opened becomes a notice when that begins, and when the reason changes.
+pub async fn serve(mut desired: watch::Receiver<HealthChecks>, notices: mpsc::UnboundedSender<Notice>) {
     let mut servers: BTreeMap<u16, Server> = BTreeMap::new();
     loop {
         let wanted = desired.borrow_and_update().clone();
@@ -94,11 +49,6 @@ async fn supervise(
         for server in gone.iter().filter_map(|port| servers.remove(port)) {
             close(server).await;
         }
-        reports.send_if_modified(|notices| {
-            let before = notices.len();
-            notices.retain(|port, _| wanted.contains_key(port));
-            notices.len() != before
-        });
         for (port, entry) in wanted {
             match servers.get(&port) {
                 Some(server) => {
@@ -106,7 +56,7 @@ async fn supervise(
                 }
                 None => {
                     let (entry, current) = watch::channel(entry);
-                    let task = tokio::spawn(keep_open(port, current, reports.clone()));
+                    let task = tokio::spawn(keep_open(port, current, notices.clone()));
                     servers.insert(port, Server { entry, task });
                 }
             }
@@ -131,19 +81,23 @@ async fn close(server: Server) {
 }
 
 /// Opens a port, however long it takes, and serves it.
-async fn keep_open(port: u16, entry: watch::Receiver<HealthEntry>, reports: watch::Sender<BTreeMap<u16, Notice>>) {
+async fn keep_open(port: u16, entry: watch::Receiver<(ServiceKey, usize)>, notices: mpsc::UnboundedSender<Notice>) {
     let mut backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(30));
+    let mut told = None;
     let listener = loop {
         match listen(port) {
             Ok(listener) => break listener,
             Err(error) => {
-                let notice = port_taken(port, &entry.borrow().service, &error);
-                reports.send_if_modified(|notices| notices.insert(port, notice.clone()).as_ref() != Some(&notice));
+                let notice = port_taken(port, &entry.borrow().0, &error);
+                if told.as_ref() != Some(&notice) {
+                    told = Some(notice.clone());
+                    // Nobody listens any more only while the daemon ends.
+                    let _ = notices.send(notice);
+                }
                 sleep(backoff.failed()).await;
             }
         }
     };
-    reports.send_if_modified(|notices| notices.remove(&port).is_some());
     tracing::debug!(port, "health check port open");
     accept(listener, entry).await;
 }
@@ -185,7 +139,7 @@ fn port_taken(port: u16, service: &ServiceKey, error: &io::Error) -> Notice {
 }
 
 /// Serves connections, a bounded number at a time.
-async fn accept(listener: TcpListener, entry: watch::Receiver<HealthEntry>) {
+async fn accept(listener: TcpListener, entry: watch::Receiver<(ServiceKey, usize)>) {
     let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let mut connections = JoinSet::new();
     loop {
@@ -195,7 +149,7 @@ async fn accept(listener: TcpListener, entry: watch::Receiver<HealthEntry>) {
             Ok((stream, _)) => {
                 let entry = entry.clone();
                 connections.spawn(async move {
-                    serve(stream, &entry).await;
+                    converse(stream, &entry).await;
                     drop(slot);
                 });
             }
@@ -210,12 +164,12 @@ async fn accept(listener: TcpListener, entry: watch::Receiver<HealthEntry>) {
 }
 
 /// One request, one answer. What goes wrong is the client's own business.
-async fn serve<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, entry: &watch::Receiver<HealthEntry>) {
+async fn converse<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, entry: &watch::Receiver<(ServiceKey, usize)>) {
     let request = match timeout(REQUEST_TIMEOUT, read_head(&mut stream)).await {
         Ok(Ok(Some(request))) => request,
         Ok(Ok(None) | Err(_)) | Err(_) => return,
     };
-    let ready = entry.borrow().local_ready;
+    let ready = entry.borrow().1;
     let answer = answer(&request, ready);
     let write = async {
         stream.write_all(answer.as_bytes()).await?;
@@ -277,8 +231,21 @@ mod tests {
 
     const DEADLINE: Duration = Duration::from_secs(20);
 
-    fn entry(local_ready: usize) -> HealthEntry {
-        HealthEntry { service: ServiceKey::new("default", "web"), local_ready }
+    fn entry(local_ready: usize) -> (ServiceKey, usize) {
+        (ServiceKey::new("default", "web"), local_ready)
+    }
+
+    /// The room's end of a running responder.
+    struct Room {
+        desired: watch::Sender<HealthChecks>,
+        notices: mpsc::UnboundedReceiver<Notice>,
+    }
+
+    fn start() -> Room {
+        let (desired, wanted) = watch::channel(BTreeMap::new());
+        let (tell, notices) = mpsc::unbounded_channel();
+        tokio::spawn(serve(wanted, tell));
+        Room { desired, notices }
     }
 
     /// A port nobody uses at the moment.
@@ -346,7 +313,7 @@ mod tests {
             }
         };
         tokio::select! {
-            () = serve(server, &entry) => {}
+            () = converse(server, &entry) => {}
             () = send_slowly => panic!("served for ever"),
         }
         assert_eq!(start.elapsed(), REQUEST_TIMEOUT);
@@ -358,7 +325,7 @@ mod tests {
         let (mut client, server) = tokio::io::duplex(18);
         client.write_all(b"GET / HTTP/1.0\r\n\r\n").await.unwrap();
         let start = Instant::now();
-        serve(server, &entry).await;
+        converse(server, &entry).await;
         assert_eq!(start.elapsed(), ANSWER_TIMEOUT);
     }
 
@@ -375,12 +342,12 @@ mod tests {
             client.read_to_string(&mut answer).await.unwrap();
             answer
         };
-        let ((), answer) = tokio::join!(serve(server, &entry), talk);
+        let ((), answer) = tokio::join!(converse(server, &entry), talk);
         assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
 
         let (mut client, server) = tokio::io::duplex(2 * MAX_REQUEST);
         client.write_all(&vec![b'a'; MAX_REQUEST + 1]).await.unwrap();
-        serve(server, &entry).await;
+        converse(server, &entry).await;
         let mut answer = String::new();
         client.read_to_string(&mut answer).await.unwrap();
         assert!(answer.starts_with("HTTP/1.1 431 "), "{answer}");
@@ -388,58 +355,60 @@ mod tests {
 
     #[tokio::test]
     async fn opens_changes_and_closes_ports() {
-        let servers = HealthServers::new(&Handle::current());
+        let mut room = start();
         let port = free_port();
-        servers.set(BTreeMap::from([(port, entry(2))]));
+        room.desired.send_replace(BTreeMap::from([(port, entry(2))]));
         ask_until("127.0.0.1", port, says("200", "2 Service Endpoints found\n")).await;
         if std::net::TcpListener::bind("[::1]:0").is_ok() {
             ask_until("::1", port, says("200", "2 Service Endpoints found\n")).await;
         }
-        servers.set(BTreeMap::from([(port, entry(0))]));
+        room.desired.send_replace(BTreeMap::from([(port, entry(0))]));
         ask_until("127.0.0.1", port, says("503", "No Service Endpoints Found\n")).await;
         let other = free_port();
-        servers.set(BTreeMap::from([(other, entry(1))]));
+        room.desired.send_replace(BTreeMap::from([(other, entry(1))]));
         ask_until("127.0.0.1", other, says("200", "1 Service Endpoints found\n")).await;
         ask_until("127.0.0.1", port, Result::is_err).await;
-        assert_eq!(servers.notices(), vec![]);
-        drop(servers);
+        drop(room.desired);
         ask_until("127.0.0.1", other, Result::is_err).await;
+        assert_eq!(room.notices.recv().await, None, "nothing was wrong");
     }
 
     #[tokio::test]
-    async fn a_taken_port_is_reported_and_opened_once_it_is_free() {
+    async fn a_taken_port_is_reported_once_and_opened_when_it_is_free() {
         let holder = std::net::TcpListener::bind("0.0.0.0:0").unwrap();
         let port = holder.local_addr().unwrap().port();
-        let servers = HealthServers::new(&Handle::current());
-        let mut changed = servers.watch_notices();
-        servers.set(BTreeMap::from([(port, entry(1))]));
-        timeout(DEADLINE, changed.changed()).await.unwrap().unwrap();
-        let notices = servers.notices();
-        assert_eq!(notices.len(), 1);
-        assert_eq!(notices[0].reason, "HealthCheckPortTaken");
-        assert_eq!(notices[0].subject, Subject::Service(ServiceKey::new("default", "web")));
-        assert!(notices[0].message.contains(&port.to_string()), "{}", notices[0].message);
+        let mut room = start();
+        room.desired.send_replace(BTreeMap::from([(port, entry(1))]));
+        let notice = timeout(DEADLINE, room.notices.recv()).await.unwrap().unwrap();
+        assert_eq!(notice.reason, "HealthCheckPortTaken");
+        assert_eq!(notice.subject, Subject::Service(ServiceKey::new("default", "web")));
+        assert!(notice.message.contains(&port.to_string()), "{}", notice.message);
         drop(holder);
         ask_until("127.0.0.1", port, says("200", "1 Service Endpoints found\n")).await;
-        assert_eq!(servers.notices(), vec![]);
+        drop(room.desired);
+        assert_eq!(room.notices.recv().await, None, "told once");
     }
 
     #[tokio::test]
-    async fn a_taken_port_that_is_no_longer_wanted_is_no_longer_reported() {
+    async fn a_taken_port_that_is_no_longer_wanted_is_not_opened() {
         let holder = std::net::TcpListener::bind("0.0.0.0:0").unwrap();
-        let servers = HealthServers::new(&Handle::current());
-        let mut changed = servers.watch_notices();
-        servers.set(BTreeMap::from([(holder.local_addr().unwrap().port(), entry(1))]));
-        timeout(DEADLINE, changed.wait_for(|notices| notices.len() == 1)).await.unwrap().unwrap();
-        servers.set(BTreeMap::new());
-        timeout(DEADLINE, changed.wait_for(BTreeMap::is_empty)).await.unwrap().unwrap();
+        let taken = holder.local_addr().unwrap().port();
+        let mut room = start();
+        room.desired.send_replace(BTreeMap::from([(taken, entry(1))]));
+        timeout(DEADLINE, room.notices.recv()).await.unwrap().unwrap();
+        let other = free_port();
+        room.desired.send_replace(BTreeMap::from([(other, entry(1))]));
+        ask_until("127.0.0.1", other, says("200", "1 Service Endpoints found\n")).await;
+        // The task that wanted the port has ended by now: it is free for others.
+        drop(holder);
+        drop(std::net::TcpListener::bind(("0.0.0.0", taken)).unwrap());
     }
 
     #[tokio::test]
     async fn connections_that_end_make_room_for_others() {
-        let servers = HealthServers::new(&Handle::current());
+        let room = start();
         let port = free_port();
-        servers.set(BTreeMap::from([(port, entry(1))]));
+        room.desired.send_replace(BTreeMap::from([(port, entry(1))]));
         ask_until("127.0.0.1", port, says("200", "1 Service Endpoints found\n")).await;
         for _ in 0..3 {
             let mut idle = Vec::new();

@@ -12,7 +12,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
@@ -74,48 +74,29 @@ pub enum PodState {
 /// The states of all pods that were tried so far and are still wanted.
 pub type PodStates = BTreeMap<PodKey, PodState>;
 
-/// The worker. Dropping it ends its thread; pods stay as they are.
-#[derive(Debug)]
-pub struct PodWorker {
-    desired: watch::Sender<BTreeMap<PodKey, PodSetup>>,
-    states: watch::Receiver<PodStates>,
-}
-
-impl PodWorker {
-    /// Starts the worker's thread. `socket` is the runtime's ([`cri::socket_path`]).
-    pub fn spawn(socket: &Path, network: impl PodNetwork, timing: Timing) -> io::Result<PodWorker> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let client = {
-            let _inside = runtime.enter();
-            Client::new(socket).map_err(io::Error::other)?
-        };
-        let (desired, wanted) = watch::channel(BTreeMap::new());
-        let (reports, states) = watch::channel(PodStates::new());
-        let door = Arc::new(Door { client, network, calls: Semaphore::new(MAX_CALLS), timing, reports });
-        std::thread::Builder::new()
-            .name("dsr-pods".to_owned())
-            .spawn(move || runtime.block_on(supervise(wanted, door)))?;
-        Ok(PodWorker { desired, states })
-    }
-
-    /// All pods that should be configured. Returns at once; the newest call wins.
-    pub fn set(&self, desired: BTreeMap<PodKey, PodSetup>) {
-        self.desired.send_if_modified(|current| {
-            let differs = *current != desired;
-            *current = desired;
-            differs
-        });
-    }
-
-    /// What the owners of Services should know at this moment.
-    pub fn notices(&self) -> Vec<Notice> {
-        self.states.borrow().iter().flat_map(|(pod, state)| notices_of(pod, state)).collect()
-    }
-
-    /// The states, and a way to wait for their next change.
-    pub fn states(&self) -> watch::Receiver<PodStates> {
-        self.states.clone()
-    }
+/// Starts the worker's thread, which ends when `desired` has no sender any more; pods stay as they are then.
+///
+/// `desired` holds all pods that should be configured, the newest word counts. A pod that cannot be configured becomes
+/// a notice for each of its Services when that begins, and when the reason changes. `socket` is the runtime's
+/// ([`cri::socket_path`]). Returns the states, for whoever wants to show them.
+pub fn spawn(
+    socket: &Path,
+    network: impl PodNetwork,
+    timing: Timing,
+    desired: watch::Receiver<Vec<PodSetup>>,
+    notices: mpsc::UnboundedSender<Notice>,
+) -> io::Result<watch::Receiver<PodStates>> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let client = {
+        let _inside = runtime.enter();
+        Client::new(socket).map_err(io::Error::other)?
+    };
+    let (reports, states) = watch::channel(PodStates::new());
+    let door = Arc::new(Door { client, network, calls: Semaphore::new(MAX_CALLS), timing, reports, notices });
+    std::thread::Builder::new()
+        .name("dsr-pods".to_owned())
+        .spawn(move || runtime.block_on(supervise(desired, door)))?;
+    Ok(states)
 }
 
 fn notices_of(pod: &PodKey, state: &PodState) -> Vec<Notice> {
@@ -136,6 +117,7 @@ struct Door<N> {
     calls: Semaphore,
     timing: Timing,
     reports: watch::Sender<PodStates>,
+    notices: mpsc::UnboundedSender<Notice>,
 }
 
 /// Why a pod is not as it should be.
@@ -164,15 +146,24 @@ impl<N: PodNetwork> Door<N> {
         Ok(self.network.configure(pid, setup)?)
     }
 
-    fn report(&self, pod: &PodKey, state: Option<PodState>) {
-        self.reports.send_if_modified(|states| match state {
-            Some(state) if states.get(pod) == Some(&state) => false,
-            Some(state) => {
-                states.insert(pod.clone(), state);
-                true
+    fn report(&self, pod: &PodKey, state: PodState) {
+        let news = self.reports.send_if_modified(|states| {
+            let differs = states.get(pod) != Some(&state);
+            if differs {
+                states.insert(pod.clone(), state.clone());
             }
-            None => states.remove(pod).is_some(),
+            differs
         });
+        if news {
+            for notice in notices_of(pod, &state) {
+                // Nobody listens any more only while the daemon ends.
+                let _ = self.notices.send(notice);
+            }
+        }
+    }
+
+    fn forget(&self, pod: &PodKey) {
+        self.reports.send_if_modified(|states| states.remove(pod).is_some());
     }
 
     fn backoff(&self) -> Backoff {
@@ -181,12 +172,13 @@ impl<N: PodNetwork> Door<N> {
 }
 
 /// Keeps one task for each pod that is wanted or not yet released, until the worker is dropped.
-async fn supervise<N: PodNetwork>(mut desired: watch::Receiver<BTreeMap<PodKey, PodSetup>>, door: Arc<Door<N>>) {
+async fn supervise<N: PodNetwork>(mut desired: watch::Receiver<Vec<PodSetup>>, door: Arc<Door<N>>) {
     let mut tasks = JoinSet::new();
     let mut pods: BTreeMap<PodKey, watch::Sender<Option<PodSetup>>> = BTreeMap::new();
     let mut introduced = false;
     loop {
-        let wanted = desired.borrow_and_update().clone();
+        let wanted: BTreeMap<PodKey, PodSetup> =
+            desired.borrow_and_update().iter().map(|setup| (setup.pod.clone(), setup.clone())).collect();
         if !introduced && !wanted.is_empty() {
             introduced = true;
             tasks.spawn(introduce(door.clone()));
@@ -238,7 +230,7 @@ async fn keep<N: PodNetwork>(pod: PodKey, mut desired: watch::Receiver<Option<Po
         let wanted = desired.borrow_and_update().clone();
         let wait = match wanted {
             None => {
-                door.report(&pod, None);
+                door.forget(&pod);
                 if release(&pod, &mut touched, failures, &door).await {
                     if desired.has_changed().unwrap_or(false) {
                         continue;
@@ -256,14 +248,14 @@ async fn keep<N: PodNetwork>(pod: PodKey, mut desired: watch::Receiver<Option<Po
                         tracing::debug!(%pod, n_ops = writes, "pod configured for direct server return");
                         backoff.succeeded();
                         failures = 0;
-                        door.report(&pod, Some(PodState::Configured(setup)));
+                        door.report(&pod, PodState::Configured(setup));
                         door.timing.recheck
                     }
                     Err(failure) => {
                         failures += 1;
                         if !failure.is_gone() || failures > QUIET_FAILURES {
                             let reason = failure.to_string();
-                            door.report(&pod, Some(PodState::Failed { setup, reason }));
+                            door.report(&pod, PodState::Failed { setup, reason });
                         }
                         backoff.failed()
                     }
@@ -347,15 +339,36 @@ mod tests {
         _folder: tempfile::TempDir,
         socket: std::path::PathBuf,
         networks: Networks,
-        worker: PodWorker,
+        desired: watch::Sender<Vec<PodSetup>>,
+        states: watch::Receiver<PodStates>,
+        notices: mpsc::UnboundedReceiver<Notice>,
     }
 
     fn stage(timing: Timing) -> Stage {
         let folder = tempfile::tempdir().unwrap();
         let socket = folder.path().join("cri.sock");
         let networks = Networks::default();
-        let worker = PodWorker::spawn(&socket, networks.clone(), timing).unwrap();
-        Stage { _folder: folder, socket, networks, worker }
+        let (desired, wanted) = watch::channel(Vec::new());
+        let (tell, notices) = mpsc::unbounded_channel();
+        let states = spawn(&socket, networks.clone(), timing, wanted, tell).unwrap();
+        Stage { _folder: folder, socket, networks, desired, states, notices }
+    }
+
+    impl Stage {
+        fn set(&self, setups: &[PodSetup]) {
+            self.desired.send_replace(setups.to_vec());
+        }
+
+        async fn wait_for(&self, wanted: impl FnMut(&PodStates) -> bool) {
+            let mut states = self.states.clone();
+            let found = tokio::time::timeout(DEADLINE, states.wait_for(wanted)).await.map(|found| found.is_ok());
+            assert_eq!(found, Ok(true), "last states: {:?}", self.states.borrow());
+        }
+
+        /// The notices so far.
+        fn told(&mut self) -> Vec<Notice> {
+            std::iter::from_fn(|| self.notices.try_recv().ok()).collect()
+        }
     }
 
     fn key(pod: &str) -> PodKey {
@@ -370,16 +383,6 @@ mod tests {
             vips: vips.iter().map(|vip| vip.parse().unwrap()).collect(),
             services: BTreeSet::from([ServiceKey::new("default", "web")]),
         }
-    }
-
-    fn set(worker: &PodWorker, setups: &[PodSetup]) {
-        worker.set(setups.iter().map(|setup| (setup.pod.clone(), setup.clone())).collect());
-    }
-
-    async fn wait_for(worker: &PodWorker, wanted: impl FnMut(&PodStates) -> bool) {
-        let mut states = worker.states();
-        let found = tokio::time::timeout(DEADLINE, states.wait_for(wanted)).await.map(|found| found.is_ok());
-        assert_eq!(found, Ok(true), "last states: {:?}", worker.states().borrow());
     }
 
     fn configured(setup: &PodSetup) -> impl FnMut(&PodStates) -> bool {
@@ -400,48 +403,51 @@ mod tests {
 
     #[tokio::test]
     async fn configures_follows_and_releases_pods() {
-        let stage = stage(TIMING);
+        let mut stage = stage(TIMING);
         let runtime = FakeRuntime::start(&stage.socket).unwrap();
         runtime.set("a", FakeContainer::Running(11));
         runtime.set("b", FakeContainer::Running(12));
         let (a, b) = (setup("a", "a", &["10.255.0.1"]), setup("b", "b", &["10.255.0.1"]));
-        set(&stage.worker, &[a.clone(), b.clone()]);
-        wait_for(&stage.worker, configured(&a)).await;
-        wait_for(&stage.worker, configured(&b)).await;
+        stage.set(&[a.clone(), b.clone()]);
+        stage.wait_for(configured(&a)).await;
+        stage.wait_for(configured(&b)).await;
         assert_eq!(stage.networks.of(11), Some(a.vips.clone()));
 
         let more = setup("a", "a", &["10.255.0.1", "10.255.0.2"]);
-        set(&stage.worker, &[more.clone(), b.clone()]);
-        wait_for(&stage.worker, configured(&more)).await;
+        stage.set(&[more.clone(), b.clone()]);
+        stage.wait_for(configured(&more)).await;
         assert_eq!(stage.networks.of(11), Some(more.vips.clone()));
         assert_eq!(stage.networks.of(12), Some(b.vips.clone()));
 
-        set(&stage.worker, &[b.clone()]);
-        wait_for(&stage.worker, |states| !states.contains_key(&key("a"))).await;
+        stage.set(&[b.clone()]);
+        stage.wait_for(|states| !states.contains_key(&key("a"))).await;
         poll(|| stage.networks.of(11) == Some(BTreeSet::new())).await;
         assert_eq!(stage.networks.of(12), Some(b.vips.clone()));
 
-        set(&stage.worker, &[a.clone(), b]);
-        wait_for(&stage.worker, configured(&a)).await;
+        stage.set(&[a.clone(), b]);
+        stage.wait_for(configured(&a)).await;
         poll(|| stage.networks.of(11) == Some(a.vips.clone())).await;
-        assert_eq!(stage.worker.notices(), vec![]);
+        assert_eq!(stage.told(), vec![]);
     }
 
     #[tokio::test]
     async fn an_absent_runtime_is_reported_to_each_service_and_found_later() {
-        let stage = stage(TIMING);
+        let mut stage = stage(TIMING);
         let mut pod = setup("a", "a", &["10.255.0.1"]);
         pod.services.insert(ServiceKey::new("default", "api"));
-        set(&stage.worker, &[pod.clone()]);
-        wait_for(&stage.worker, failed("a", "--runtime-endpoint")).await;
-        let notices = stage.worker.notices();
+        stage.set(&[pod.clone()]);
+        stage.wait_for(failed("a", "--runtime-endpoint")).await;
+        let mut notices = Vec::new();
+        for _ in 0..2 {
+            notices.push(tokio::time::timeout(DEADLINE, stage.notices.recv()).await.unwrap().unwrap());
+        }
         let subjects: Vec<String> = notices.iter().map(|notice| notice.subject.to_string()).collect();
         assert_eq!(subjects, ["service default/api", "service default/web"]);
         assert!(notices.iter().all(|notice| notice.reason == "DsrUnavailable" && notice.message.contains("default/a")));
         let runtime = FakeRuntime::start(&stage.socket).unwrap();
         runtime.set("a", FakeContainer::Running(11));
-        wait_for(&stage.worker, configured(&pod)).await;
-        assert_eq!(stage.worker.notices(), vec![]);
+        stage.wait_for(configured(&pod)).await;
+        assert_eq!(stage.told(), vec![]);
     }
 
     #[tokio::test]
@@ -453,12 +459,12 @@ mod tests {
         runtime.set("c", FakeContainer::Running(13));
         stage.networks.shut(11, true);
         let setups = ["a", "b", "c"].map(|pod| setup(pod, pod, &["10.255.0.1"]));
-        set(&stage.worker, &setups);
-        wait_for(&stage.worker, failed("a", "hostPID")).await;
-        wait_for(&stage.worker, configured(&setups[2])).await;
+        stage.set(&setups);
+        stage.wait_for(failed("a", "hostPID")).await;
+        stage.wait_for(configured(&setups[2])).await;
         stage.networks.shut(11, false);
-        wait_for(&stage.worker, configured(&setups[0])).await;
-        assert!(!stage.worker.states().borrow().contains_key(&key("b")));
+        stage.wait_for(configured(&setups[0])).await;
+        assert!(!stage.states.borrow().contains_key(&key("b")));
     }
 
     #[tokio::test]
@@ -467,13 +473,13 @@ mod tests {
         let runtime = FakeRuntime::start(&stage.socket).unwrap();
         runtime.set("old", FakeContainer::Exited);
         runtime.set("new", FakeContainer::Running(22));
-        set(&stage.worker, &[setup("a", "old", &["10.255.0.1"])]);
-        wait_for(&stage.worker, failed("a", "exited")).await;
+        stage.set(&[setup("a", "old", &["10.255.0.1"])]);
+        stage.wait_for(failed("a", "exited")).await;
         // A short absence is not worth a word: the first report came after several tries.
         assert!(runtime.calls().len() > QUIET_FAILURES as usize, "{:?}", runtime.calls());
         let new = setup("a", "new", &["10.255.0.1"]);
-        set(&stage.worker, &[new.clone()]);
-        wait_for(&stage.worker, configured(&new)).await;
+        stage.set(&[new.clone()]);
+        stage.wait_for(configured(&new)).await;
     }
 
     #[tokio::test]
@@ -482,8 +488,8 @@ mod tests {
         let runtime = FakeRuntime::start(&stage.socket).unwrap();
         runtime.set("a", FakeContainer::Running(11));
         let pod = setup("a", "a", &["10.255.0.1"]);
-        set(&stage.worker, &[pod.clone()]);
-        wait_for(&stage.worker, configured(&pod)).await;
+        stage.set(&[pod.clone()]);
+        stage.wait_for(configured(&pod)).await;
         stage.networks.0.lock().unwrap().0.clear();
         poll(|| stage.networks.of(11) == Some(pod.vips.clone())).await;
     }
@@ -494,18 +500,18 @@ mod tests {
         let runtime = FakeRuntime::start(&stage.socket).unwrap();
         runtime.set("a", FakeContainer::Running(11));
         let pod = setup("a", "a", &["10.255.0.1"]);
-        set(&stage.worker, &[pod.clone()]);
-        wait_for(&stage.worker, configured(&pod)).await;
+        stage.set(&[pod.clone()]);
+        stage.wait_for(configured(&pod)).await;
         let before = runtime.calls().len();
         runtime.remove("a");
-        set(&stage.worker, &[]);
+        stage.set(&[]);
         poll(|| runtime.calls().len() == before + 1).await;
-        assert!(stage.worker.states().borrow().is_empty());
+        assert!(stage.states.borrow().is_empty());
         assert_eq!(stage.networks.of(11), Some(pod.vips.clone()), "nothing was written to a process of that number");
         // A pod of the same name is a new one.
         runtime.set("z", FakeContainer::Running(33));
         let next = setup("a", "z", &["10.255.0.9"]);
-        set(&stage.worker, &[next.clone()]);
-        wait_for(&stage.worker, configured(&next)).await;
+        stage.set(&[next.clone()]);
+        stage.wait_for(configured(&next)).await;
     }
 }

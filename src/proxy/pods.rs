@@ -164,7 +164,8 @@ fn plan_device(link: &Link, vips: &BTreeSet<IpAddr>, addresses: &[Address], ops:
     );
     let stale = present.into_iter().filter(|address| {
         let ip = address.prefix.addr();
-        !link_local(ip) && !(vips.contains(&ip) && address.prefix == host_prefix(ip))
+        let wanted = vips.contains(&ip) && address.prefix == host_prefix(ip);
+        !wanted && !link_local(ip)
     });
     ops.extend(stale.map(|address| Op::DeleteAddress(*address)));
 }
