@@ -23,6 +23,7 @@ pub mod plan;
 pub mod pod_worker;
 pub mod pods;
 pub mod reconciler;
+pub mod takeover;
 pub mod vips;
 
 use std::net::IpAddr;
