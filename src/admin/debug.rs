@@ -12,7 +12,7 @@ use axum::routing::get;
 use tokio::sync::{mpsc, oneshot};
 
 use super::status::Status;
-use crate::reconcile::query::{Query, View};
+use crate::reconcile::query::Query;
 
 /// Writes something as JSON; may take a while.
 pub type JsonText = Arc<dyn Fn() -> Result<String, String> + Send + Sync>;
@@ -33,6 +33,8 @@ pub struct Sources {
 /// How long a room may take to answer: it does so between two passes.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+const QUESTIONS: &str = "desired, observed, plan or explain/service/NAMESPACE/NAME";
+
 /// The admin socket's routes.
 pub fn routes(sources: Sources) -> Router {
     let Sources { snapshot, notices, status, rooms } = sources;
@@ -46,7 +48,10 @@ pub fn routes(sources: Sources) -> Router {
                 json(Arc::new(move || serde_json::to_string_pretty(&status()).map_err(|error| error.to_string())))
             }),
         )
-        .route("/debug/{room}/{view}", get(move |Path((room, view)): Path<(String, String)>| ask(rooms, room, view)))
+        .route(
+            "/debug/{room}/{*question}",
+            get(move |Path((room, question)): Path<(String, String)>| ask(rooms, room, question)),
+        )
 }
 
 async fn json(text: JsonText) -> Response {
@@ -57,14 +62,15 @@ async fn json(text: JsonText) -> Response {
     }
 }
 
-async fn ask(rooms: Arc<BTreeMap<&'static str, mpsc::Sender<Query>>>, room: String, view: String) -> Response {
+/// Ask a room. The questions are [`QUESTIONS`].
+async fn ask(rooms: Arc<BTreeMap<&'static str, mpsc::Sender<Query>>>, room: String, question: String) -> Response {
     let Some(ear) = rooms.get(room.as_str()) else {
         let known: Vec<&str> = rooms.keys().copied().collect();
         return (StatusCode::NOT_FOUND, format!("no room {room:?}; there is {}\n", known.join(", "))).into_response();
     };
-    let Some(what) = View::parse(&view) else {
-        return (StatusCode::NOT_FOUND, format!("no view {view:?}; ask for desired, observed or plan\n"))
-            .into_response();
+    let what = match question.strip_prefix("explain/service/") {
+        Some(service) => format!("explain service {service}"),
+        None => question.clone(),
     };
     let (reply, answer) = oneshot::channel();
     let exchange = async {
@@ -72,7 +78,10 @@ async fn ask(rooms: Arc<BTreeMap<&'static str, mpsc::Sender<Query>>>, room: Stri
         answer.await.ok()
     };
     match tokio::time::timeout(PATIENCE, exchange).await {
-        Ok(Some(text)) => text.into_response(),
+        Ok(Some(Some(text))) => text.into_response(),
+        Ok(Some(None)) => {
+            (StatusCode::NOT_FOUND, format!("{room} does not know {question:?}; ask for {QUESTIONS}\n")).into_response()
+        }
         Ok(None) => (StatusCode::SERVICE_UNAVAILABLE, format!("{room} does not answer\n")).into_response(),
         Err(_) => (StatusCode::GATEWAY_TIMEOUT, format!("{room} is busy with a pass\n")).into_response(),
     }
@@ -108,11 +117,13 @@ mod tests {
         let routes = routes(sources(BTreeMap::from([("proxy", ear)])));
         let room = tokio::spawn(async move {
             while let Some(query) = questions.recv().await {
-                query.reply.send(format!("{:?}", query.what)).unwrap();
+                let known = query.what != "wish";
+                query.reply.send(known.then_some(query.what)).unwrap();
             }
         });
-        assert_eq!(get_path(&routes, "/debug/proxy/plan").await, (200, "Plan".into()));
-        assert_eq!(get_path(&routes, "/debug/proxy/observed").await, (200, "Observed".into()));
+        assert_eq!(get_path(&routes, "/debug/proxy/plan").await, (200, "plan".into()));
+        let explain = get_path(&routes, "/debug/proxy/explain/service/default/web").await;
+        assert_eq!(explain, (200, "explain service default/web".into()));
         assert_eq!(get_path(&routes, "/debug/proxy/wish").await.0, 404);
         let (code, text) = get_path(&routes, "/debug/attic/plan").await;
         assert_eq!((code, text.as_str()), (404, "no room \"attic\"; there is proxy\n"));

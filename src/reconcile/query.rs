@@ -1,35 +1,12 @@
-//! What the debug page may ask a room, and how the answer comes back.
+//! Questions an operator may ask a running room.
 
 use tokio::sync::oneshot;
 
-/// Which of a room's pictures to show.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum View {
-    /// What should be.
-    Desired,
-    /// What the kernel had when it was last read, with what was written since.
-    Observed,
-    /// The difference: what the next pass would do.
-    Plan,
-}
-
-impl View {
-    /// The view of this name, as the debug page's address has it.
-    pub fn parse(name: &str) -> Option<View> {
-        match name {
-            "desired" => Some(View::Desired),
-            "observed" => Some(View::Observed),
-            "plan" => Some(View::Plan),
-            _ => None,
-        }
-    }
-}
-
-/// A question to a room, answered between two passes.
+/// One question.
 #[derive(Debug)]
 pub struct Query {
-    /// What to show.
-    pub what: View,
-    /// Where the text goes, in the operators' own language. Whoever asked may have gone.
-    pub reply: oneshot::Sender<String>,
+    /// What is asked: `desired`, `observed`, `plan`, or `explain service NS/NAME`.
+    pub what: String,
+    /// Where the answer goes: text for people, or `None` when the room does not know the question.
+    pub reply: oneshot::Sender<Option<String>>,
 }
