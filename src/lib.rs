@@ -8,8 +8,12 @@
 pub mod admin;
 pub mod cli;
 pub mod config;
+pub mod k8s;
 pub mod kernel;
 pub mod model;
 pub mod net;
+pub mod proxy;
 pub mod reconcile;
 pub mod telemetry;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;

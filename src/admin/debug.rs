@@ -12,7 +12,7 @@ use axum::routing::get;
 use tokio::sync::{mpsc, oneshot};
 
 use super::status::Status;
-use crate::reconcile::query::Query;
+use crate::reconcile::query::{Query, View};
 
 /// Writes something as JSON; may take a while.
 pub type JsonText = Arc<dyn Fn() -> Result<String, String> + Send + Sync>;
@@ -32,8 +32,6 @@ pub struct Sources {
 
 /// How long a room may take to answer: it does so between two passes.
 const PATIENCE: Duration = Duration::from_secs(10);
-
-const QUESTIONS: &str = "desired, observed, plan or explain/service/NAMESPACE/NAME";
 
 /// The admin socket's routes.
 pub fn routes(sources: Sources) -> Router {
@@ -62,15 +60,15 @@ async fn json(text: JsonText) -> Response {
     }
 }
 
-/// Ask a room. The questions are [`QUESTIONS`].
+/// Ask a room one of [`View::QUESTIONS`].
 async fn ask(rooms: Arc<BTreeMap<&'static str, mpsc::Sender<Query>>>, room: String, question: String) -> Response {
     let Some(ear) = rooms.get(room.as_str()) else {
         let known: Vec<&str> = rooms.keys().copied().collect();
         return (StatusCode::NOT_FOUND, format!("no room {room:?}; there is {}\n", known.join(", "))).into_response();
     };
-    let what = match question.strip_prefix("explain/service/") {
-        Some(service) => format!("explain service {service}"),
-        None => question.clone(),
+    let Some(what) = View::parse(&question) else {
+        let known = View::QUESTIONS;
+        return (StatusCode::NOT_FOUND, format!("no question {question:?}; ask for {known}\n")).into_response();
     };
     let (reply, answer) = oneshot::channel();
     let exchange = async {
@@ -78,10 +76,7 @@ async fn ask(rooms: Arc<BTreeMap<&'static str, mpsc::Sender<Query>>>, room: Stri
         answer.await.ok()
     };
     match tokio::time::timeout(PATIENCE, exchange).await {
-        Ok(Some(Some(text))) => text.into_response(),
-        Ok(Some(None)) => {
-            (StatusCode::NOT_FOUND, format!("{room} does not know {question:?}; ask for {QUESTIONS}\n")).into_response()
-        }
+        Ok(Some(text)) => text.into_response(),
         Ok(None) => (StatusCode::SERVICE_UNAVAILABLE, format!("{room} does not answer\n")).into_response(),
         Err(_) => (StatusCode::GATEWAY_TIMEOUT, format!("{room} is busy with a pass\n")).into_response(),
     }
@@ -117,13 +112,13 @@ mod tests {
         let routes = routes(sources(BTreeMap::from([("proxy", ear)])));
         let room = tokio::spawn(async move {
             while let Some(query) = questions.recv().await {
-                let known = query.what != "wish";
-                query.reply.send(known.then_some(query.what)).unwrap();
+                query.reply.send(format!("{:?}", query.what)).unwrap();
             }
         });
-        assert_eq!(get_path(&routes, "/debug/proxy/plan").await, (200, "plan".into()));
+        assert_eq!(get_path(&routes, "/debug/proxy/plan").await, (200, "Plan".into()));
         let explain = get_path(&routes, "/debug/proxy/explain/service/default/web").await;
-        assert_eq!(explain, (200, "explain service default/web".into()));
+        assert!(explain.0 == 200 && explain.1.contains("\"web\""), "{explain:?}");
+        assert_eq!(get_path(&routes, "/debug/proxy/explain/service/default").await.0, 404);
         assert_eq!(get_path(&routes, "/debug/proxy/wish").await.0, 404);
         let (code, text) = get_path(&routes, "/debug/attic/plan").await;
         assert_eq!((code, text.as_str()), (404, "no room \"attic\"; there is proxy\n"));
