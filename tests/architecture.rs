@@ -62,7 +62,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "config",
         ],
     ),
-    ("commands", &["net", "model", "kernel", "k8s", "proxy", "admin", "telemetry", "cli", "config"]),
+    ("commands", &["app", "net", "model", "kernel", "k8s", "proxy", "admin", "telemetry", "cli", "config"]),
     ("main", &["app", "cli", "commands", "config", "telemetry"]),
 ];
 
