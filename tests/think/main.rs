@@ -1,11 +1,13 @@
-//! Tier 1: pure code and fakes.
+//! Tier 1: pure code and fakes. No kernel, no network, no clock.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,
     missing_docs,
-    reason = "a failing test is told by its panic"
+    reason = "test code: a panic is the report"
 )]
 
+mod book;
 mod cli;
+mod generate;
