@@ -12,11 +12,12 @@ pub mod value;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use clap::error::ContextKind;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
 pub use file::FileError;
-pub use flags::{Flags, ValueError};
 use flags::{FLAGS, Flag, Given, Group, Origin};
+pub use flags::{Flags, ValueError};
 use value::Syntax;
 
 /// What the program was asked to do.
@@ -119,16 +120,21 @@ where
     T: Into<OsString> + Clone,
 {
     let mut command = command();
-    let matches = command.try_get_matches_from_mut(arguments).map_err(|error| {
+    let matches = command.try_get_matches_from_mut(arguments).map_err(|mut error| {
+        // clap would propose to write the flag after `--`, which is never right here.
+        error.remove(ContextKind::Suggested);
         let code = if error.use_stderr() { 2 } else { 0 };
         Refusal { text: error.to_string(), code }
     })?;
     match matches.subcommand() {
         Some(("render", inner)) => render(&mut command, inner, environment),
-        Some(("snapshot", inner)) => Ok(ask(&mut command, inner, "snapshot")?
-            .unwrap_or_else(|| Request::Snapshot { admin_socket: socket(inner) })),
-        Some(("status", inner)) => Ok(ask(&mut command, inner, "status")?
-            .unwrap_or_else(|| Request::Status { admin_socket: socket(inner) })),
+        Some(("snapshot", inner)) => {
+            Ok(ask(&mut command, inner, "snapshot")?
+                .unwrap_or_else(|| Request::Snapshot { admin_socket: socket(inner) }))
+        }
+        Some(("status", inner)) => {
+            Ok(ask(&mut command, inner, "status")?.unwrap_or_else(|| Request::Status { admin_socket: socket(inner) }))
+        }
         Some(("explain", inner)) => explain(&mut command, inner),
         Some(("gen-docs", inner)) => {
             let page = inner.get_one::<String>("page").and_then(|name| docs::Page::parse(name));
@@ -197,8 +203,7 @@ fn explain(command: &mut Command, matches: &ArgMatches) -> Result<Request, Refus
     if let Some(help) = ask(command, matches, "explain")? {
         return Ok(help);
     }
-    let words: Vec<&str> =
-        matches.get_many::<String>("what").into_iter().flatten().map(String::as_str).collect();
+    let words: Vec<&str> = matches.get_many::<String>("what").into_iter().flatten().map(String::as_str).collect();
     match words.as_slice() {
         ["service" | "svc", service] if service.matches('/').count() == 1 => {
             Ok(Request::Explain { admin_socket: socket(matches), service: (*service).to_owned() })
@@ -299,7 +304,8 @@ fn command() -> Command {
 }
 
 const SNAPSHOT_ABOUT: &str = "Print the cluster as a running daemon sees it, as JSON that render can read";
-const EXPLAIN_ABOUT: &str = "Print where a running daemon serves one Service, from which endpoints, and what stands in the way";
+const EXPLAIN_ABOUT: &str =
+    "Print where a running daemon serves one Service, from which endpoints, and what stands in the way";
 const STATUS_ABOUT: &str = "Print the state of a running daemon on one screen; ends with 1 when it is not healthy";
 
 const EXAMPLES: &str = "\
@@ -333,7 +339,11 @@ fn render_command() -> Command {
         .about("Print what a node would hold for a cluster in files; needs no root and changes nothing")
         .arg(text("manifests", "DIR", "Folder of Kubernetes YAML"))
         .arg(text("snapshot", "FILE", "Snapshot that a running daemon printed"))
-        .arg(text("node", "NAME", "The node to decide for; with --snapshot the node it was taken on [default: that node]"))
+        .arg(text(
+            "node",
+            "NAME",
+            "The node to decide for; with --snapshot the node it was taken on [default: that node]",
+        ))
         .arg(text("room", "ROOM", "The part to print [default: proxy]"))
         .arg(text("output", "FORM", "text or json [default: text]").short('o'))
         .args(FLAGS.iter().filter(|flag| flag.decides()).map(argument))

@@ -294,7 +294,10 @@ fn cli_graceful_restart_times_matter_only_with_graceful_restart() {
     let long = "--bgp-graceful-restart-time=4096s";
     assert!(config(&[long]).router.graceful_restart.is_none());
     assert!(faults(&[BASE[0], BASE[1], long, "--bgp-graceful-restart"]).contains("--bgp-graceful-restart-time=4096s"));
-    assert!(faults(&[BASE[0], BASE[1], "--bgp-graceful-restart-deferral-time=18h1s", "--bgp-graceful-restart"]).contains("deferral"));
+    assert!(
+        faults(&[BASE[0], BASE[1], "--bgp-graceful-restart-deferral-time=18h1s", "--bgp-graceful-restart"])
+            .contains("deferral")
+    );
 }
 
 #[test]
@@ -342,7 +345,8 @@ fn cli_ports_that_turn_servers_off() {
 
 #[test]
 fn cli_a_bad_password_is_not_repeated() {
-    let faults = faults(&["--peer-router-passwords=hunter2!", "--peer-router-ips=10.0.0.1", "--peer-router-asns=64512"]);
+    let faults =
+        faults(&["--peer-router-passwords=hunter2!", "--peer-router-ips=10.0.0.1", "--peer-router-asns=64512"]);
     assert!(faults.contains("entry 1 is not base64") && !faults.contains("hunter2"), "{faults}");
     let refusal = parse(&["--peer-router-passwords=\"hunter2"]).unwrap_err();
     assert!(!refusal.text.contains("hunter2") && refusal.text.contains("<redacted>"), "{}", refusal.text);
@@ -357,11 +361,14 @@ fn cli_precedence_is_flag_environment_file_default() {
     std::fs::write(&path, "hostname-override: from-file\nhealth-port: 1\nmasquerade-all: true\n").unwrap();
     let file = format!("--config={}", path.display());
     let environment = Environment { node_name: Some("from-environment".into()) };
-    let read = |arguments: &[&str], environment: &Environment| {
-        match cli::parse(["ferrovia", &file].iter().chain(arguments), environment).unwrap() {
-            Request::Run(flags) => *flags,
-            other => panic!("{other:?}"),
-        }
+    let read = |arguments: &[&str], environment: &Environment| match cli::parse(
+        ["ferrovia", &file].iter().chain(arguments),
+        environment,
+    )
+    .unwrap()
+    {
+        Request::Run(flags) => *flags,
+        other => panic!("{other:?}"),
     };
     let all = read(&["--hostname-override=from-flag", "--health-port=2"], &environment);
     assert_eq!((all.hostname_override.as_str(), all.health_port, all.masquerade_all), ("from-flag", 2, true));
@@ -379,7 +386,10 @@ fn cli_precedence_is_flag_environment_file_default() {
 
 /// The argument lists of kube-router's manifests, by file.
 const MANIFESTS: [(&str, &str); 8] = [
-    ("kubeadm-kuberouter", "--run-router=true --run-firewall=true --run-service-proxy=false --bgp-graceful-restart=true"),
+    (
+        "kubeadm-kuberouter",
+        "--run-router=true --run-firewall=true --run-service-proxy=false --bgp-graceful-restart=true",
+    ),
     (
         "kubeadm-kuberouter-all-features",
         "--run-router=true --run-firewall=true --run-service-proxy=true --bgp-graceful-restart=true \
