@@ -6,7 +6,7 @@ use std::process::Stdio;
 
 use anyhow::{Context, Result, bail};
 
-use crate::cargo::executable;
+use crate::cargo::executables;
 use crate::check::step;
 use crate::shell;
 
@@ -49,7 +49,7 @@ fn static_binary(to: &Path) -> Result<()> {
         bail!("musl-gcc is missing, which the cryptography is built with: install the package musl-tools");
     }
     step("static binary");
-    let built = executable(&["build", "--release", "--target", TARGET, "--bin", "ferrovia"], "ferrovia")?;
+    let [built] = executables(&["build", "--release", "--target", TARGET, "--bin", "ferrovia"], ["ferrovia"])?;
     fs::copy(&built, to).with_context(|| format!("cannot copy {} to {}", built.display(), to.display()))?;
     let size = fs::metadata(to)?.len() / 1024;
     println!("binary: {} ({size} KiB)", to.display());
