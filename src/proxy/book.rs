@@ -184,7 +184,8 @@ impl Book {
 
     /// Everything owners of Services should know.
     pub fn notices(&self) -> Vec<Notice> {
-        let own = self.noted.iter().filter_map(|key| self.services.get(key)).flat_map(|state| state.notices.iter().cloned());
+        let own =
+            self.noted.iter().filter_map(|key| self.services.get(key)).flat_map(|state| state.notices.iter().cloned());
         let contested = self.contested.iter().flat_map(|(key, claims)| {
             let winner = claims.first().map(|claim| claim.service.to_string()).unwrap_or_default();
             claims.iter().skip(1).map(move |claim| Notice {

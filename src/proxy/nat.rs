@@ -183,20 +183,15 @@ impl Frame {
             let chain: Name = Arc::from(format!("sources-{index}"));
             let mut rules = Vec::new();
             for family in Family::ALL {
-                let prefixes = merge_prefixes(
-                    sources.prefixes.iter().copied().filter(|prefix| prefix_family(prefix) == family),
-                );
+                let prefixes =
+                    merge_prefixes(sources.prefixes.iter().copied().filter(|prefix| prefix_family(prefix) == family));
                 if prefixes.is_empty() {
                     continue;
                 }
                 let name: Name = Arc::from(format!("sources-{index}{}", suffix(family)));
                 let elements = Elements::Prefixes(prefixes);
                 ruleset.sets.insert(Arc::clone(&name), Set { key: vec![address_type(family)], elements, size: 0 });
-                rules.push(rule(
-                    "granted source",
-                    vec![in_set(vec![ends(family).0], name)],
-                    vec![Statement::Return],
-                ));
+                rules.push(rule("granted source", vec![in_set(vec![ends(family).0], name)], vec![Statement::Return]));
             }
             rules.push(rule(
                 &format!("loadBalancerSourceRanges of {service}"),
@@ -257,7 +252,11 @@ fn guard_rules() -> Vec<Rule> {
     // Echo request, destination unreachable, time exceeded; for IPv6 also packet too big, echo reply and neighbour
     // discovery, without which paths with a smaller MTU and the link itself stop working.
     for (family, types) in [(Family::V4, vec![3, 8, 11]), (Family::V6, vec![1, 2, 3, 128, 129, 135, 136])] {
-        rules.push(rule("ICMP that a host must hear", vec![Match::IcmpTypes { family, types }], vec![Statement::Accept]));
+        rules.push(rule(
+            "ICMP that a host must hear",
+            vec![Match::IcmpTypes { family, types }],
+            vec![Statement::Accept],
+        ));
     }
     rules.push(rule("no virtual server here", Vec::new(), vec![Statement::Counter, Statement::Reject]));
     rules
