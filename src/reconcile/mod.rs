@@ -23,8 +23,8 @@ pub trait Subsystem {
     /// as long as the kernel takes. `now` is the time since the daemon started.
     fn sync(&mut self, snapshot: &Snapshot, read: Read, now: Duration) -> Outcome;
 
-    /// Answer an operator's question in text, or `None` when it is not a question for this room.
-    fn answer(&mut self, what: &str) -> Option<String>;
+    /// Answer an operator's question in text.
+    fn answer(&mut self, what: &query::View) -> String;
 }
 
 /// How much of the kernel a pass must read.

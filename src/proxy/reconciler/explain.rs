@@ -6,26 +6,25 @@ use std::sync::Arc;
 
 use super::Room;
 use crate::kernel::conntrack::Conntrack;
+use crate::kernel::ipvs::text::Saved;
 use crate::kernel::ipvs::{Ipvs, Table, VirtualServer, VirtualServerKey};
 use crate::kernel::nft::Nft;
 use crate::kernel::rtnl::Rtnl;
 use crate::kernel::sysctl::Sysctl;
 use crate::model::ServiceKey;
 use crate::proxy::book::describe;
+
 use crate::proxy::plan::{Removal, plan_virtual_server};
+use crate::reconcile::query::View;
 
 impl<I: Ipvs, N: Nft, R: Rtnl, C: Conntrack, S: Sysctl> Room<I, N, R, C, S> {
-    /// Answer a question: `desired`, `observed`, `plan`, `explain service NS/NAME`.
-    pub(super) fn explain(&mut self, what: &str) -> Option<String> {
-        match what.split_whitespace().collect::<Vec<_>>().as_slice() {
-            ["desired"] => Some(crate::kernel::ipvs::text::save(&table(self.servers.all_desired()))),
-            ["observed"] => Some(crate::kernel::ipvs::text::save(&table(self.servers.all_observed()))),
-            ["plan"] => Some(self.explain_plan()),
-            ["explain", "service", name] => {
-                let (namespace, name) = name.split_once('/')?;
-                Some(self.explain_service(&ServiceKey::new(namespace, name)))
-            }
-            _ => None,
+    /// Answer a question.
+    pub(super) fn explain(&mut self, what: &View) -> String {
+        match what {
+            View::Desired => save(self.servers.all_desired()),
+            View::Observed => save(self.servers.all_observed()),
+            View::Plan => self.explain_plan(),
+            View::Service(key) => self.explain_service(key),
         }
     }
 
@@ -98,6 +97,8 @@ impl<I: Ipvs, N: Nft, R: Rtnl, C: Conntrack, S: Sysctl> Room<I, N, R, C, S> {
     }
 }
 
-fn table(servers: &BTreeMap<VirtualServerKey, Arc<VirtualServer>>) -> Table {
-    servers.iter().map(|(key, value)| (*key, (**value).clone())).collect()
+/// In the form `ipvsadm -Sn` prints and `ipvsadm -R` reads.
+fn save(servers: &BTreeMap<VirtualServerKey, Arc<VirtualServer>>) -> String {
+    let table: Table = servers.iter().map(|(key, value)| (*key, (**value).clone())).collect();
+    Saved(&table).to_string()
 }

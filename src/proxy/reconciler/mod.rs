@@ -33,6 +33,7 @@ use crate::kernel::rtnl::Rtnl;
 use crate::kernel::sysctl::Sysctl;
 use crate::model::{Notice, Pod, PodKey, ServiceKey, Severity, Snapshot, Subject};
 use crate::reconcile::tracker::Tracker;
+use crate::reconcile::query::View;
 use crate::reconcile::{Outcome, Read, Subsystem};
 
 /// The doors of the room.
@@ -270,7 +271,7 @@ impl<I: Ipvs, N: Nft, R: Rtnl, C: Conntrack, S: Sysctl> Subsystem for Room<I, N,
         outcome
     }
 
-    fn answer(&mut self, what: &str) -> Option<String> {
+    fn answer(&mut self, what: &View) -> String {
         self.explain(what)
     }
 }
