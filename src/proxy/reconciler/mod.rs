@@ -4,6 +4,7 @@
 //! round. A pass that trusts its memory costs what changed in the snapshot; one that reads the kernel repairs whatever
 //! differs. Every failure stays with its key: the rest of the pass goes on.
 
+mod cleanup;
 mod direct;
 mod explain;
 mod filter;
