@@ -25,13 +25,13 @@ pub(crate) fn test_all() -> Result<u8> {
     guest_tests(&[])
 }
 
-/// One tier; arguments go to the test programs.
+/// One tier, by name or by its number in the design; arguments go to the test programs.
 pub(crate) fn test_tier(tier: &str, arguments: &[&str]) -> Result<u8> {
     match tier {
-        "tidy" if arguments.is_empty() => tidy::tidy().map(|()| 0),
-        "host" => host_tests(arguments).map(|()| 0),
-        "vm" => guest_tests(arguments),
-        _ => bail!("no tier `{tier}`: there are tidy, host and vm"),
+        "tidy" | "0" if arguments.is_empty() => tidy::tidy().map(|()| 0),
+        "host" | "1" | "2" => host_tests(arguments).map(|()| 0),
+        "vm" | "4" => guest_tests(arguments),
+        _ => bail!("no tier `{tier}`: there are tidy (0), host (1 and 2) and vm (4)"),
     }
 }
 
