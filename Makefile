@@ -17,5 +17,5 @@ test: ## install what the guest needs, then every test: house rules, host, guest
 bench: ## benchmarks on a guest kernel; the table is kept in target/bench/latest.md
 	cargo xtask bench
 
-image: ## a static binary and a container image that holds nothing else
+image: ## a static binary, and container images with it where a builder works
 	cargo xtask image

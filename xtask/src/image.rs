@@ -1,4 +1,4 @@
-//! `cargo xtask image`: a static binary, and a container image that holds nothing else.
+//! `cargo xtask image`: a static binary, and the container images of the `Dockerfile` with it.
 
 use std::fs;
 use std::path::Path;
@@ -12,7 +12,8 @@ use crate::shell;
 
 const TARGET: &str = "x86_64-unknown-linux-musl";
 
-const RECIPE: &str = include_str!("../image/Containerfile");
+/// Stages of the `Dockerfile` that become images, and what their tags end in.
+const IMAGES: &[(&str, &str)] = &[("default", ""), ("tools", "-tools")];
 
 /// Programs that build images, and how each is asked whether it can.
 const BUILDERS: &[(&str, &[&str])] = &[("docker", &["info"]), ("podman", &["info"]), ("buildah", &["info"])];
@@ -23,19 +24,20 @@ pub(crate) fn image() -> Result<()> {
     fs::create_dir_all(&folder)?;
     let binary = folder.join("ferrovia");
     static_binary(&binary)?;
-    fs::write(folder.join("Containerfile"), RECIPE)?;
-    let tag = format!("ferrovia:{}", version()?);
     let Some((builder, _)) = BUILDERS.iter().find(|(program, ask)| works(program, ask)) else {
         bail!(
-            "no image was built: neither docker, podman nor buildah works on this machine. The binary is {}, the recipe \
-             beside it",
+            "no image was built: neither docker, podman nor buildah works on this machine. The static binary is {}",
             binary.display()
         );
     };
-    step(&format!("image {tag} with {builder}"));
-    let file = folder.join("Containerfile");
-    shell::run(shell::command(builder, ["build", "--tag", &tag, "--file"]).arg(&file).arg(&folder))?;
-    println!("image: {tag}");
+    let version = version()?;
+    for (stage, suffix) in IMAGES {
+        let tag = format!("ferrovia:{version}{suffix}");
+        step(&format!("image {tag} with {builder}"));
+        let mut build = shell::command(builder, ["build", "--target", stage, "--tag", &tag, "."]);
+        shell::run(build.current_dir(shell::root()))?;
+        println!("image: {tag}");
+    }
     Ok(())
 }
 
