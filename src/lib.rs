@@ -9,3 +9,6 @@ pub mod kernel;
 pub mod model;
 pub mod net;
 pub mod reconcile;
+
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;

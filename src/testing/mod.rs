@@ -1,0 +1,3 @@
+//! What tests, the demo and the benchmarks share. Never part of a release binary.
+
+pub mod lab;
