@@ -1,0 +1,21 @@
+# Every target is one `cargo xtask` command, and `make` alone lists them. No logic here.
+
+.PHONY: help demo demo-shell test bench image
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\): ## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
+
+demo: ## a small cluster on a guest kernel, shown step by step
+	cargo xtask demo
+
+demo-shell: ## the same, then a shell in it
+	cargo xtask demo-shell
+
+test: ## set this machine up, then every test: house rules, host, guest kernel
+	cargo xtask test
+
+bench: ## benchmarks on a guest kernel; the table is kept in target/bench/latest.md
+	cargo xtask bench
+
+image: ## a static binary and a container image that holds nothing else
+	cargo xtask image

@@ -1,0 +1,72 @@
+//! `cargo xtask image`: a static binary, and a container image that holds nothing else.
+
+use std::fs;
+use std::path::Path;
+use std::process::Stdio;
+
+use anyhow::{Context, Result, bail};
+
+use crate::cargo::executable;
+use crate::check::step;
+use crate::shell;
+
+const TARGET: &str = "x86_64-unknown-linux-musl";
+
+const RECIPE: &str = include_str!("../image/Containerfile");
+
+/// Programs that build images, and how each is asked whether it can.
+const BUILDERS: &[(&str, &[&str])] = &[("docker", &["info"]), ("podman", &["info"]), ("buildah", &["info"])];
+
+/// Fails when no image was built; the binary is there then all the same.
+pub(crate) fn image() -> Result<()> {
+    let folder = shell::root().join("target/image");
+    fs::create_dir_all(&folder)?;
+    let binary = folder.join("ferrovia");
+    static_binary(&binary)?;
+    fs::write(folder.join("Containerfile"), RECIPE)?;
+    let tag = format!("ferrovia:{}", version()?);
+    let Some((builder, _)) = BUILDERS.iter().find(|(program, ask)| works(program, ask)) else {
+        bail!(
+            "no image was built: neither docker, podman nor buildah works on this machine. The binary is {}, the recipe \
+             beside it",
+            binary.display()
+        );
+    };
+    step(&format!("image {tag} with {builder}"));
+    let file = folder.join("Containerfile");
+    shell::run(shell::command(builder, ["build", "--tag", &tag, "--file"]).arg(&file).arg(&folder))?;
+    println!("image: {tag}");
+    Ok(())
+}
+
+/// Builds for musl, which links everything in.
+fn static_binary(to: &Path) -> Result<()> {
+    let sysroot = shell::output(&mut shell::command("rustc", ["--print", "sysroot"]))?;
+    if !Path::new(sysroot.trim()).join("lib/rustlib").join(TARGET).exists() {
+        bail!("the compiler has no {TARGET} library: `rustup target add {TARGET}` installs it");
+    }
+    if shell::which("musl-gcc").is_none() {
+        bail!("musl-gcc is missing, which the cryptography is built with: install the package musl-tools");
+    }
+    step("static binary");
+    let built = executable(&["build", "--release", "--target", TARGET, "--bin", "ferrovia"], "ferrovia")?;
+    fs::copy(&built, to).with_context(|| format!("cannot copy {} to {}", built.display(), to.display()))?;
+    let size = fs::metadata(to)?.len() / 1024;
+    println!("binary: {} ({size} KiB)", to.display());
+    Ok(())
+}
+
+/// Installed is not enough: a client without its daemon builds nothing.
+fn works(program: &str, ask: &[&str]) -> bool {
+    let mut ask = shell::command(program, ask);
+    ask.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    shell::which(program).is_some() && ask.status().is_ok_and(|status| status.success())
+}
+
+/// The package's version, from its manifest.
+pub(crate) fn version() -> Result<String> {
+    let manifest = fs::read_to_string(shell::root().join("Cargo.toml"))?;
+    let line =
+        manifest.lines().skip_while(|line| *line != "[package]").find_map(|line| line.strip_prefix("version = "));
+    Ok(line.context("Cargo.toml has no version")?.trim_matches('"').to_owned())
+}

@@ -1,0 +1,61 @@
+//! The demonstration and the benchmarks: examples of the package, run in a guest against the built daemon.
+
+use std::ffi::OsString;
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Result;
+
+use crate::cargo::{TESTING, executable};
+use crate::check::step;
+use crate::vm::{Console, Guest};
+use crate::{shell, vm};
+
+/// How the programs find the daemon.
+const BINARY: &str = "FERROVIA_BIN";
+
+/// `make demo`.
+pub(crate) fn demo(arguments: &[&str]) -> Result<u8> {
+    guest("demo", &[], arguments)?.run()
+}
+
+/// The demonstration with a console: it ends in a shell among its namespaces.
+pub(crate) fn demo_shell() -> Result<u8> {
+    let mut guest = guest("demo", &[], &["--shell"])?;
+    guest.console = Console::Terminal;
+    guest.run()
+}
+
+/// Optimised builds; the table goes to the terminal and to a file.
+pub(crate) fn bench(arguments: &[&str]) -> Result<u8> {
+    let mut guest = guest("bench", &["--release"], arguments)?;
+    let folder = shell::root().join("target/bench");
+    fs::create_dir_all(&folder)?;
+    let table = folder.join("latest.md");
+    guest.output_copy = Some(table.clone());
+    guest.timeout = Some(Duration::from_secs(3600));
+    let status = guest.run()?;
+    eprintln!("xtask: the table is in {}", table.display());
+    Ok(status)
+}
+
+/// A guest that runs an example, both it and the daemon freshly built.
+fn guest(example: &str, profile: &[&str], arguments: &[&str]) -> Result<Guest> {
+    vm::setup()?;
+    step(&format!("building the daemon and the example `{example}`"));
+    let build = |target: [&str; 2], name| -> Result<PathBuf> {
+        executable(&[&["build"], profile, &TESTING, &target].concat(), name)
+    };
+    let daemon = build(["--bin", "ferrovia"], "ferrovia")?;
+    let program = build(["--example", example], example)?;
+    let mut command: Vec<OsString> = vec![program.into()];
+    command.extend(arguments.iter().map(OsString::from));
+    let mut guest = Guest::new(command);
+    guest.folder = Some(shell::root());
+    guest.timeout = Some(Duration::from_secs(900));
+    guest.environment.push((BINARY.into(), daemon.into()));
+    guest.environment.push(("FERROVIA_VM".into(), "1".into()));
+    step(&format!("`{example}` in a guest"));
+    Ok(guest)
+}

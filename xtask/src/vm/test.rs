@@ -1,0 +1,91 @@
+//! `cargo xtask vm test`: the integration tests that need a kernel of their own, all in one guest.
+
+use std::ffi::OsString;
+use std::fs;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+use super::guest::Guest;
+use crate::{cargo, shell};
+
+/// How long the whole run may take: emulated guests on a busy machine are slow.
+const LIMIT: Duration = Duration::from_secs(1800);
+
+/// Which tests to run.
+pub(crate) struct Selection {
+    /// The integration test binary: `tests/NAME.rs` or `tests/NAME/main.rs`.
+    pub(crate) binary: String,
+    /// Passed to the test binary.
+    pub(crate) arguments: Vec<OsString>,
+}
+
+impl Selection {
+    pub(crate) fn parse(args: &[OsString]) -> Result<Selection> {
+        let mut selection = Selection { binary: "vm".to_owned(), arguments: Vec::new() };
+        let mut words = args.iter();
+        while let Some(word) = words.next() {
+            if word == "--bin" {
+                let name = words.next().and_then(|name| name.to_str());
+                selection.binary = name.context("--bin needs the name of an integration test")?.to_owned();
+            } else {
+                selection.arguments.extend((word != "--").then(|| word.clone()));
+                selection.arguments.extend(words.by_ref().cloned());
+            }
+        }
+        Ok(selection)
+    }
+}
+
+/// Builds and runs them; the exit status is the test binary's. A run that executed nothing is a failure, so
+/// that a silent skip cannot pass for success.
+pub(crate) fn test(selection: &Selection) -> Result<u8> {
+    let build = ["test", "--no-run", "--test", &selection.binary, cargo::TESTING[0], cargo::TESTING[1]];
+    let executable = cargo::executable(&build, &selection.binary)?;
+    let folder = shell::root().join("target/vm-test");
+    fs::create_dir_all(&folder)?;
+    let mut guest = Guest::new(vec![executable.into()]);
+    guest.command.extend(selection.arguments.iter().cloned());
+    guest.output_copy = Some(folder.join("output.txt"));
+    guest.timeout = Some(LIMIT);
+    guest.folder = Some(shell::root());
+    // Tests that need the guest skip themselves, loudly, where this is not set.
+    guest.environment.push(("FERROVIA_VM".into(), "1".into()));
+    guest.environment.push(("CARGO_MANIFEST_DIR".into(), shell::root().into()));
+    let status = guest.run()?;
+    let output = fs::read(folder.join("output.txt")).unwrap_or_default();
+    if status == 0 && !String::from_utf8_lossy(&output).lines().any(ran_something) {
+        bail!("no test of `{}` was executed in the guest", selection.binary);
+    }
+    Ok(status)
+}
+
+/// Whether libtest's closing line tells of at least one executed test.
+fn ran_something(line: &str) -> bool {
+    let count = |what: &str| {
+        let before = line.split(what).next().unwrap_or_default();
+        before.split_whitespace().last().and_then(|number| number.parse::<u64>().ok()).unwrap_or(0)
+    };
+    line.starts_with("test result:") && count(" passed") + count(" failed") > 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_of_nothing_is_told_from_a_run() {
+        assert!(ran_something("test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured"));
+        assert!(ran_something("test result: FAILED. 0 passed; 1 failed; 0 ignored"));
+        assert!(!ran_something("test result: ok. 0 passed; 0 failed; 4 ignored; 0 measured; 9 filtered out"));
+        assert!(!ran_something("running 3 tests"));
+    }
+
+    #[test]
+    fn arguments_after_the_selection_are_the_tests_own() {
+        let words: Vec<OsString> = ["--bin", "netns", "--", "ipvs", "--nocapture"].iter().map(OsString::from).collect();
+        let selection = Selection::parse(&words).unwrap();
+        assert_eq!(selection.binary, "netns");
+        assert_eq!(selection.arguments, ["ipvs", "--nocapture"]);
+    }
+}
