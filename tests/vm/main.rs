@@ -21,6 +21,7 @@ macro_rules! guest {
 
 pub(crate) use guest;
 
+mod changes;
 mod cluster;
 mod faults;
 mod listing;

@@ -329,8 +329,13 @@ impl Manifests {
     /// Writes the Node and Pod objects of a lab.
     pub(super) fn write_cluster(&self, nodes: &[Node]) -> Result<()> {
         self.write("nodes", &nodes.iter().map(node_object).collect::<Vec<_>>())?;
-        let pods: Vec<Value> = nodes.iter().flat_map(|node| &node.pods).map(pod_object).collect();
-        self.write("pods", &pods)
+        self.write_pods(nodes, 30)
+    }
+
+    /// Writes the Pod objects, each with this grace period in seconds.
+    pub(super) fn write_pods(&self, nodes: &[Node], grace_period: u32) -> Result<()> {
+        let pods = nodes.iter().flat_map(|node| &node.pods);
+        self.write("pods", &pods.map(|pod| pod_object(pod, grace_period)).collect::<Vec<_>>())
     }
 
     /// Writes (or rewrites) a Service whose endpoints are all ready.
@@ -350,6 +355,20 @@ impl Manifests {
         let mut objects = vec![service.object()];
         objects.extend(service.slices(endpoints));
         self.write(&format!("service-{}", service.name), &objects)
+    }
+
+    /// Writes many Services with the same ready endpoints into one file.
+    ///
+    /// # Errors
+    /// Where the folder cannot be written.
+    pub fn expose_many(&self, file: &str, services: &[ServiceSpec], endpoints: &[&Pod]) -> Result<()> {
+        let endpoints: Vec<_> = endpoints.iter().map(|pod| (*pod, EndpointState::Ready)).collect();
+        let mut objects = Vec::new();
+        for service in services {
+            objects.push(service.object());
+            objects.extend(service.slices(&endpoints));
+        }
+        self.write(file, &objects)
     }
 
     /// Removes a Service with its slices.
@@ -415,7 +434,7 @@ fn node_object(node: &Node) -> Value {
 }
 
 /// The Pod object of a lab pod.
-fn pod_object(pod: &Pod) -> Value {
+fn pod_object(pod: &Pod, grace_period: u32) -> Value {
     let addresses: Vec<Value> = Family::ALL.iter().map(|family| json!({"ip": pod.address(*family)})).collect();
     json!({
         "apiVersion": "v1",
@@ -424,7 +443,7 @@ fn pod_object(pod: &Pod) -> Value {
         "spec": {
             "nodeName": format!("n{}", pod.node),
             "hostNetwork": pod.host_network,
-            "terminationGracePeriodSeconds": 30,
+            "terminationGracePeriodSeconds": grace_period,
             "containers": [{"name": "server", "image": "server"}],
         },
         "status": {

@@ -6,6 +6,10 @@
 //! `cargo xtask vm`.
 //!
 //! Must not know: how the daemon works. It sees the outside only: packets, listings, exit codes, HTTP.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "the lab lives on plain threads and starts the operators' own tools; none of it is in the daemon"
+)]
 
 pub mod daemon;
 pub mod manifests;
@@ -241,6 +245,22 @@ impl Lab {
         let pod = pods.find(|pod| pod.name == name).ok_or_else(|| anyhow!("the lab has no pod {name}"))?;
         pod.server = None;
         Ok(())
+    }
+
+    /// Starts one more server, such as a host process of a node.
+    ///
+    /// # Errors
+    /// Where an address or port cannot be bound.
+    pub fn serve_in(&self, namespace: &Namespace, name: &str, listen: &servers::Listen) -> Result<Server> {
+        self.servers.serve(namespace, name, listen)
+    }
+
+    /// Gives every pod this grace period: how long its connections may drain.
+    ///
+    /// # Errors
+    /// Where the folder cannot be written.
+    pub fn set_grace_period(&self, seconds: u32) -> Result<()> {
+        self.manifests.write_pods(&self.nodes, seconds)
     }
 
     /// Starts the real daemon in node `number`.
