@@ -1,7 +1,7 @@
 //! What a change of a Service does to clients that are busy with it.
 
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use ferrovia::net::{Family, Protocol};
@@ -132,7 +132,7 @@ fn graceful_termination_lets_connections_end_and_takes_no_new_ones() {
         wait_for_pods(from, vip(80), &["p21", "p22"])?;
         let mut connection = connection_to(from, "p21")?;
 
-        let gone = Instant::now();
+        let gone = tokio::time::Instant::now();
         lab.manifests().expose_as(&web(), &[(staying, EndpointState::Ready)])?;
         wait::until("p21 takes no new connections", SOON, || {
             let listing = lab.node(1)?.ipvsadm()?;
