@@ -22,7 +22,7 @@ const REPLICAS: [&str; 4] = ["p22", "p11", "p31", "p12"];
 /// One step.
 pub(crate) struct Step {
     pub(crate) title: &'static str,
-    pub(crate) show: fn(&Lab, &mut Vec<Daemon>, &mut Narrator) -> Result<()>,
+    pub(crate) show: fn(&Lab, &mut [Daemon], &mut Narrator) -> Result<()>,
 }
 
 /// All of them, in order; each begins where the one before ended.
@@ -103,7 +103,7 @@ fn ask(narrator: &Narrator, place: &str, from: &Namespace, to: SocketAddr, n: us
     Ok(replies)
 }
 
-fn expose(lab: &Lab, _: &mut Vec<Daemon>, narrator: &mut Narrator) -> Result<()> {
+fn expose(lab: &Lab, _: &mut [Daemon], narrator: &mut Narrator) -> Result<()> {
     narrator.kubectl("create deployment nginx --image=nginx --replicas=1");
     narrator.kubectl("expose deployment nginx --port=80 --target-port=8080");
     expose_replicas(lab, &nginx()?, 1)?;
@@ -115,7 +115,7 @@ fn expose(lab: &Lab, _: &mut Vec<Daemon>, narrator: &mut Narrator) -> Result<()>
     Ok(())
 }
 
-fn bound(lab: &Lab, _: &mut Vec<Daemon>, narrator: &mut Narrator) -> Result<()> {
+fn bound(lab: &Lab, _: &mut [Daemon], narrator: &mut Narrator) -> Result<()> {
     narrator.expect("10.96.116.179/32 and fd00:96::179/128 on kube-dummy-if");
     for node in lab.nodes() {
         let output = if node.number == 1 {
@@ -130,7 +130,7 @@ fn bound(lab: &Lab, _: &mut Vec<Daemon>, narrator: &mut Narrator) -> Result<()> 
     Ok(())
 }
 
-fn requests(lab: &Lab, _: &mut Vec<Daemon>, narrator: &mut Narrator) -> Result<()> {
+fn requests(lab: &Lab, _: &mut [Daemon], narrator: &mut Narrator) -> Result<()> {
     let vip = VIP.parse()?;
     narrator.expect("p22 answers everybody; a pod is seen with its own address");
     for (place, from) in [("p11", &lab.pod("p11")?.ns), ("n3", &lab.node(3)?.ns), ("far", &lab.far)] {
@@ -148,7 +148,7 @@ fn requests(lab: &Lab, _: &mut Vec<Daemon>, narrator: &mut Narrator) -> Result<(
     Ok(())
 }
 
-fn scale(lab: &Lab, _: &mut Vec<Daemon>, narrator: &mut Narrator) -> Result<()> {
+fn scale(lab: &Lab, _: &mut [Daemon], narrator: &mut Narrator) -> Result<()> {
     narrator.kubectl("scale deployment nginx --replicas=4");
     expose_replicas(lab, &nginx()?, 4)?;
     narrator.expect("four real servers, round robin: three of twelve requests each");
@@ -161,7 +161,7 @@ fn scale(lab: &Lab, _: &mut Vec<Daemon>, narrator: &mut Narrator) -> Result<()> 
     Ok(())
 }
 
-fn affinity(lab: &Lab, _: &mut Vec<Daemon>, narrator: &mut Narrator) -> Result<()> {
+fn affinity(lab: &Lab, _: &mut [Daemon], narrator: &mut Narrator) -> Result<()> {
     narrator.kubectl("patch service nginx -p '{\"spec\":{\"sessionAffinity\":\"ClientIP\"}}'");
     expose_replicas(lab, &nginx()?.affinity(10800), 4)?;
     narrator.expect("\"persistent 10800\" in the listing, and one pod for all requests of a client");
@@ -172,7 +172,7 @@ fn affinity(lab: &Lab, _: &mut Vec<Daemon>, narrator: &mut Narrator) -> Result<(
     Ok(())
 }
 
-fn node_port(lab: &Lab, _: &mut Vec<Daemon>, narrator: &mut Narrator) -> Result<()> {
+fn node_port(lab: &Lab, _: &mut [Daemon], narrator: &mut Narrator) -> Result<()> {
     narrator.kubectl("delete service nginx");
     narrator.kubectl("expose deployment nginx --type=NodePort --port=80 --target-port=8080");
     lab.manifests().delete("nginx")?;
@@ -194,7 +194,7 @@ fn node_port(lab: &Lab, _: &mut Vec<Daemon>, narrator: &mut Narrator) -> Result<
     Ok(())
 }
 
-fn scheduler(lab: &Lab, _: &mut Vec<Daemon>, narrator: &mut Narrator) -> Result<()> {
+fn scheduler(lab: &Lab, _: &mut [Daemon], narrator: &mut Narrator) -> Result<()> {
     let from = &lab.pod("p21")?.ns;
     let mut connection = Connection::open(from, VIP.parse()?)?;
     let pod = connection.request()?.pod;
@@ -210,7 +210,7 @@ fn scheduler(lab: &Lab, _: &mut Vec<Daemon>, narrator: &mut Narrator) -> Result<
     Ok(())
 }
 
-fn load_balancer(lab: &Lab, _: &mut Vec<Daemon>, narrator: &mut Narrator) -> Result<()> {
+fn load_balancer(lab: &Lab, _: &mut [Daemon], narrator: &mut Narrator) -> Result<()> {
     narrator.kubectl("apply -f dns.yaml     # type LoadBalancer, 198.51.100.53 and 2001:db8:64::53, UDP port 53");
     let service = ServiceSpec::new("dns", &["10.96.0.53".parse()?, "fd00:96::53".parse()?])
         .port(Protocol::Udp, 53)
@@ -254,7 +254,7 @@ impl Load {
     }
 }
 
-fn under_load(lab: &Lab, _: &mut Vec<Daemon>, narrator: &mut Narrator) -> Result<()> {
+fn under_load(lab: &Lab, _: &mut [Daemon], narrator: &mut Narrator) -> Result<()> {
     let service = nginx()?.node_port(NODE_PORT);
     expose_replicas(lab, &service, 4)?;
     listed(lab, "TCP  10.96.116.179:80 rr", true)?;
@@ -302,7 +302,7 @@ fn scale_down_and_up(lab: &Lab, service: &ServiceSpec, open: &mut [Connection], 
     Ok(())
 }
 
-fn restart(lab: &Lab, daemons: &mut Vec<Daemon>, narrator: &mut Narrator) -> Result<()> {
+fn restart(lab: &Lab, daemons: &mut [Daemon], narrator: &mut Narrator) -> Result<()> {
     let (from, vip) = (&lab.pod("p11")?.ns, VIP.parse()?);
     let mut connection = Connection::open(from, vip)?;
     connection.request()?;
@@ -328,7 +328,7 @@ fn restart(lab: &Lab, daemons: &mut Vec<Daemon>, narrator: &mut Narrator) -> Res
     Ok(())
 }
 
-fn repair(lab: &Lab, daemons: &mut Vec<Daemon>, narrator: &mut Narrator) -> Result<()> {
+fn repair(lab: &Lab, daemons: &mut [Daemon], narrator: &mut Narrator) -> Result<()> {
     let node = lab.node(1)?;
     narrator.command("n1", "ipvsadm --clear");
     node.ns.command("ipvsadm --clear")?;
@@ -344,7 +344,7 @@ fn repair(lab: &Lab, daemons: &mut Vec<Daemon>, narrator: &mut Narrator) -> Resu
     Ok(())
 }
 
-fn delete(lab: &Lab, _: &mut Vec<Daemon>, narrator: &mut Narrator) -> Result<()> {
+fn delete(lab: &Lab, _: &mut [Daemon], narrator: &mut Narrator) -> Result<()> {
     narrator.kubectl("delete service nginx");
     lab.manifests().delete("nginx")?;
     narrator.expect("nothing of it is left, in IPVS or on the dummy link");
