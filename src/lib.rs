@@ -5,10 +5,15 @@
 //! difference, driven by [`reconcile`]; [`admin`] and [`telemetry`] tell what happened; [`cli`] and [`config`] say what
 //! was asked for, and [`app`] wires it all.
 
+pub mod admin;
+pub mod cli;
+pub mod config;
+pub mod k8s;
 pub mod kernel;
 pub mod model;
 pub mod net;
+pub mod proxy;
 pub mod reconcile;
-
+pub mod telemetry;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;

@@ -9,6 +9,7 @@ mod ids;
 mod node;
 mod notice;
 mod pod;
+mod published;
 mod service;
 mod snapshot;
 
@@ -17,6 +18,7 @@ pub use ids::{NodeName, PodKey, ServiceKey};
 pub use node::Node;
 pub use notice::{Notice, Severity, Subject};
 pub use pod::Pod;
+pub use published::Published;
 pub use service::{
     Affinity, Scheduler, Service, ServicePort, ServiceSettings, ServiceType, TrafficDistribution, TrafficPolicy,
     WeightRule, WeightSelector,

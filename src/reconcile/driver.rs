@@ -1,1 +1,242 @@
-//! x
+//! The loop around a room: what makes it run, how soon it is tried again, what is told afterwards.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep_until};
+
+use super::backoff::Backoff;
+use super::query::Query;
+use super::{Applied, Outcome, Read, Subsystem};
+use crate::model::{Notice, Published};
+
+/// How often kernel events may make a room look at its links again.
+const DISTURBANCE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// What a room's loop is connected to.
+pub struct Wiring {
+    /// Snapshots; `None` until the first.
+    pub snapshots: watch::Receiver<Option<Published>>,
+    /// One message whenever links, addresses or routes changed, by whomever.
+    pub disturbances: mpsc::Receiver<()>,
+    /// Questions from the admin socket.
+    pub queries: mpsc::Receiver<Query>,
+    /// Turns true when the daemon ends.
+    pub stop: watch::Receiver<bool>,
+    /// Where the room says what it has in force.
+    pub applied: watch::Sender<Applied>,
+    /// Where notices go that have not been told yet.
+    pub notices: mpsc::UnboundedSender<Notice>,
+    /// Who counts passes.
+    pub observer: Arc<dyn Observer>,
+}
+
+/// When a room looks at the kernel again although nothing happened, and from when time counts.
+#[derive(Clone, Copy, Debug)]
+pub struct Timing {
+    /// The full reading of the kernel.
+    pub resync: Duration,
+    /// When the daemon started.
+    pub started: Instant,
+}
+
+/// One pass, for whoever counts.
+#[derive(Debug)]
+pub struct Pass<'a> {
+    /// The room.
+    pub room: &'static str,
+    /// What came of it.
+    pub outcome: &'a Outcome,
+    /// How much of the kernel it read.
+    pub read: Read,
+    /// How long it took.
+    pub took: Duration,
+    /// From the arrival of the oldest event to the kernel's last answer, where the pass was for a new snapshot.
+    pub lag: Option<Duration>,
+}
+
+/// Counts passes.
+pub trait Observer: Send + Sync {
+    /// A pass has ended.
+    fn pass(&self, pass: &Pass<'_>);
+}
+
+/// Runs a room until it is told to stop.
+pub async fn run<S: Subsystem>(mut room: S, mut wiring: Wiring, timing: Timing) {
+    let mut state = Loop::new(timing);
+    loop {
+        tokio::select! {
+            biased;
+            _ = wiring.stop.wait_for(|stop| *stop) => return,
+            Some(query) = wiring.queries.recv() => {
+                let answer = room.answer(&query.what);
+                let _ = query.reply.send(answer);
+                continue;
+            }
+            changed = wiring.snapshots.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+                state.want(Read::Remembered);
+            }
+            Some(()) = wiring.disturbances.recv() => {
+                state.disturbed();
+                continue;
+            }
+            () = sleep_until(state.due) => state.on_timer(),
+        }
+        let published = wiring.snapshots.borrow_and_update().clone();
+        if let Some(published) = published {
+            state.pass(&mut room, &published, &wiring);
+        }
+    }
+}
+
+/// What the loop remembers between passes.
+struct Loop {
+    timing: Timing,
+    /// The next time something is to be done without being asked.
+    due: Instant,
+    next_resync: Instant,
+    retry: Option<Instant>,
+    again: Option<Instant>,
+    /// Kernel events have come in and will be looked at then.
+    look: Option<Instant>,
+    last_look: Option<Instant>,
+    backoff: Backoff,
+    wanted: Read,
+    generation: Option<crate::model::Generation>,
+    told: BTreeSet<Notice>,
+    passes: u64,
+    last_failed: Option<String>,
+}
+
+impl Loop {
+    fn new(timing: Timing) -> Loop {
+        let next_resync = Instant::now() + timing.resync;
+        Loop {
+            timing,
+            due: next_resync,
+            next_resync,
+            retry: None,
+            again: None,
+            look: None,
+            last_look: None,
+            backoff: Backoff::new(Duration::from_millis(100), Duration::from_secs(30)),
+            wanted: Read::Remembered,
+            generation: None,
+            told: BTreeSet::new(),
+            passes: 0,
+            last_failed: None,
+        }
+    }
+
+    fn want(&mut self, read: Read) {
+        self.wanted = self.wanted.max(read);
+    }
+
+    /// Kernel events come in floods, many of them our own doing: one look answers them all.
+    fn disturbed(&mut self) {
+        if self.look.is_none() {
+            let earliest = self.last_look.map(|last| last + DISTURBANCE_INTERVAL);
+            let now = Instant::now() + Duration::from_millis(20);
+            self.look = Some(earliest.map_or(now, |earliest| earliest.max(now)));
+            self.schedule();
+        }
+    }
+
+    fn on_timer(&mut self) {
+        let now = Instant::now();
+        if self.next_resync <= now {
+            self.want(Read::Kernel);
+        }
+        if self.retry.is_some_and(|retry| retry <= now) {
+            self.retry = None;
+            self.want(Read::Kernel);
+        }
+        if self.look.is_some_and(|look| look <= now) {
+            self.look = None;
+            self.last_look = Some(now);
+            self.want(Read::Links);
+        }
+        if self.again.is_some_and(|again| again <= now) {
+            self.again = None;
+        }
+    }
+
+    fn schedule(&mut self) {
+        let times = [Some(self.next_resync), self.retry, self.again, self.look];
+        self.due = times.into_iter().flatten().min().unwrap_or(self.next_resync);
+    }
+
+    fn pass<S: Subsystem>(&mut self, room: &mut S, published: &Published, wiring: &Wiring) {
+        let read = std::mem::replace(&mut self.wanted, Read::Remembered);
+        let begun = Instant::now();
+        let span = tracing::debug_span!("reconcile", room = S::NAME, generation = published.snapshot.generation.0);
+        let outcome = span.in_scope(|| room.sync(&published.snapshot, read, begun - self.timing.started));
+        let ended = Instant::now();
+        if read == Read::Kernel {
+            self.next_resync = ended + self.timing.resync;
+        }
+        self.again = outcome.again_in.map(|delay| ended + delay);
+        if outcome.failed.is_empty() {
+            self.backoff.succeeded();
+            self.retry = None;
+        } else if self.retry.is_none() {
+            self.retry = Some(ended + self.backoff.failed());
+        }
+        self.schedule();
+        self.passes += 1;
+
+        let is_new = self.generation != Some(published.snapshot.generation);
+        self.generation = Some(published.snapshot.generation);
+        let lag = is_new.then(|| (ended - self.timing.started).saturating_sub(published.oldest_event));
+        let pass = Pass { room: S::NAME, outcome: &outcome, read, took: ended - begun, lag };
+        wiring.observer.pass(&pass);
+        self.log(&pass);
+        self.tell(&outcome, wiring);
+        wiring.applied.send_replace(Applied {
+            generation: outcome.generation,
+            failed: outcome.failed,
+            passes: self.passes,
+        });
+    }
+
+    /// One line for each pass that did something, and one for a failure when it is not the same as before.
+    fn log(&mut self, pass: &Pass<'_>) {
+        let Pass { room, outcome, took, .. } = pass;
+        let took_ms = took.as_secs_f64() * 1000.0;
+        if outcome.drift > 0 {
+            tracing::warn!(room, n_drift = outcome.drift, "kernel state was changed by somebody else and is repaired");
+        }
+        let failed = outcome.failed.iter().next().map(|(key, reason)| format!("{key}: {reason}"));
+        match &failed {
+            Some(first) if failed != self.last_failed => {
+                tracing::warn!(room, n_failed = outcome.failed.len(), reason = first, "could not bring everything into force, retrying");
+            }
+            None if self.last_failed.is_some() => tracing::info!(room, "everything is in force again"),
+            _ => {}
+        }
+        self.last_failed = failed;
+        if outcome.ops > 0 {
+            tracing::debug!(room, generation = outcome.generation.0, n_ops = outcome.ops, took_ms, "pass");
+        } else {
+            tracing::trace!(room, generation = outcome.generation.0, took_ms, "pass without changes");
+        }
+    }
+
+    /// Pass on the notices that are new; one that went away may come back as new.
+    fn tell(&mut self, outcome: &Outcome, wiring: &Wiring) {
+        if outcome.notices.is_empty() && self.told.is_empty() {
+            return;
+        }
+        let current: BTreeSet<Notice> = outcome.notices.iter().cloned().collect();
+        for notice in current.difference(&self.told) {
+            // Nobody listens any more only while the daemon ends.
+            let _ = wiring.notices.send(notice.clone());
+        }
+        self.told = current;
+    }
+}

@@ -6,6 +6,8 @@
 
 pub mod backoff;
 pub mod driver;
+pub mod query;
+pub mod tracker;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -20,6 +22,9 @@ pub trait Subsystem {
     /// One pass: derive what should be, compare, write the difference. Runs on the room's own thread and may take
     /// as long as the kernel takes. `now` is the time since the daemon started.
     fn sync(&mut self, snapshot: &Snapshot, read: Read, now: Duration) -> Outcome;
+
+    /// Answer an operator's question in text.
+    fn answer(&mut self, what: &query::View) -> String;
 }
 
 /// How much of the kernel a pass must read.
@@ -27,6 +32,8 @@ pub trait Subsystem {
 pub enum Read {
     /// Trust what the last pass left: only what changed in the snapshot matters.
     Remembered,
+    /// Links, addresses or routes may have changed: read those again.
+    Links,
     /// Read the kernel again and repair whatever differs.
     Kernel,
 }

@@ -1,3 +1,13 @@
-//! What tests, the demo and the benchmarks share. Never part of a release binary.
+//! What tests of every tier, the demo and benchmarks build on. Never part of a release binary.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::missing_panics_doc,
+    reason = "test code: a panic is the report"
+)]
 
+pub mod builders;
+pub mod cluster;
+pub mod contract;
 pub mod lab;

@@ -2,12 +2,20 @@
 //!
 //! Promises: nothing is decided here; `apply` does what it is told, in order, one answer per op. Must not know why.
 
+pub mod client;
+pub mod codec;
+#[cfg(any(test, feature = "testing"))]
+pub mod fake;
+pub mod text;
+
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::kernel::Error;
 use crate::net::{Family, Protocol};
+
+pub use client::IpvsClient;
 
 /// What identifies a virtual server in the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

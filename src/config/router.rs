@@ -1,0 +1,317 @@
+//! The router's part of the configuration. Validated whether or not the router runs, so that a mistake shows before
+//! somebody turns it on.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+
+use super::check::Check;
+use crate::cli::Flags;
+use crate::cli::value::Secret;
+
+/// A BGP autonomous system number (RFC 6793).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Asn(pub u32);
+
+/// The router's settings.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RouterConfig {
+    /// `--routes-sync-period`.
+    pub sync_period: Duration,
+    /// `--injected-routes-sync-period`.
+    pub injected_sync_period: Duration,
+    /// `--enable-cni`.
+    pub enable_cni: bool,
+    /// `--auto-mtu`.
+    pub auto_mtu: bool,
+    /// `--enable-pod-egress`.
+    pub pod_egress: bool,
+    /// `--enable-overlay` and `--overlay-type`: which nodes are reached through a tunnel.
+    pub overlay: OverlayScope,
+    /// `--overlay-encap`.
+    pub encapsulation: Encapsulation,
+    /// `--cluster-asn`, 64512 where not given.
+    pub cluster_asn: Asn,
+    /// `--nodes-full-mesh`.
+    pub full_mesh: bool,
+    /// `--enable-ibgp`.
+    pub ibgp: bool,
+    /// `--router-id`.
+    pub router_id: RouterId,
+    /// `--bgp-port`.
+    pub bgp_port: u16,
+    /// `--bgp-holdtime`.
+    pub hold_time: Duration,
+    /// `--bgp-graceful-restart` with its two times.
+    pub graceful_restart: Option<GracefulRestart>,
+    /// The `--peer-router-*` lists, joined.
+    pub peers: Vec<Peer>,
+    /// `--peer-router-passwords-file`, to be read when the router starts and the passwords flag is not set.
+    pub passwords_file: Option<PathBuf>,
+    /// `--peer-router-multihop-ttl`.
+    pub multihop_ttl: u8,
+    /// `--override-nexthop`.
+    pub override_next_hop: bool,
+    /// `--advertise-cluster-ip`.
+    pub advertise_cluster_ip: bool,
+    /// `--advertise-external-ip`.
+    pub advertise_external_ip: bool,
+    /// `--advertise-loadbalancer-ip`.
+    pub advertise_load_balancer_ip: bool,
+    /// `--advertise-pod-cidr`.
+    pub advertise_pod_cidr: bool,
+    /// `--enable-bfd` with its settings.
+    pub bfd: Option<Bfd>,
+    /// `--gobgp-admin-address`.
+    pub admin_address: IpAddr,
+    /// `--gobgp-admin-port`, where not 0.
+    pub admin_port: Option<u16>,
+    /// `--disable-source-dest-check`.
+    pub disable_source_dest_check: bool,
+}
+
+/// Which nodes are reached through a tunnel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OverlayScope {
+    /// None.
+    Off,
+    /// Those in other subnets.
+    OtherSubnets,
+    /// All.
+    All,
+}
+
+/// How tunnelled packets are wrapped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Encapsulation {
+    /// IP in IP (RFC 2003).
+    Ipip,
+    /// Foo over UDP, to this port.
+    Fou {
+        /// UDP destination port, 1024 or higher.
+        port: u16,
+    },
+}
+
+/// Where the BGP identifier comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RouterId {
+    /// The node's IPv4 address.
+    NodeAddress,
+    /// Derived from the node's primary address.
+    Generate,
+    /// This one.
+    Fixed(Ipv4Addr),
+}
+
+/// Graceful restart (RFC 4724).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GracefulRestart {
+    /// How long peers keep our routes.
+    pub restart_time: Duration,
+    /// How long to wait for all peers.
+    pub deferral_time: Duration,
+}
+
+/// An external peer given by flags.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// Its address.
+    pub address: IpAddr,
+    /// Its AS number.
+    pub asn: Asn,
+    /// Its port.
+    pub port: u16,
+    /// Its TCP-MD5 password, decoded.
+    pub password: Option<Secret>,
+}
+
+/// Bidirectional forwarding detection (RFC 5880).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bfd {
+    /// UDP destination port.
+    pub port: u16,
+    /// Packets that may be lost.
+    pub detection_multiplier: u8,
+    /// Desired interval between sent packets.
+    pub desired_min_tx: Duration,
+    /// Shortest interval between received packets.
+    pub required_min_rx: Duration,
+}
+
+const HOUR: u64 = 3600;
+
+pub(super) fn build(check: &mut Check, flags: &Flags) -> RouterConfig {
+    let encapsulation = encapsulation(check, flags);
+    RouterConfig {
+        sync_period: check.period("routes-sync-period", flags.routes_sync_period),
+        injected_sync_period: check.period("injected-routes-sync-period", flags.injected_routes_sync_period),
+        enable_cni: flags.enable_cni,
+        auto_mtu: flags.auto_mtu,
+        pod_egress: flags.enable_pod_egress,
+        overlay: match flags.overlay_type.as_str() {
+            "subnet" if flags.enable_overlay => OverlayScope::OtherSubnets,
+            "full" if flags.enable_overlay => OverlayScope::All,
+            _ => OverlayScope::Off,
+        },
+        encapsulation,
+        cluster_asn: cluster_asn(check, flags.cluster_asn),
+        full_mesh: flags.nodes_full_mesh,
+        ibgp: flags.enable_ibgp,
+        router_id: router_id(check, &flags.router_id),
+        bgp_port: port(check, "bgp-port", u64::from(flags.bgp_port)),
+        hold_time: check.within(
+            "bgp-holdtime",
+            flags.bgp_holdtime,
+            Duration::from_secs(3),
+            Duration::from_secs(65536),
+        ),
+        graceful_restart: flags.bgp_graceful_restart.then(|| graceful_restart(check, flags)),
+        peers: peers(check, flags),
+        passwords_file: Some(flags.peer_router_passwords_file.clone())
+            .filter(|path| !path.as_os_str().is_empty() && flags.peer_router_passwords.is_empty()),
+        multihop_ttl: flags.peer_router_multihop_ttl,
+        override_next_hop: flags.override_nexthop,
+        advertise_cluster_ip: flags.advertise_cluster_ip,
+        advertise_external_ip: flags.advertise_external_ip,
+        advertise_load_balancer_ip: flags.advertise_loadbalancer_ip,
+        advertise_pod_cidr: flags.advertise_pod_cidr,
+        bfd: Some(bfd(check, flags)).filter(|_| flags.enable_bfd),
+        admin_address: flags.gobgp_admin_address.parse().unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)),
+        admin_port: Some(flags.gobgp_admin_port).filter(|port| *port != 0),
+        disable_source_dest_check: flags.disable_source_dest_check,
+    }
+}
+
+fn encapsulation(check: &mut Check, flags: &Flags) -> Encapsulation {
+    // The port is checked even where ipip does not use it: so does kube-router.
+    let port = check.number("overlay-encap-port", flags.overlay_encap_port, 1024, u16::MAX);
+    match flags.overlay_encap.as_str() {
+        "ipip" => Encapsulation::Ipip,
+        "fou" => Encapsulation::Fou { port },
+        other => {
+            check.fault("overlay-encap", other, "must be ipip or fou");
+            Encapsulation::Ipip
+        }
+    }
+}
+
+/// AS numbers for private use (RFC 6996), with the default for none.
+fn cluster_asn(check: &mut Check, number: u64) -> Asn {
+    match u32::try_from(number) {
+        Ok(0) => Asn(64512),
+        Ok(asn @ (64512..=65535 | 4_200_000_000..=4_294_967_294)) => Asn(asn),
+        _ => {
+            let reason = "must be a private AS number: 64512-65535 or 4200000000-4294967294";
+            check.fault("cluster-asn", number, reason);
+            Asn(64512)
+        }
+    }
+}
+
+fn router_id(check: &mut Check, text: &str) -> RouterId {
+    match text {
+        "" => RouterId::NodeAddress,
+        "generate" => RouterId::Generate,
+        other => other.parse().map_or_else(
+            |_| {
+                check.fault("router-id", other, "must be an IPv4 address or the word generate");
+                RouterId::NodeAddress
+            },
+            RouterId::Fixed,
+        ),
+    }
+}
+
+fn port(check: &mut Check, flag: &'static str, number: u64) -> u16 {
+    u16::try_from(check.number(flag, number, 1, u64::from(u16::MAX))).unwrap_or(u16::MAX)
+}
+
+fn graceful_restart(check: &mut Check, flags: &Flags) -> GracefulRestart {
+    let least = Duration::from_nanos(1);
+    GracefulRestart {
+        restart_time: check.within(
+            "bgp-graceful-restart-time",
+            flags.bgp_graceful_restart_time,
+            least,
+            Duration::from_secs(4095),
+        ),
+        deferral_time: check.within(
+            "bgp-graceful-restart-deferral-time",
+            flags.bgp_graceful_restart_deferral_time,
+            least,
+            Duration::from_secs(18 * HOUR),
+        ),
+    }
+}
+
+fn bfd(check: &mut Check, flags: &Flags) -> Bfd {
+    let interval = |check: &mut Check, flag, value| {
+        Duration::from_millis(u64::from(check.number(flag, value, 1, 4_294_967)))
+    };
+    Bfd {
+        port: port(check, "bfd-port", u64::from(flags.bfd_port)),
+        detection_multiplier: u8::try_from(check.number(
+            "bfd-detection-multiplier",
+            flags.bfd_detection_multiplier,
+            1,
+            255,
+        ))
+        .unwrap_or(u8::MAX),
+        desired_min_tx: interval(check, "bfd-desired-min-tx-interval", flags.bfd_desired_min_tx_interval),
+        required_min_rx: interval(check, "bfd-required-min-rx-interval", flags.bfd_required_min_rx_interval),
+    }
+}
+
+/// Joins the lists by position.
+fn peers(check: &mut Check, flags: &Flags) -> Vec<Peer> {
+    let n_peers = flags.peer_router_ips.len();
+    let mut count = |flag: &'static str, n_values: usize, may_be_empty: bool| {
+        if n_values != n_peers && !(may_be_empty && n_values == 0) {
+            let reason = format!("has {n_values} entries for the {n_peers} of --peer-router-ips; give one for each");
+            check.fault(flag, "…", reason);
+        }
+    };
+    count("peer-router-asns", flags.peer_router_asns.len(), false);
+    count("peer-router-ports", flags.peer_router_ports.len(), true);
+    count("peer-router-passwords", flags.peer_router_passwords.len(), true);
+    let passwords = decoded_passwords(check, &flags.peer_router_passwords);
+    let ports: Vec<u16> =
+        flags.peer_router_ports.iter().map(|number| port(check, "peer-router-ports", *number)).collect();
+    let asns: Vec<Asn> = flags.peer_router_asns.iter().map(|number| peer_asn(check, *number)).collect();
+    let ports = ports.into_iter().chain(std::iter::repeat(179));
+    let passwords = passwords.into_iter().chain(std::iter::repeat(None));
+    flags
+        .peer_router_ips
+        .iter()
+        .zip(asns)
+        .zip(ports)
+        .zip(passwords)
+        .map(|(((address, asn), port), password)| Peer { address: *address, asn, port, password })
+        .collect()
+}
+
+fn peer_asn(check: &mut Check, number: u64) -> Asn {
+    Asn(u32::try_from(check.number("peer-router-asns", number, 1, 4_294_967_294)).unwrap_or(1))
+}
+
+fn decoded_passwords(check: &mut Check, secrets: &[Secret]) -> Vec<Option<Secret>> {
+    secrets
+        .iter()
+        .enumerate()
+        .map(|(n, secret)| {
+            if secret.reveal().is_empty() {
+                return None;
+            }
+            let plain = BASE64.decode(secret.reveal()).ok().and_then(|bytes| String::from_utf8(bytes).ok());
+            if plain.is_none() {
+                let reason = format!("entry {} is not base64 of a text", n.saturating_add(1));
+                check.fault("peer-router-passwords", "<redacted>", reason);
+            }
+            plain.map(Secret::new)
+        })
+        .collect()
+}

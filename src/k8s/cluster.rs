@@ -1,0 +1,157 @@
+//! The stores of all kinds side by side, and the snapshot they make.
+
+use tracing::{info, warn};
+
+use super::convert::endpoint_slice::SliceId;
+use super::convert::{Converted, Rejection};
+use super::store::{Event, Folded, Store};
+use crate::model::{EndpointSlice, Generation, Node, NodeName, Pod, PodKey, Service, ServiceKey, SliceKey, Snapshot};
+
+/// A kind of object we read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
+pub enum Kind {
+    /// `v1` Service.
+    Service,
+    /// `discovery.k8s.io/v1` EndpointSlice.
+    EndpointSlice,
+    /// `v1` Node.
+    Node,
+    /// `v1` Pod.
+    Pod,
+}
+
+impl Kind {
+    /// All of them.
+    pub const ALL: [Kind; 4] = [Kind::Service, Kind::EndpointSlice, Kind::Node, Kind::Pod];
+
+    /// The kind in lower case, for log fields and metric labels.
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Service => "service",
+            Kind::EndpointSlice => "endpointslice",
+            Kind::Node => "node",
+            Kind::Pod => "pod",
+        }
+    }
+}
+
+impl std::fmt::Display for Kind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// One event of any kind.
+#[derive(Clone, Debug)]
+pub enum Update {
+    /// Of a Service.
+    Service(Event<ServiceKey, Service>),
+    /// Of an EndpointSlice.
+    EndpointSlice(Event<SliceKey, EndpointSlice>),
+    /// Of a Node.
+    Node(Event<NodeName, Node>),
+    /// Of a Pod.
+    Pod(Event<PodKey, Pod>),
+}
+
+/// A change of what is rejected about one object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RejectionChange {
+    /// The kind of the object.
+    pub kind: Kind,
+    /// Namespace and name, or the name.
+    pub object: String,
+    /// Whose owner to tell by an event; pods and slices have owners of their own that nobody reads events of.
+    pub subject: Option<crate::model::Subject>,
+    /// Everything rejected about it now.
+    pub rejections: Vec<Rejection>,
+}
+
+/// All stores.
+#[derive(Debug, Default)]
+pub struct Cluster {
+    services: Store<ServiceKey, Service>,
+    slices: Store<SliceKey, EndpointSlice>,
+    nodes: Store<NodeName, Node>,
+    pods: Store<PodKey, Pod>,
+}
+
+impl Cluster {
+    /// Takes one event in: whether a snapshot would differ, and what is newly (or no longer) rejected.
+    pub fn fold(&mut self, update: Update) -> (bool, Vec<RejectionChange>) {
+        use crate::model::Subject;
+        fn changes<I: ToString>(
+            kind: Kind,
+            folded: Folded<I>,
+            subject: impl Fn(&I) -> Option<Subject>,
+        ) -> (bool, Vec<RejectionChange>) {
+            let change = |(id, rejections): (I, Vec<Rejection>)| RejectionChange {
+                kind,
+                object: id.to_string(),
+                subject: subject(&id),
+                rejections,
+            };
+            (folded.changed, folded.rejections.into_iter().map(change).collect())
+        }
+        match update {
+            Update::Service(event) => changes(Kind::Service, self.services.fold(event), |key: &ServiceKey| {
+                Some(Subject::Service(key.clone()))
+            }),
+            Update::EndpointSlice(event) => changes(Kind::EndpointSlice, self.slices.fold(event), |_: &SliceId| None),
+            Update::Node(event) => {
+                changes(Kind::Node, self.nodes.fold(event), |name: &NodeName| Some(Subject::Node(name.clone())))
+            }
+            Update::Pod(event) => changes(Kind::Pod, self.pods.fold(event), |_: &PodKey| None),
+        }
+    }
+
+    /// Whether a kind has been listed completely.
+    pub fn in_sync(&self, kind: Kind) -> bool {
+        match kind {
+            Kind::Service => self.services.in_sync(),
+            Kind::EndpointSlice => self.slices.in_sync(),
+            Kind::Node => self.nodes.in_sync(),
+            Kind::Pod => self.pods.in_sync(),
+        }
+    }
+
+    /// How many objects of a kind are held.
+    pub fn count(&self, kind: Kind) -> usize {
+        match kind {
+            Kind::Service => self.services.objects().len(),
+            Kind::EndpointSlice => self.slices.objects().len(),
+            Kind::Node => self.nodes.objects().len(),
+            Kind::Pod => self.pods.objects().len(),
+        }
+    }
+
+    /// Everything as it is now. Costs nothing: the maps are shared.
+    pub fn snapshot(&self, generation: Generation, node_name: &NodeName) -> Snapshot {
+        Snapshot {
+            generation,
+            node_name: node_name.clone(),
+            services: self.services.objects().clone(),
+            slices: self.slices.objects().clone(),
+            nodes: self.nodes.objects().clone(),
+            pods: self.pods.objects().clone(),
+        }
+    }
+}
+
+/// Logs a change of what is rejected about one object.
+pub(super) fn log_rejections(change: &RejectionChange) {
+    if change.rejections.is_empty() {
+        info!(kind = %change.kind, object = %change.object, "object reads without complaint now");
+    }
+    for Rejection { field, value, message, reason } in &change.rejections {
+        warn!(kind = %change.kind, object = %change.object, field, value, reason, message, "object holds a value that cannot be used");
+    }
+}
+
+/// The events of a complete list.
+pub(super) fn whole_list<K: super::store::Key, V>(objects: Vec<Converted<K::Id, K, V>>) -> Vec<Event<K, V>> {
+    std::iter::once(Event::Init)
+        .chain(objects.into_iter().map(Event::InitApply))
+        .chain(std::iter::once(Event::InitDone))
+        .collect()
+}

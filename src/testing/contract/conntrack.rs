@@ -1,0 +1,1 @@
+//! What every [`Conntrack`] must do.

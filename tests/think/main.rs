@@ -1,0 +1,12 @@
+//! Tier 1: pure code and fakes. No kernel, no network, no clock.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    missing_docs,
+    reason = "test code: a panic is the report"
+)]
+
+mod book;
+mod generate;
