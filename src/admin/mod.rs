@@ -84,7 +84,11 @@ fn is_socket(found: &std::fs::Metadata) -> bool {
 ///
 /// # Errors
 /// Whatever ends accepting; single connections end on their own.
-pub async fn serve<L>(listener: L, routes: axum::Router, stop: impl Future<Output = ()> + Send + 'static) -> io::Result<()>
+pub async fn serve<L>(
+    listener: L,
+    routes: axum::Router,
+    stop: impl Future<Output = ()> + Send + 'static,
+) -> io::Result<()>
 where
     L: axum::serve::Listener,
     L::Addr: std::fmt::Debug,

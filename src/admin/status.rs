@@ -125,7 +125,13 @@ mod tests {
             uptime_seconds: 3723,
             features: vec!["proxy".into()],
             generation: 9,
-            rooms: vec![RoomStatus { name: "proxy".into(), generation: 7, passes: 40, failed, ..RoomStatus::default() }],
+            rooms: vec![RoomStatus {
+                name: "proxy".into(),
+                generation: 7,
+                passes: 40,
+                failed,
+                ..RoomStatus::default()
+            }],
             watches: vec![WatchStatus { kind: "Service".into(), in_sync: true, restarts: 2 }],
             unhealthy: vec!["proxy: no pass ended for 400s".into()],
             ..Status::default()
@@ -134,7 +140,10 @@ mod tests {
         assert!(text.starts_with("ferrovia 0.1.0 on node-1, up 1h02m\n"), "{text}");
         assert!(text.contains("healthy    no\n  - proxy: no pass ended for 400s\n"), "{text}");
         assert!(text.contains("ready      yes\n"), "{text}");
-        assert!(text.contains("applied generation 7 (2 behind), 40 passes, lag unknown, drift 0, failed keys 12\n"), "{text}");
+        assert!(
+            text.contains("applied generation 7 (2 behind), 40 passes, lag unknown, drift 0, failed keys 12\n"),
+            "{text}"
+        );
         assert!(text.contains("  … and 2 more\n") && !text.contains("svc-10"), "{text}");
         let json = serde_json::to_string(&status).unwrap();
         assert_eq!(serde_json::from_str::<Status>(&json).unwrap(), status);

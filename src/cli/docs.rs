@@ -45,7 +45,13 @@ pub fn cell(text: &str) -> String {
 pub fn flags_page() -> String {
     let mut page = String::from(FLAGS_HEAD);
     for group in Group::ALL {
-        push(&mut page, format_args!("\n## {}\n\n| Flag | Value | Default | Meaning |\n| --- | --- | --- | --- |\n", group.heading()));
+        push(
+            &mut page,
+            format_args!(
+                "\n## {}\n\n| Flag | Value | Default | Meaning |\n| --- | --- | --- | --- |\n",
+                group.heading()
+            ),
+        );
         for flag in FLAGS.iter().filter(|flag| flag.group == group) {
             push(&mut page, format_args!("{}\n", flag_row(flag)));
         }
@@ -99,7 +105,8 @@ fn flag_row(flag: &Flag) -> String {
 
 /// An example configuration file: every key with its default, commented out.
 pub fn config_page() -> String {
-    let mut page = String::from("# Ferrovia configuration, every key with its default. The command line wins over this file.\n");
+    let mut page =
+        String::from("# Ferrovia configuration, every key with its default. The command line wins over this file.\n");
     for group in Group::ALL {
         push(&mut page, format_args!("\n# {}\n", group.heading()));
         for flag in FLAGS.iter().filter(|flag| flag.group == group && flag.in_file()) {

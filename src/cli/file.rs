@@ -61,8 +61,8 @@ pub(super) type FileValues = BTreeMap<&'static str, Vec<String>>;
 
 /// Read a configuration file.
 pub(super) fn read(path: &Path) -> Result<FileValues, FileError> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|source| FileError::Unreadable { path: path.to_owned(), source })?;
+    let text =
+        std::fs::read_to_string(path).map_err(|source| FileError::Unreadable { path: path.to_owned(), source })?;
     parse(path, &text)
 }
 
@@ -81,8 +81,11 @@ pub(super) fn parse(path: &Path, text: &str) -> Result<FileValues, FileError> {
             let suggestion = nearest(&key);
             return Err(FileError::UnknownKey { path: path.to_owned(), key, suggestion });
         };
-        let texts = texts_of(&value, flag.syntax)
-            .map_err(|expected| FileError::BadShape { path: path.to_owned(), key, expected })?;
+        let texts = texts_of(&value, flag.syntax).map_err(|expected| FileError::BadShape {
+            path: path.to_owned(),
+            key,
+            expected,
+        })?;
         values.insert(flag.name, texts);
     }
     Ok(values)

@@ -15,8 +15,8 @@ use std::path::PathBuf;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
 pub use file::FileError;
-pub use flags::{Flags, ValueError};
 use flags::{FLAGS, Flag, Given, Group, Origin};
+pub use flags::{Flags, ValueError};
 use value::Syntax;
 
 /// What the program was asked to do.
@@ -118,10 +118,13 @@ where
     })?;
     match matches.subcommand() {
         Some(("render", inner)) => render(&mut command, inner, environment),
-        Some(("snapshot", inner)) => Ok(ask(&mut command, inner, "snapshot")?
-            .unwrap_or_else(|| Request::Snapshot { admin_socket: socket(inner) })),
-        Some(("status", inner)) => Ok(ask(&mut command, inner, "status")?
-            .unwrap_or_else(|| Request::Status { admin_socket: socket(inner) })),
+        Some(("snapshot", inner)) => {
+            Ok(ask(&mut command, inner, "snapshot")?
+                .unwrap_or_else(|| Request::Snapshot { admin_socket: socket(inner) }))
+        }
+        Some(("status", inner)) => {
+            Ok(ask(&mut command, inner, "status")?.unwrap_or_else(|| Request::Status { admin_socket: socket(inner) }))
+        }
         Some(("gen-docs", inner)) => {
             let page = inner.get_one::<String>("page").and_then(|name| docs::Page::parse(name));
             page.map(Request::GenDocs).ok_or_else(|| Refusal {
@@ -302,7 +305,11 @@ fn render_command() -> Command {
         .about("Print what a node would hold for a cluster in files; needs no root and changes nothing")
         .arg(text("manifests", "DIR", "Folder of Kubernetes YAML"))
         .arg(text("snapshot", "FILE", "Snapshot that a running daemon printed"))
-        .arg(text("node", "NAME", "The node to decide for; with --snapshot the node it was taken on [default: that node]"))
+        .arg(text(
+            "node",
+            "NAME",
+            "The node to decide for; with --snapshot the node it was taken on [default: that node]",
+        ))
         .arg(text("room", "ROOM", "The part to print [default: proxy]"))
         .arg(text("output", "FORM", "text or json [default: text]").short('o'))
         .args(FLAGS.iter().filter(|flag| flag.decides()).map(argument))

@@ -82,7 +82,13 @@ impl Check {
     }
 
     /// A length of time within bounds, both included.
-    pub(super) fn within(&mut self, flag: &'static str, value: GoDuration, least: Duration, most: Duration) -> Duration {
+    pub(super) fn within(
+        &mut self,
+        flag: &'static str,
+        value: GoDuration,
+        least: Duration,
+        most: Duration,
+    ) -> Duration {
         let duration = value.to_duration().unwrap_or_default();
         if value.0 < 0 || duration < least || duration > most {
             let reason = format!("must be from {}s to {}s", least.as_secs_f64(), most.as_secs_f64());
@@ -92,7 +98,13 @@ impl Check {
     }
 
     /// A number within bounds, both included.
-    pub(super) fn number<T: PartialOrd + fmt::Display + Copy>(&mut self, flag: &'static str, value: T, least: T, most: T) -> T {
+    pub(super) fn number<T: PartialOrd + fmt::Display + Copy>(
+        &mut self,
+        flag: &'static str,
+        value: T,
+        least: T,
+        most: T,
+    ) -> T {
         if value < least || value > most {
             self.fault(flag, value, format!("must be from {least} to {most}"));
         }
@@ -112,7 +124,12 @@ impl Check {
     }
 
     /// Address blocks whose families must be enabled.
-    pub(super) fn enabled_prefixes(&mut self, flag: &'static str, texts: &[String], families: &[Family]) -> Vec<Prefix> {
+    pub(super) fn enabled_prefixes(
+        &mut self,
+        flag: &'static str,
+        texts: &[String],
+        families: &[Family],
+    ) -> Vec<Prefix> {
         let prefixes = self.prefixes(flag, texts);
         for prefix in &prefixes {
             let family = Family::of(prefix.addr());

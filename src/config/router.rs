@@ -163,12 +163,7 @@ pub(super) fn build(check: &mut Check, flags: &Flags) -> RouterConfig {
         ibgp: flags.enable_ibgp,
         router_id: router_id(check, &flags.router_id),
         bgp_port: port(check, "bgp-port", u64::from(flags.bgp_port)),
-        hold_time: check.within(
-            "bgp-holdtime",
-            flags.bgp_holdtime,
-            Duration::from_secs(3),
-            Duration::from_secs(65536),
-        ),
+        hold_time: check.within("bgp-holdtime", flags.bgp_holdtime, Duration::from_secs(3), Duration::from_secs(65536)),
         graceful_restart: flags.bgp_graceful_restart.then(|| graceful_restart(check, flags)),
         peers: peers(check, flags),
         passwords_file: Some(flags.peer_router_passwords_file.clone())
@@ -249,9 +244,8 @@ fn graceful_restart(check: &mut Check, flags: &Flags) -> GracefulRestart {
 }
 
 fn bfd(check: &mut Check, flags: &Flags) -> Bfd {
-    let interval = |check: &mut Check, flag, value| {
-        Duration::from_millis(u64::from(check.number(flag, value, 1, 4_294_967)))
-    };
+    let interval =
+        |check: &mut Check, flag, value| Duration::from_millis(u64::from(check.number(flag, value, 1, 4_294_967)));
     Bfd {
         port: port(check, "bfd-port", u64::from(flags.bfd_port)),
         detection_multiplier: u8::try_from(check.number(

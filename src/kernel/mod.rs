@@ -11,9 +11,11 @@
 pub mod conntrack;
 pub mod error;
 pub mod filter;
+pub mod iptables;
 pub mod ipvs;
 pub mod modules;
 pub mod netlink;
+pub mod netns;
 pub mod nft;
 pub mod rtnl;
 pub mod sysctl;

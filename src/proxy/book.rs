@@ -11,6 +11,7 @@ use std::sync::Arc;
 use super::desired::{DirectServer, ServiceState, SourceRanges, Tuple};
 use crate::kernel::ipvs::{VirtualServer, VirtualServerKey};
 use crate::model::{Notice, ServiceKey, Severity, Subject};
+use crate::net::Protocol;
 
 /// Who asks for a virtual server. Ordered: the first one has it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -27,6 +28,8 @@ pub enum Element {
     Open(Tuple),
     /// A VIP to which everything else is refused.
     Guarded(IpAddr),
+    /// A port served on the node's own addresses.
+    NodePort(Protocol, u16),
     /// An endpoint on this node that may be asked by itself.
     Hairpin(IpAddr),
 }
@@ -184,7 +187,8 @@ impl Book {
 
     /// Everything owners of Services should know.
     pub fn notices(&self) -> Vec<Notice> {
-        let own = self.noted.iter().filter_map(|key| self.services.get(key)).flat_map(|state| state.notices.iter().cloned());
+        let own =
+            self.noted.iter().filter_map(|key| self.services.get(key)).flat_map(|state| state.notices.iter().cloned());
         let contested = self.contested.iter().flat_map(|(key, claims)| {
             let winner = claims.first().map(|claim| claim.service.to_string()).unwrap_or_default();
             claims.iter().skip(1).map(move |claim| Notice {
@@ -297,10 +301,17 @@ fn elements_of(state: &ServiceState) -> impl Iterator<Item = Element> + '_ {
         VirtualServerKey::Address { address, protocol, port } => Some(Element::Open((address, protocol, port))),
         VirtualServerKey::Mark { .. } => None,
     });
+    // What is served on an address that is no guarded VIP is served on one of the node's own.
+    let node_ports = state.virtual_servers.iter().filter_map(|(key, _)| match *key {
+        VirtualServerKey::Address { address, protocol, port } if state.guarded.binary_search(&address).is_err() => {
+            Some(Element::NodePort(protocol, port))
+        }
+        _ => None,
+    });
     let direct = state.direct.iter().map(|direct| Element::Open(direct.tuple));
     let guarded = state.guarded.iter().map(|address| Element::Guarded(*address));
     let hairpin = state.hairpin.iter().map(|address| Element::Hairpin(*address));
-    by_address.chain(direct).chain(guarded).chain(hairpin)
+    by_address.chain(node_ports).chain(direct).chain(guarded).chain(hairpin)
 }
 
 /// A virtual server key for people.

@@ -78,12 +78,7 @@ enum VipKind {
 }
 
 /// What `key` asks of this node; `None` where the proxy leaves it alone.
-pub fn build_service(
-    key: &ServiceKey,
-    snapshot: &Snapshot,
-    config: &Config,
-    node: &NodeView,
-) -> Option<ServiceState> {
+pub fn build_service(key: &ServiceKey, snapshot: &Snapshot, config: &Config, node: &NodeView) -> Option<ServiceState> {
     let service = snapshot.services.get(key)?;
     if service.ignored_by_proxy || service.kind == ServiceType::ExternalName || service.cluster_ips.is_empty() {
         return None;
@@ -145,11 +140,9 @@ impl Builder<'_> {
             return;
         }
         let (field, flag, ranges) = match kind {
-            VipKind::LoadBalancer => (
-                "status.loadBalancer.ingress",
-                "--loadbalancer-ip-range",
-                &self.config.load_balancer_ip_ranges,
-            ),
+            VipKind::LoadBalancer => {
+                ("status.loadBalancer.ingress", "--loadbalancer-ip-range", &self.config.load_balancer_ip_ranges)
+            }
             _ => ("spec.externalIPs", "--service-external-ip-range", &self.config.external_ip_ranges),
         };
         if self.config.strict_external_ips {
@@ -263,8 +256,10 @@ impl Builder<'_> {
         if self.state.virtual_servers.iter().any(|(known, _)| *known == key) {
             return;
         }
-        let virtual_server =
-            VirtualServer { spec: spec_for(self.service, family), real_servers: real_servers(targets, Forwarding::Masquerade) };
+        let virtual_server = VirtualServer {
+            spec: spec_for(self.service, family),
+            real_servers: real_servers(targets, Forwarding::Masquerade),
+        };
         self.state.virtual_servers.push((key, Arc::new(virtual_server)));
     }
 

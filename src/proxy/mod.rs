@@ -17,6 +17,7 @@ pub mod endpoints;
 pub mod nat;
 pub mod plan;
 pub mod reconciler;
+pub mod takeover;
 pub mod vips;
 
 use std::net::IpAddr;

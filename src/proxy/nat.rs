@@ -30,7 +30,7 @@ use crate::kernel::filter::{
 };
 use crate::kernel::nft::priority;
 use crate::model::ServiceKey;
-use crate::net::{Family, Prefix};
+use crate::net::{Family, Prefix, Protocol};
 
 /// The chain that decides about sources.
 pub const SNAT: &str = "source-nat";
@@ -50,6 +50,8 @@ pub struct Frame {
     pub input_firewall: bool,
     /// This node's address in each family.
     pub node_addresses: Vec<IpAddr>,
+    /// All addresses of this node that are no VIPs.
+    pub local_addresses: Vec<IpAddr>,
     /// Prefixes of the pods on this node.
     pub pod_cidrs: Vec<Prefix>,
     /// Source ranges by Service.
@@ -67,6 +69,7 @@ impl Frame {
             masquerade_all: config.masquerade_all,
             input_firewall: config.input_firewall,
             node_addresses: Family::ALL.into_iter().filter_map(|family| node.best_ip(family)).collect(),
+            local_addresses: node.local_addresses.clone(),
             pod_cidrs: node.pod_cidrs.clone(),
             sources: book.sources().map(|(key, sources)| (key.clone(), sources.clone())).collect(),
             direct,
@@ -103,9 +106,17 @@ impl Frame {
                 let elements = Elements::Keys(keys.remove(&name).unwrap_or_default());
                 ruleset.sets.insert(name, Set { key, elements, size: LARGE });
             }
+            let own = self.local_addresses.iter().filter(|address| Family::of(**address) == family);
+            let elements = Elements::Keys(own.map(|address| vec![Field::from(*address)]).collect());
+            ruleset.sets.insert(node_set(family), Set { key: vec![address], elements, size: SMALL });
             let pods = self.pod_cidrs.iter().copied().filter(|prefix| prefix_family(prefix) == family);
             let elements = Elements::Prefixes(merge_prefixes(pods));
             ruleset.sets.insert(pods_set(family), Set { key: vec![address], elements, size: 0 });
+        }
+        for protocol in Protocol::ALL {
+            let name = node_ports_set(protocol);
+            let elements = Elements::Keys(keys.remove(&name).unwrap_or_default());
+            ruleset.sets.insert(name, Set { key: vec![FieldType::Port], elements, size: SMALL });
         }
     }
 
@@ -114,11 +125,26 @@ impl Frame {
         for family in Family::ALL {
             let Some(node_address) = self.node_address(family) else { continue };
             let chain: Name = Arc::from(format!("{SNAT}{}", suffix(family)));
+            let asked = match family {
+                Family::V4 => Selector::OriginalDestination4,
+                Family::V6 => Selector::OriginalDestination6,
+            };
             entry.push(rule(
-                "what a client asked of a virtual server",
-                vec![in_set(original(family), open_set(family))],
+                "asked of a VIP",
+                vec![in_set(vec![asked], guarded_set(family))],
                 vec![Statement::Jump(Arc::clone(&chain))],
             ));
+            for protocol in Protocol::ALL {
+                entry.push(rule(
+                    "asked of a port of this node",
+                    vec![
+                        in_set(vec![asked], node_set(family)),
+                        Match::Protocol(protocol),
+                        in_set(vec![Selector::OriginalDestinationPort], node_ports_set(protocol)),
+                    ],
+                    vec![Statement::Jump(Arc::clone(&chain))],
+                ));
+            }
             ruleset.chains.insert(chain, Chain { base: None, rules: self.source_nat_rules(family, node_address) });
         }
         let base = Base { kind: BaseKind::Nat, hook: Hook::Postrouting, priority: priority::PROXY_SOURCE_NAT };
@@ -183,20 +209,15 @@ impl Frame {
             let chain: Name = Arc::from(format!("sources-{index}"));
             let mut rules = Vec::new();
             for family in Family::ALL {
-                let prefixes = merge_prefixes(
-                    sources.prefixes.iter().copied().filter(|prefix| prefix_family(prefix) == family),
-                );
+                let prefixes =
+                    merge_prefixes(sources.prefixes.iter().copied().filter(|prefix| prefix_family(prefix) == family));
                 if prefixes.is_empty() {
                     continue;
                 }
                 let name: Name = Arc::from(format!("sources-{index}{}", suffix(family)));
                 let elements = Elements::Prefixes(prefixes);
                 ruleset.sets.insert(Arc::clone(&name), Set { key: vec![address_type(family)], elements, size: 0 });
-                rules.push(rule(
-                    "granted source",
-                    vec![in_set(vec![ends(family).0], name)],
-                    vec![Statement::Return],
-                ));
+                rules.push(rule("granted source", vec![in_set(vec![ends(family).0], name)], vec![Statement::Return]));
             }
             rules.push(rule(
                 &format!("loadBalancerSourceRanges of {service}"),
@@ -257,7 +278,11 @@ fn guard_rules() -> Vec<Rule> {
     // Echo request, destination unreachable, time exceeded; for IPv6 also packet too big, echo reply and neighbour
     // discovery, without which paths with a smaller MTU and the link itself stop working.
     for (family, types) in [(Family::V4, vec![3, 8, 11]), (Family::V6, vec![1, 2, 3, 128, 129, 135, 136])] {
-        rules.push(rule("ICMP that a host must hear", vec![Match::IcmpTypes { family, types }], vec![Statement::Accept]));
+        rules.push(rule(
+            "ICMP that a host must hear",
+            vec![Match::IcmpTypes { family, types }],
+            vec![Statement::Accept],
+        ));
     }
     rules.push(rule("no virtual server here", Vec::new(), vec![Statement::Counter, Statement::Reject]));
     rules
@@ -268,6 +293,7 @@ fn place(element: &Element) -> (Name, Key) {
     match element {
         Element::Open(tuple) => (open_set(Family::of(tuple.0)), tuple_key(tuple)),
         Element::Guarded(address) => (guarded_set(Family::of(*address)), vec![Field::from(*address)]),
+        Element::NodePort(protocol, port) => (node_ports_set(*protocol), vec![Field::Port(*port)]),
         Element::Hairpin(address) => {
             (hairpin_set(Family::of(*address)), vec![Field::from(*address), Field::from(*address)])
         }
@@ -301,6 +327,14 @@ fn guarded_set(family: Family) -> Name {
     Arc::from(format!("vips{}", suffix(family)))
 }
 
+fn node_set(family: Family) -> Name {
+    Arc::from(format!("node-addresses{}", suffix(family)))
+}
+
+fn node_ports_set(protocol: Protocol) -> Name {
+    Arc::from(format!("node-ports-{protocol}"))
+}
+
 fn hairpin_set(family: Family) -> Name {
     Arc::from(format!("local-endpoints{}", suffix(family)))
 }
@@ -326,15 +360,6 @@ fn ends(family: Family) -> (Selector, Selector) {
         Family::V4 => (Selector::Source4, Selector::Destination4),
         Family::V6 => (Selector::Source6, Selector::Destination6),
     }
-}
-
-/// Address, protocol and port that the client asked for, whatever the packet carries by now.
-fn original(family: Family) -> Vec<Selector> {
-    let address = match family {
-        Family::V4 => Selector::OriginalDestination4,
-        Family::V6 => Selector::OriginalDestination6,
-    };
-    vec![address, Selector::Protocol, Selector::OriginalDestinationPort]
 }
 
 fn destination_tuple(family: Family) -> Vec<Selector> {

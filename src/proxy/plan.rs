@@ -6,7 +6,9 @@
 
 use std::collections::BTreeMap;
 
-use crate::kernel::ipvs::{Op, RealServer, RealServerKey, Scheduler, VirtualServer, VirtualServerKey, VirtualServerSpec};
+use crate::kernel::ipvs::{
+    Op, RealServer, RealServerKey, Scheduler, VirtualServer, VirtualServerKey, VirtualServerSpec,
+};
 
 /// Real servers that a virtual server should lose, and how.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

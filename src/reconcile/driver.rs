@@ -214,7 +214,12 @@ impl Loop {
         let failed = outcome.failed.iter().next().map(|(key, reason)| format!("{key}: {reason}"));
         match &failed {
             Some(first) if failed != self.last_failed => {
-                tracing::warn!(room, n_failed = outcome.failed.len(), reason = first, "could not bring everything into force, retrying");
+                tracing::warn!(
+                    room,
+                    n_failed = outcome.failed.len(),
+                    reason = first,
+                    "could not bring everything into force, retrying"
+                );
             }
             None if self.last_failed.is_some() => tracing::info!(room, "everything is in force again"),
             _ => {}

@@ -149,4 +149,3 @@ pub(crate) fn config() -> ferrovia::proxy::Config {
         ..ferrovia::proxy::Config::default()
     }
 }
-

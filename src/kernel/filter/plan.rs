@@ -1,12 +1,15 @@
 //! From a desired ruleset and an observed table to one transaction (pure).
 //!
 //! Rules are compared by digest: a backend stores [`Rule::digest`] beside each rule and reads it back. A chain whose
-//! digests differ, in content or in order, is flushed and written again inside the transaction; sets and maps change
-//! element by element; whatever else is in the table is removed, because the table is ours.
+//! digests differ, in content or in order, is flushed and written again inside the transaction, or only continued
+//! where rules are missing at its end; sets and maps change element by element; whatever else is in the table is
+//! removed, because the table is ours.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Base, Chain, Elements, FieldType, Key, Map, Name, Rule, Ruleset, Set, Value, ValueType};
+use super::{
+    Base, Chain, Elements, FieldType, Key, Map, Match, Name, Rule, Ruleset, Set, Statement, Value, ValueType,
+};
 use crate::net::Prefix;
 
 /// What a backend found in our table.
@@ -18,6 +21,9 @@ pub struct Observed {
     pub maps: BTreeMap<Name, Map>,
     /// Chains with the digests of their rules; `None` for a rule that carries none, which is foreign.
     pub chains: BTreeMap<Name, ObservedChain>,
+    /// What the model has no word for (key types, policies, ranges …), named for people. Any of it makes [`plan`]
+    /// write the whole table again.
+    pub unknown: BTreeSet<String>,
 }
 
 /// A chain as found.
@@ -102,82 +108,213 @@ impl Elements {
     }
 }
 
+/// Goes into every digest. To be raised when an encoder writes the same rule in another way, so that rules which an
+/// older version left in the kernel are written again.
+const ENCODING: u64 = 1;
+
 impl Rule {
-    /// A digest of everything in the rule, equal for equal rules on every machine and version of the compiler
-    /// (FNV-1a, 64 bits, over the rule's debug form).
+    /// A digest of everything in the rule, the same on every machine (FNV-1a, 64 bits, over the rule's debug form).
     pub fn digest(&self) -> u64 {
+        const PRIME: u64 = 0x0000_0100_0000_01b3;
         format!("{self:?}")
             .bytes()
-            .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3))
+            .fold(0xcbf2_9ce4_8422_2325 ^ ENCODING, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(PRIME))
+    }
+
+    /// The named sets and maps the rule looks things up in.
+    pub fn refers_to(&self) -> impl Iterator<Item = &Name> {
+        let sets = self.matches.iter().filter_map(|matched| match matched {
+            Match::InSet { set, .. } => Some(set),
+            _ => None,
+        });
+        let maps = self.statements.iter().filter_map(|statement| match statement {
+            Statement::SetMarkFromMap { map, .. } | Statement::VerdictMap { map, .. } => Some(map),
+            _ => None,
+        });
+        sets.chain(maps)
     }
 }
 
 /// What makes `observed` (or `None`: no such table) equal to `desired`. Empty when it already is.
+///
+/// Order: what others refer to is added first and removed last. Chains are emptied before the sets and chains their
+/// rules refer to go, and written after the ones they need exist.
 pub fn plan(table: &Name, desired: &Ruleset, observed: Option<&Observed>) -> Transaction {
     let nothing = Observed::default();
-    let mut before = Vec::new();
-    if observed.is_none() {
-        before.push(Change::AddTable);
-    }
-    let observed = observed.unwrap_or(&nothing);
-    let mut removals = Vec::new();
-    let mut rules = Vec::new();
-
-    // A chain, set or map of another shape cannot be changed in place: it goes and comes back in the same
-    // transaction, and every chain is rewritten, because rules refer to it.
-    let reshaped =
-        desired.chains.iter().any(|(name, chain)| observed.chains.get(name).is_some_and(|o| o.base != chain.base))
-            || desired.sets.iter().any(|(name, set)| {
-                observed
-                    .sets
-                    .get(name)
-                    .is_some_and(|o| o.key != set.key || o.elements.kind() != set.elements.kind() || o.size != set.size)
-            })
-            || desired.maps.iter().any(|(name, map)| {
-                observed.maps.get(name).is_some_and(|o| o.key != map.key || o.value != map.value || o.size != map.size)
-            });
-    let observed = if reshaped {
-        before.push(Change::DeleteTable);
-        before.push(Change::AddTable);
-        &nothing
-    } else {
-        observed
+    let mut plan = Plan::default();
+    let observed = match observed {
+        None => {
+            plan.first.push(Change::AddTable);
+            &nothing
+        }
+        // What the model has no word for cannot be changed piece by piece, nor can the hook of a chain.
+        Some(observed) if !observed.unknown.is_empty() || rehooked(desired, observed) => {
+            plan.first.extend([Change::DeleteTable, Change::AddTable]);
+            &nothing
+        }
+        Some(observed) => observed,
     };
 
-    for name in desired.chains.keys().filter(|name| !observed.chains.contains_key(*name)) {
-        before.push(Change::AddChain(name.clone(), desired.chains.get(name).and_then(|chain| chain.base)));
+    let replaced = replaced(desired, observed);
+    for (name, chain) in &desired.chains {
+        plan.chain(name, chain, observed.chains.get(name), &replaced);
+    }
+    for name in observed.chains.keys().filter(|name| !desired.chains.contains_key(*name)) {
+        plan.first.push(Change::FlushChain(name.clone()));
+        plan.last.push(Change::DeleteChain(name.clone()));
+    }
+    for (name, map) in &observed.maps {
+        if !desired.maps.contains_key(name) || replaced.contains(name) {
+            plan.delete_map(name, map);
+        }
+    }
+    for name in observed.sets.keys() {
+        if !desired.sets.contains_key(name) || replaced.contains(name) {
+            plan.sets_out.push(Change::DeleteSet(name.clone()));
+        }
     }
     for (name, set) in &desired.sets {
-        plan_set(name, set, observed.sets.get(name), &mut before, &mut removals);
+        plan.set(name, set, observed.sets.get(name).filter(|_| !replaced.contains(name)));
     }
     for (name, map) in &desired.maps {
-        plan_map(name, map, observed.maps.get(name), &mut before, &mut removals);
+        plan.map(name, map, observed.maps.get(name).filter(|_| !replaced.contains(name)));
     }
-    for (name, chain) in &desired.chains {
-        plan_chain(name, chain, observed.chains.get(name), &mut rules);
-    }
-    let stale_chains: Vec<&Name> = observed.chains.keys().filter(|name| !desired.chains.contains_key(*name)).collect();
-    rules.extend(stale_chains.iter().map(|name| Change::FlushChain((*name).clone())));
-    for (name, map) in observed.maps.iter().filter(|(name, _)| !desired.maps.contains_key(*name)) {
-        // Verdict entries hold chains: let go of them before the chains go.
-        if !map.elements.is_empty() {
-            removals.push(Change::DeleteEntries(name.clone(), map.elements.clone().into_iter().collect()));
-        }
-        removals.push(Change::DeleteMap(name.clone()));
-    }
-    removals.extend(
-        observed
-            .sets
-            .keys()
-            .filter(|name| !desired.sets.contains_key(*name))
-            .map(|name| Change::DeleteSet(name.clone())),
-    );
-    removals.extend(stale_chains.into_iter().map(|name| Change::DeleteChain(name.clone())));
+    plan.into_transaction(table)
+}
 
-    let mut changes = before;
-    changes.extend(rules);
-    changes.extend(removals);
-    Transaction { table: Some(table.clone()), changes }
+/// A chain that enters packets elsewhere, or no longer: jumps to it and its hook cannot change in place.
+fn rehooked(desired: &Ruleset, observed: &Observed) -> bool {
+    desired.chains.iter().any(|(name, chain)| observed.chains.get(name).is_some_and(|o| o.base != chain.base))
+}
+
+/// Sets and maps that exist under a desired name in another shape: they go and come back in the same transaction,
+/// with every rule that refers to them.
+fn replaced(desired: &Ruleset, observed: &Observed) -> BTreeSet<Name> {
+    let sets = desired.sets.iter().filter(|(name, set)| {
+        let reshaped = |o: &Set| {
+            let kind = set.elements.kind();
+            // Interval sets declare no size.
+            o.key != set.key || o.elements.kind() != kind || (kind == SetKind::Hash && o.size != set.size)
+        };
+        observed.maps.contains_key(*name) || observed.sets.get(*name).is_some_and(reshaped)
+    });
+    let maps = desired.maps.iter().filter(|(name, map)| {
+        let reshaped = |o: &Map| o.key != map.key || o.value != map.value || o.size != map.size;
+        observed.sets.contains_key(*name) || observed.maps.get(*name).is_some_and(reshaped)
+    });
+    sets.map(|(name, _)| name.clone()).chain(maps.map(|(name, _)| name.clone())).collect()
+}
+
+/// Changes sorted by when they have to happen.
+#[derive(Default)]
+struct Plan {
+    /// The table itself, and rules that go: nothing refers to sets and chains through them any more.
+    first: Vec<Change>,
+    /// Map entries that go: verdicts hold chains.
+    entries_out: Vec<Change>,
+    /// Sets and maps that go.
+    sets_out: Vec<Change>,
+    /// Chains that come: rules and verdicts may refer to them.
+    chains_in: Vec<Change>,
+    /// Sets and maps that come, and their elements; within one set, elements go before others come.
+    sets_in: Vec<Change>,
+    /// Rules that come.
+    rules_in: Vec<Change>,
+    /// Chains that go, when nobody refers to them any more.
+    last: Vec<Change>,
+}
+
+impl Plan {
+    fn into_transaction(self, table: &Name) -> Transaction {
+        let mut changes = self.first;
+        for more in [self.entries_out, self.sets_out, self.chains_in, self.sets_in, self.rules_in, self.last] {
+            changes.extend(more);
+        }
+        Transaction { table: Some(table.clone()), changes }
+    }
+
+    fn chain(&mut self, name: &Name, chain: &Chain, observed: Option<&ObservedChain>, replaced: &BTreeSet<Name>) {
+        let Some(observed) = observed else {
+            self.chains_in.push(Change::AddChain(name.clone(), chain.base));
+            self.add_rules(name, &chain.rules);
+            return;
+        };
+        let held = chain.rules.iter().any(|rule| rule.refers_to().any(|set| replaced.contains(set)));
+        let same = observed.rules.iter().zip(&chain.rules).all(|(o, d)| *o == Some(d.digest()));
+        match chain.rules.get(observed.rules.len()..) {
+            // What is there is the beginning of what should be: only the rest is missing.
+            Some(missing) if same && !held => self.add_rules(name, missing),
+            _ => {
+                if !observed.rules.is_empty() {
+                    self.first.push(Change::FlushChain(name.clone()));
+                }
+                self.add_rules(name, &chain.rules);
+            }
+        }
+    }
+
+    fn add_rules(&mut self, chain: &Name, rules: &[Rule]) {
+        self.rules_in.extend(rules.iter().map(|rule| Change::AddRule(chain.clone(), rule.clone())));
+    }
+
+    fn delete_map(&mut self, name: &Name, map: &Map) {
+        // Older kernels do not let go of the chains when a verdict map goes as a whole.
+        if map.value == ValueType::Verdict && !map.elements.is_empty() {
+            self.entries_out.push(Change::DeleteEntries(name.clone(), map.elements.clone().into_iter().collect()));
+        }
+        self.sets_out.push(Change::DeleteMap(name.clone()));
+    }
+
+    fn set(&mut self, name: &Name, set: &Set, observed: Option<&Set>) {
+        if observed.is_none() {
+            self.sets_in.push(Change::AddSet(name.clone(), set.key.clone(), set.elements.kind(), set.size));
+        }
+        // What goes goes first: the set may be full, and blocks of an interval set must not overlap.
+        match (&set.elements, observed.map(|o| &o.elements)) {
+            (Elements::Keys(desired), Some(Elements::Keys(observed))) => {
+                self.elements(Change::DeleteKeys, name, observed.difference(desired));
+                self.elements(Change::AddKeys, name, desired.difference(observed));
+            }
+            (Elements::Prefixes(desired), Some(Elements::Prefixes(observed))) => {
+                self.elements(Change::DeletePrefixes, name, observed.difference(desired));
+                self.elements(Change::AddPrefixes, name, desired.difference(observed));
+            }
+            (Elements::Keys(desired), _) => self.elements(Change::AddKeys, name, desired),
+            (Elements::Prefixes(desired), _) => self.elements(Change::AddPrefixes, name, desired),
+        }
+    }
+
+    fn map(&mut self, name: &Name, map: &Map, observed: Option<&Map>) {
+        if observed.is_none() {
+            self.sets_in.push(Change::AddMap(name.clone(), map.key.clone(), map.value, map.size));
+        }
+        let none = BTreeMap::new();
+        let observed = observed.map_or(&none, |o| &o.elements);
+        let owned = |(key, value): (&Key, &Value)| (key.clone(), value.clone());
+        // An entry with another value goes before it comes back: no packet sees the gap.
+        let gone: Vec<_> =
+            observed.iter().filter(|(key, value)| map.elements.get(*key) != Some(*value)).map(owned).collect();
+        let new: Vec<_> =
+            map.elements.iter().filter(|(key, value)| observed.get(*key) != Some(*value)).map(owned).collect();
+        if !gone.is_empty() {
+            self.sets_in.push(Change::DeleteEntries(name.clone(), gone));
+        }
+        if !new.is_empty() {
+            self.sets_in.push(Change::AddEntries(name.clone(), new));
+        }
+    }
+
+    fn elements<'a, K: Clone + 'a>(
+        &mut self,
+        change: impl Fn(Name, Vec<K>) -> Change,
+        name: &Name,
+        elements: impl IntoIterator<Item = &'a K>,
+    ) {
+        let elements: Vec<K> = elements.into_iter().cloned().collect();
+        if !elements.is_empty() {
+            self.sets_in.push(change(name.clone(), elements));
+        }
+    }
 }
 
 /// Removes the table: empty when there is none.
@@ -186,73 +323,5 @@ pub fn remove(table: &Name, observed: Option<&Observed>) -> Transaction {
     Transaction { table: Some(table.clone()), changes }
 }
 
-fn plan_set(name: &Name, set: &Set, observed: Option<&Set>, adds: &mut Vec<Change>, removals: &mut Vec<Change>) {
-    if observed.is_none() {
-        adds.push(Change::AddSet(name.clone(), set.key.clone(), set.elements.kind(), set.size));
-    }
-    match (&set.elements, observed.map(|o| &o.elements)) {
-        (Elements::Keys(desired), Some(Elements::Keys(observed))) => {
-            push_keys(adds, Change::AddKeys, name, desired.difference(observed));
-            push_keys(removals, Change::DeleteKeys, name, observed.difference(desired));
-        }
-        (Elements::Keys(desired), _) => push_keys(adds, Change::AddKeys, name, desired.iter()),
-        (Elements::Prefixes(desired), observed) => {
-            let none = BTreeSet::new();
-            let observed = match observed {
-                Some(Elements::Prefixes(observed)) => observed,
-                _ => &none,
-            };
-            // Old blocks go first: a new one may overlap an old one, which interval sets refuse.
-            push_keys(adds, Change::DeletePrefixes, name, observed.difference(desired));
-            push_keys(adds, Change::AddPrefixes, name, desired.difference(observed));
-        }
-    }
-}
-
-fn plan_map(name: &Name, map: &Map, observed: Option<&Map>, adds: &mut Vec<Change>, removals: &mut Vec<Change>) {
-    let none = BTreeMap::new();
-    if observed.is_none() {
-        adds.push(Change::AddMap(name.clone(), map.key.clone(), map.value, map.size));
-    }
-    let observed = observed.map_or(&none, |o| &o.elements);
-    let entry = |(key, value): (&Key, &Value)| (key.clone(), value.clone());
-    // An entry with another value goes before it comes back; both in one transaction, so no packet sees the gap.
-    let changed: Vec<_> =
-        observed.iter().filter(|(key, value)| map.elements.get(*key).is_some_and(|v| v != *value)).map(entry).collect();
-    let gone: Vec<_> = observed.iter().filter(|(key, _)| !map.elements.contains_key(*key)).map(entry).collect();
-    let new: Vec<_> =
-        map.elements.iter().filter(|(key, value)| observed.get(*key) != Some(*value)).map(entry).collect();
-    if !changed.is_empty() {
-        adds.push(Change::DeleteEntries(name.clone(), changed));
-    }
-    if !new.is_empty() {
-        adds.push(Change::AddEntries(name.clone(), new));
-    }
-    if !gone.is_empty() {
-        removals.push(Change::DeleteEntries(name.clone(), gone));
-    }
-}
-
-fn plan_chain(name: &Name, chain: &Chain, observed: Option<&ObservedChain>, rules: &mut Vec<Change>) {
-    let nothing = Vec::new();
-    let observed = observed.map_or(&nothing, |o| &o.rules);
-    if observed.len() == chain.rules.len() && observed.iter().zip(&chain.rules).all(|(o, d)| *o == Some(d.digest())) {
-        return;
-    }
-    if !observed.is_empty() {
-        rules.push(Change::FlushChain(name.clone()));
-    }
-    rules.extend(chain.rules.iter().map(|rule| Change::AddRule(name.clone(), rule.clone())));
-}
-
-fn push_keys<'a, K: Clone + 'a>(
-    changes: &mut Vec<Change>,
-    change: impl Fn(Name, Vec<K>) -> Change,
-    name: &Name,
-    keys: impl Iterator<Item = &'a K>,
-) {
-    let keys: Vec<K> = keys.cloned().collect();
-    if !keys.is_empty() {
-        changes.push(change(name.clone(), keys));
-    }
-}
+#[cfg(test)]
+mod tests;

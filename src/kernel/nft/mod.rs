@@ -1,6 +1,17 @@
 //! nftables: one `inet` table for each room, changed in transactions (`include/uapi/linux/netfilter/nf_tables.h`).
 
+mod client;
+mod codec;
+pub mod decode;
+mod expr;
+#[cfg(any(test, feature = "testing"))]
+pub mod fake;
+mod guard;
 pub mod priority;
+pub mod text;
+mod uapi;
+
+pub use client::NftClient;
 
 use crate::kernel::Error;
 use crate::kernel::filter::Name;

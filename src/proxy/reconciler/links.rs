@@ -43,9 +43,8 @@ impl<I: Ipvs, N: Nft, R: Rtnl, C: Conntrack, S: Sysctl> Room<I, N, R, C, S> {
         let node_addresses: Vec<IpAddr> =
             snapshot.own_node().map(|node| node.addresses().collect()).unwrap_or_default();
         let name_of = |index: u32| links.iter().find(|link| link.index == index).map(|link| link.name.as_str());
-        let is_own = |index: u32| {
-            name_of(index).is_some_and(|name| !NOT_OURS_TO_SERVE.iter().any(|part| name.contains(part)))
-        };
+        let is_own =
+            |index: u32| name_of(index).is_some_and(|name| !NOT_OURS_TO_SERVE.iter().any(|part| name.contains(part)));
         self.link_addresses = elsewhere
             .iter()
             .filter(|address| is_own(address.link))
@@ -87,8 +86,7 @@ impl<I: Ipvs, N: Nft, R: Rtnl, C: Conntrack, S: Sysctl> Room<I, N, R, C, S> {
         let (Some(link), Some(view)) = (self.link, self.view.clone()) else { return };
         let as_addresses = vips::as_addresses(self.config.vip_binding, self.book.n_bound());
         let everything = read >= Read::Links || as_addresses != self.as_addresses;
-        let wanted: Vec<IpAddr> =
-            if everything { self.book.bound().copied().collect() } else { touched.bound.clone() };
+        let wanted: Vec<IpAddr> = if everything { self.book.bound().copied().collect() } else { touched.bound.clone() };
         if everything {
             self.find_stale_vips(as_addresses);
         }
@@ -125,8 +123,7 @@ impl<I: Ipvs, N: Nft, R: Rtnl, C: Conntrack, S: Sysctl> Room<I, N, R, C, S> {
     /// Unbind VIPs that nobody asks for and that carry no virtual server any more.
     pub(super) fn unbind_vips(&mut self, outcome: &mut Outcome) {
         let Some(link) = self.link else { return };
-        let free: Vec<IpAddr> =
-            self.to_unbind.iter().filter(|vip| !self.has_virtual_server(**vip)).copied().collect();
+        let free: Vec<IpAddr> = self.to_unbind.iter().filter(|vip| !self.has_virtual_server(**vip)).copied().collect();
         let mut ops = Vec::new();
         let mut owners = Vec::new();
         for vip in &free {

@@ -33,8 +33,8 @@ use crate::kernel::nft::Nft;
 use crate::kernel::rtnl::Rtnl;
 use crate::kernel::sysctl::Sysctl;
 use crate::model::{Notice, Pod, PodKey, ServiceKey, Severity, Snapshot, Subject};
-use crate::reconcile::tracker::Tracker;
 use crate::reconcile::query::View;
+use crate::reconcile::tracker::Tracker;
 use crate::reconcile::{Outcome, Read, Subsystem};
 
 /// The doors of the room.

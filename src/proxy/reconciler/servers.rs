@@ -82,8 +82,7 @@ impl<I: Ipvs, N: Nft, R: Rtnl, C: Conntrack, S: Sysctl> Room<I, N, R, C, S> {
                     || granted.iter().any(|ranges| ranges.iter().any(|range| range.contains(&address)))
                     || self.bindings.addresses.contains(&address)
                     || self.bindings.routes.contains_key(&address)
-                    || ((first..=last).contains(&port)
-                        && self.view.as_ref().is_some_and(|view| view.is_local(address)))
+                    || ((first..=last).contains(&port) && self.view.as_ref().is_some_and(|view| view.is_local(address)))
             }
         }
     }
@@ -195,8 +194,7 @@ impl<I: Ipvs, N: Nft, R: Rtnl, C: Conntrack, S: Sysctl> Room<I, N, R, C, S> {
             if done.is_empty() {
                 continue;
             }
-            let mut ops: Vec<Op> =
-                done.iter().map(|real_server| Op::DeleteRealServer(key, *real_server)).collect();
+            let mut ops: Vec<Op> = done.iter().map(|real_server| Op::DeleteRealServer(key, *real_server)).collect();
             let left = self.servers.observed(&key).map_or(0, |observed| observed.real_servers.len());
             if self.servers.desired(&key).is_none() && left <= done.len() {
                 ops = vec![Op::DeleteVirtualServer(key)];

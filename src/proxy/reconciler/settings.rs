@@ -48,7 +48,8 @@ impl<I: Ipvs, N: Nft, R: Rtnl, C: Conntrack, S: Sysctl> Room<I, N, R, C, S> {
         if self.get("net/ipv4/ip_forward").as_deref() == Some("0") {
             let told = self.node_notice(
                 "ForwardingOff",
-                "net.ipv4.ip_forward is 0: pods on other nodes cannot be reached through Services; set it to 1".to_owned(),
+                "net.ipv4.ip_forward is 0: pods on other nodes cannot be reached through Services; set it to 1"
+                    .to_owned(),
             );
             self.settings_notices.extend(told);
         }
@@ -107,7 +108,9 @@ impl<I: Ipvs, N: Nft, R: Rtnl, C: Conntrack, S: Sysctl> Room<I, N, R, C, S> {
             Err(error) => error.to_string(),
             Ok(()) => format!("it reads {} afterwards", after.unwrap_or_default()),
         };
-        let message = format!("sysctl {key} must be {value} and is {before}: {why}; make /proc/sys writable or set it on the host");
+        let message = format!(
+            "sysctl {key} must be {value} and is {before}: {why}; make /proc/sys writable or set it on the host"
+        );
         let told = self.node_notice("SysctlNotWritable", message.clone());
         self.settings_notices.extend(told);
         if key.starts_with("net/ipv4/vs/") {

@@ -2,3 +2,5 @@
 
 pub mod conntrack;
 pub mod ipvs;
+pub mod nft;
+pub mod rtnl;

@@ -1,0 +1,158 @@
+//! What has to be checked before a packet field may be read (pure).
+//!
+//! In a table of family `inet` a rule sees packets of both families and of every protocol. Bytes 12 to 16 of the
+//! network header are a source address only in IPv4, bytes 2 to 4 of the transport header a port only in TCP, UDP and
+//! SCTP. Rules of the model do not say so; the encoder and the text form ask here, so that neither can forget it.
+
+use crate::kernel::filter::{Match, Rule, Selector, Statement};
+use crate::net::{Family, Protocol};
+
+/// Protocol number of ICMP (IANA).
+pub(super) const ICMP: u8 = 1;
+/// Protocol number of ICMPv6 (IANA).
+pub(super) const ICMPV6: u8 = 58;
+
+/// One check that goes before a match or a statement.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Guard {
+    /// What is checked.
+    pub(super) check: Check,
+    /// True where `nft` adds the check by itself to the text form, so that the text need not say it.
+    pub(super) implied: bool,
+}
+
+/// What a guard checks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Check {
+    /// `meta nfproto`.
+    Family(Family),
+    /// `meta l4proto`, one number.
+    Protocol(u8),
+    /// `meta l4proto { tcp, udp, sctp }`: the protocols with ports.
+    Ported,
+}
+
+/// What the parts of a rule so far make sure of.
+#[derive(Debug, Default)]
+pub(super) struct Context {
+    family: Option<Family>,
+    protocol: Option<Check>,
+}
+
+impl Context {
+    /// The checks one match needs first. Afterwards the context knows what they and the match itself establish.
+    pub(super) fn before_match(&mut self, matched: &Match) -> Vec<Guard> {
+        let mut guards = Vec::new();
+        match matched {
+            Match::Family(family) => self.family = Some(*family),
+            Match::Protocol(protocol) => self.protocol = Some(Check::Protocol(protocol.number())),
+            Match::InSet { selectors, .. } => self.before_selectors(selectors, &mut guards),
+            Match::IcmpTypes { family, .. } => {
+                self.need_family(*family, true, &mut guards);
+                let number = match family {
+                    Family::V4 => ICMP,
+                    Family::V6 => ICMPV6,
+                };
+                self.need_protocol(Check::Protocol(number), true, &mut guards);
+            }
+            Match::TcpFlags { .. } => {
+                self.need_protocol(Check::Protocol(Protocol::Tcp.number()), true, &mut guards);
+            }
+            Match::SourceIsLocal { .. }
+            | Match::DestinationIsLocal { .. }
+            | Match::InputInterface { .. }
+            | Match::CtState(_)
+            | Match::CtDirectionOriginal
+            | Match::Mark { .. } => {}
+        }
+        guards
+    }
+
+    /// The checks one statement needs first.
+    pub(super) fn before_statement(&mut self, statement: &Statement) -> Vec<Guard> {
+        let mut guards = Vec::new();
+        match statement {
+            Statement::SetMarkFromMap { selectors, .. } | Statement::VerdictMap { selectors, .. } => {
+                self.before_selectors(selectors, &mut guards);
+            }
+            Statement::Snat { to, .. } => self.need_family(Family::of(*to), false, &mut guards),
+            Statement::SnatToOriginalDestination { family } => self.need_family(*family, false, &mut guards),
+            Statement::ClampSegment(_) => {
+                self.need_protocol(Check::Protocol(Protocol::Tcp.number()), false, &mut guards);
+            }
+            Statement::Counter
+            | Statement::SetMark(_)
+            | Statement::Masquerade { .. }
+            | Statement::Log { .. }
+            | Statement::Reject
+            | Statement::Drop
+            | Statement::Accept
+            | Statement::Return
+            | Statement::Jump(_) => {}
+        }
+        guards
+    }
+
+    fn before_selectors(&mut self, selectors: &[Selector], guards: &mut Vec<Guard>) {
+        let joined_with_protocol = selectors.contains(&Selector::Protocol);
+        for selector in selectors {
+            match selector {
+                Selector::Source4 | Selector::Destination4 => self.need_family(Family::V4, true, guards),
+                Selector::Source6 | Selector::Destination6 => self.need_family(Family::V6, true, guards),
+                // A key that holds the protocol as well cannot match by accident.
+                Selector::SourcePort | Selector::DestinationPort if joined_with_protocol => {}
+                // `nft` refuses to read this one before it knows of ports at all.
+                Selector::SourcePort | Selector::DestinationPort | Selector::OriginalDestinationPort => {
+                    self.need_protocol(Check::Ported, false, guards);
+                }
+                // The kernel itself compares the family of the connection.
+                Selector::OriginalDestination4
+                | Selector::OriginalDestination6
+                | Selector::Protocol
+                | Selector::Mark
+                | Selector::InputInterface
+                | Selector::OutputInterface => {}
+            }
+        }
+    }
+
+    fn need_family(&mut self, family: Family, implied: bool, guards: &mut Vec<Guard>) {
+        if self.family != Some(family) {
+            self.family = Some(family);
+            guards.push(Guard { check: Check::Family(family), implied });
+        }
+    }
+
+    fn need_protocol(&mut self, check: Check, implied: bool, guards: &mut Vec<Guard>) {
+        let known = match (self.protocol, check) {
+            (Some(Check::Protocol(number)), Check::Ported) => Protocol::from_number(number).is_some(),
+            (known, check) => known == Some(check),
+        };
+        if !known {
+            self.protocol = Some(check);
+            guards.push(Guard { check, implied });
+        }
+    }
+}
+
+/// Why a rule cannot be written to nftables as the model means it, or `None` when it can.
+pub(super) fn objection(rule: &Rule) -> Option<&'static str> {
+    // The rate limit is a match: beyond the rate the rule ends there, and what follows would not happen.
+    let log = rule.statements.iter().position(|statement| matches!(statement, Statement::Log { .. }));
+    if log.is_some_and(|at| at + 1 != rule.statements.len()) {
+        return Some("a log statement must be the last of its rule: put what follows into a rule of its own");
+    }
+    let empty = rule.matches.iter().any(|matched| match matched {
+        Match::IcmpTypes { types, .. } => types.is_empty(),
+        Match::CtState(states) => states.is_empty(),
+        Match::InSet { selectors, .. } => selectors.is_empty(),
+        _ => false,
+    });
+    if empty {
+        return Some("a match without types, states or selectors matches nothing: leave the rule out");
+    }
+    rule.comment
+        .bytes()
+        .any(|byte| byte == b'"' || byte < b' ')
+        .then_some("a comment must not hold quotes or control characters")
+}
