@@ -106,7 +106,7 @@ fn by_hand(lab: &Lab) -> Result<()> {
 
 #[test]
 fn labs_follow_each_other_without_leftovers() {
-    super::guest!();
+    guest!();
     let names = |lab: &Lab| lab.nodes().iter().map(|node| node.ns.name().to_owned()).collect::<Vec<_>>();
     let small = Options { nodes: 1, pods: 1, ..Options::default() };
     let first = Lab::up(small.clone()).expect("first lab");

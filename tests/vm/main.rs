@@ -19,10 +19,9 @@ macro_rules! guest {
     };
 }
 
-pub(crate) use guest;
-
 mod changes;
 mod cluster;
+mod contracts_ipvs;
 mod faults;
 mod listing;
 mod packets;
