@@ -77,10 +77,12 @@ fn ops_print_as_ip_commands() {
         again.retain(|route| routes.contains(route));
         assert_eq!(again.len(), routes.len());
 
-        for words in ["rule add priority 100 from 10.0.0.0/8 fwmark 0x4000 table 77", "-6 rule add priority 9 table 78"] {
+        for words in ["rule add priority 100 from 10.0.0.0/8 fwmark 0x4000 table 77", "-6 rule add priority 9 table 78"]
+        {
             let before = client.rules().expect("rules");
             ip(words);
-            let added: Vec<_> = client.rules().expect("rules").into_iter().filter(|rule| !before.contains(rule)).collect();
+            let added: Vec<_> =
+                client.rules().expect("rules").into_iter().filter(|rule| !before.contains(rule)).collect();
             let [rule] = added.try_into().expect("one rule more");
             ip(Op::DeleteRule(rule).to_string().trim_start_matches("ip "));
             assert_eq!(client.rules().expect("rules"), before);

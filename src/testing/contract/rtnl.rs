@@ -152,10 +152,9 @@ fn a_source_must_be_ours(rtnl: &mut impl Rtnl, link: u32) {
 }
 
 fn routes_of_every_kind_read_back(rtnl: &mut impl Rtnl, link: u32) {
-    for (destination, host, gateway) in [
-        ("198.51.100.0/24", "192.0.2.1/24", "192.0.2.2"),
-        ("0.0.0.0/0", "192.0.3.1/24", "192.0.3.2"),
-    ] {
+    for (destination, host, gateway) in
+        [("198.51.100.0/24", "192.0.2.1/24", "192.0.2.2"), ("0.0.0.0/0", "192.0.3.1/24", "192.0.3.2")]
+    {
         done(rtnl, Op::AddAddress(address(link, host, 0)));
         let route = Route {
             table: TABLE,
@@ -206,7 +205,13 @@ fn filters_find_what_they_name(rtnl: &mut impl Rtnl, link: u32) {
     let route = Route { table: TABLE, kind: RouteKind::Unicast, scope: 253, ..local(link, "198.51.100.0/24", None) };
     let of_admin = Route { protocol: protocol::STATIC, destination: prefix("198.51.101.0/24"), ..route.clone() };
     let six = Route { scope: 0, destination: prefix("2001:db8::/64"), ..route.clone() };
-    let nowhere = Route { kind: RouteKind::Blackhole, link: None, scope: 0, destination: prefix("198.51.102.0/24"), ..route.clone() };
+    let nowhere = Route {
+        kind: RouteKind::Blackhole,
+        link: None,
+        scope: 0,
+        destination: prefix("198.51.102.0/24"),
+        ..route.clone()
+    };
     for made in [&route, &of_admin, &six, &nowhere] {
         done(rtnl, Op::ReplaceRoute(made.clone()));
     }
@@ -256,13 +261,8 @@ fn a_gateway_must_be_on_a_link(rtnl: &mut impl Rtnl, link: u32) {
 fn rules_come_and_go(rtnl: &mut impl Rtnl, _link: u32) {
     let before = rtnl.rules().expect("rules");
     assert!(before.iter().any(|rule| rule.table == table::LOCAL && rule.priority == 0));
-    let rule = |family, mark, from: Option<&str>| Rule {
-        family,
-        priority: 100,
-        mark,
-        from: from.map(prefix),
-        table: TABLE,
-    };
+    let rule =
+        |family, mark, from: Option<&str>| Rule { family, priority: 100, mark, from: from.map(prefix), table: TABLE };
     let rules = [
         rule(Family::V4, Some(0x4000), None),
         rule(Family::V4, None, Some("10.0.0.0/8")),
