@@ -6,7 +6,9 @@
 //! was asked for, and [`app`] wires it all.
 
 pub mod admin;
+pub mod app;
 pub mod cli;
+pub mod commands;
 pub mod config;
 pub mod k8s;
 pub mod kernel;

@@ -62,7 +62,8 @@ const ARROWS: &[(&str, &[&str])] = &[
             "config",
         ],
     ),
-    ("main", &["app", "cli", "config", "telemetry"]),
+    ("commands", &["app", "net", "model", "kernel", "k8s", "proxy", "admin", "telemetry", "cli", "config"]),
+    ("main", &["app", "cli", "commands", "config", "telemetry"]),
 ];
 
 /// Only lists the modules.

@@ -46,7 +46,10 @@ pub fn routes(sources: Sources) -> Router {
                 json(Arc::new(move || serde_json::to_string_pretty(&status()).map_err(|error| error.to_string())))
             }),
         )
-        .route("/debug/{room}/{view}", get(move |Path((room, view)): Path<(String, String)>| ask(rooms, room, view)))
+        .route(
+            "/debug/{room}/{*question}",
+            get(move |Path((room, question)): Path<(String, String)>| ask(rooms, room, question)),
+        )
 }
 
 async fn json(text: JsonText) -> Response {
@@ -57,14 +60,15 @@ async fn json(text: JsonText) -> Response {
     }
 }
 
-async fn ask(rooms: Arc<BTreeMap<&'static str, mpsc::Sender<Query>>>, room: String, view: String) -> Response {
+/// Ask a room one of [`View::QUESTIONS`].
+async fn ask(rooms: Arc<BTreeMap<&'static str, mpsc::Sender<Query>>>, room: String, question: String) -> Response {
     let Some(ear) = rooms.get(room.as_str()) else {
         let known: Vec<&str> = rooms.keys().copied().collect();
         return (StatusCode::NOT_FOUND, format!("no room {room:?}; there is {}\n", known.join(", "))).into_response();
     };
-    let Some(what) = View::parse(&view) else {
-        return (StatusCode::NOT_FOUND, format!("no view {view:?}; ask for desired, observed or plan\n"))
-            .into_response();
+    let Some(what) = View::parse(&question) else {
+        let known = View::QUESTIONS;
+        return (StatusCode::NOT_FOUND, format!("no question {question:?}; ask for {known}\n")).into_response();
     };
     let (reply, answer) = oneshot::channel();
     let exchange = async {
@@ -112,7 +116,9 @@ mod tests {
             }
         });
         assert_eq!(get_path(&routes, "/debug/proxy/plan").await, (200, "Plan".into()));
-        assert_eq!(get_path(&routes, "/debug/proxy/observed").await, (200, "Observed".into()));
+        let explain = get_path(&routes, "/debug/proxy/explain/service/default/web").await;
+        assert!(explain.0 == 200 && explain.1.contains("\"web\""), "{explain:?}");
+        assert_eq!(get_path(&routes, "/debug/proxy/explain/service/default").await.0, 404);
         assert_eq!(get_path(&routes, "/debug/proxy/wish").await.0, 404);
         let (code, text) = get_path(&routes, "/debug/attic/plan").await;
         assert_eq!((code, text.as_str()), (404, "no room \"attic\"; there is proxy\n"));

@@ -140,7 +140,6 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::model::Generation;
 
     const IN_SYNC: WatchHealth = WatchHealth::InSync { since: Duration::from_secs(2) };
 
@@ -150,7 +149,7 @@ mod tests {
 
     fn applied(passes: u64, failed: &[&str]) -> Applied {
         let failed: BTreeMap<String, String> = failed.iter().map(|key| ((*key).into(), "EINVAL".into())).collect();
-        Applied { generation: Generation(passes), failed, passes }
+        Applied { failed, passes, ..Applied::default() }
     }
 
     fn room() -> RoomHealth {

@@ -135,6 +135,7 @@ pub const DIFFERENT: &[(&str, &str)] = &[
     ("enable-ipv4", "decides which families are programmed; in kube-router the addresses of the node decide"),
     ("cleanup-config", "removes only what the service proxy owns; virtual servers inside --excluded-cidrs stay"),
     ("excluded-cidrs", "covers the addresses on the dummy link as well; kube-router removes those"),
+    ("hairpin-mode", "without effect: pods always reach themselves through their Services"),
     ("ipvs-permit-all", "false also removes the filter of an earlier run; kube-router leaves it in force"),
     ("ipvs-sync-period", "a change is programmed at once; the period is only for comparing everything with the kernel"),
 ];
@@ -302,7 +303,7 @@ flags! {
         nodeport_bindon_all_ip, "nodeport-bindon-all-ip", bool = "false",
             "Serve node ports on every local address, not only on the addresses of the Node object";
         hairpin_mode, "hairpin-mode", bool = "false",
-            "Let pods reach themselves through their Service, for all Services";
+            "Let pods reach themselves through their Service; here they always do, so this changes nothing";
         excluded_cidrs, "excluded-cidrs", Vec<String> = "",
             "Virtual servers in these ranges belong to somebody else and are never touched";
         runtime_endpoint, "runtime-endpoint", String = "",

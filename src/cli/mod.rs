@@ -12,6 +12,7 @@ pub mod value;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use clap::error::ContextKind;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
 pub use file::FileError;
@@ -37,6 +38,13 @@ pub enum Request {
     Status {
         /// Where it listens.
         admin_socket: PathBuf,
+    },
+    /// Print where a running daemon serves one Service, and why not elsewhere.
+    Explain {
+        /// Where it listens.
+        admin_socket: PathBuf,
+        /// `NAMESPACE/NAME`.
+        service: String,
     },
     /// Print a generated document.
     GenDocs(docs::Page),
@@ -112,7 +120,9 @@ where
     T: Into<OsString> + Clone,
 {
     let mut command = command();
-    let matches = command.try_get_matches_from_mut(arguments).map_err(|error| {
+    let matches = command.try_get_matches_from_mut(arguments).map_err(|mut error| {
+        // clap would propose to write the flag after `--`, which is never right here.
+        error.remove(ContextKind::Suggested);
         let code = if error.use_stderr() { 2 } else { 0 };
         Refusal { text: error.to_string(), code }
     })?;
@@ -125,6 +135,7 @@ where
         Some(("status", inner)) => {
             Ok(ask(&mut command, inner, "status")?.unwrap_or_else(|| Request::Status { admin_socket: socket(inner) }))
         }
+        Some(("explain", inner)) => explain(&mut command, inner),
         Some(("gen-docs", inner)) => {
             let page = inner.get_one::<String>("page").and_then(|name| docs::Page::parse(name));
             page.map(Request::GenDocs).ok_or_else(|| Refusal {
@@ -188,6 +199,19 @@ fn ask(command: &mut Command, matches: &ArgMatches, name: &str) -> Result<Option
     Ok(flags.help.then(|| help_of(command, name)))
 }
 
+fn explain(command: &mut Command, matches: &ArgMatches) -> Result<Request, Refusal> {
+    if let Some(help) = ask(command, matches, "explain")? {
+        return Ok(help);
+    }
+    let words: Vec<&str> = matches.get_many::<String>("what").into_iter().flatten().map(String::as_str).collect();
+    match words.as_slice() {
+        ["service" | "svc", service] if service.matches('/').count() == 1 => {
+            Ok(Request::Explain { admin_socket: socket(matches), service: (*service).to_owned() })
+        }
+        _ => Err(usage("explain takes: service NAMESPACE/NAME")),
+    }
+}
+
 fn help_of(command: &mut Command, name: &str) -> Request {
     let help = command.find_subcommand_mut(name).map(|sub| sub.render_long_help().to_string());
     Request::Print(help.unwrap_or_default())
@@ -241,9 +265,13 @@ fn failure(message: &str) -> Refusal {
     Refusal { text: format!("error: {message}\n"), code: 1 }
 }
 
+const COMMANDS: [&str; 4] = ["render", "snapshot", "status", "explain"];
+
 fn leftover_text(leftover: &str) -> String {
     if <bool as value::FlagValue>::parse(&[leftover.to_owned()]).is_ok() {
         format!("unexpected argument {leftover:?}: write switches with an equals sign, such as --run-router={leftover}")
+    } else if COMMANDS.contains(&leftover) {
+        format!("unexpected argument {leftover:?}: write the command first and its flags after it")
     } else {
         format!("unexpected argument {leftover:?}: only flags and the commands of --help are known")
     }
@@ -270,10 +298,14 @@ fn command() -> Command {
     for sub in [render_command(), question("snapshot", SNAPSHOT_ABOUT), question("status", STATUS_ABOUT)] {
         command = command.subcommand(sub);
     }
+    let what = Arg::new("what").num_args(0..).value_name("service NAMESPACE/NAME");
+    command = command.subcommand(question("explain", EXPLAIN_ABOUT).arg(what));
     command.subcommand(bare(Command::new("gen-docs")).hide(true).arg(Arg::new("page").required(true)))
 }
 
 const SNAPSHOT_ABOUT: &str = "Print the cluster as a running daemon sees it, as JSON that render can read";
+const EXPLAIN_ABOUT: &str =
+    "Print where a running daemon serves one Service, from which endpoints, and what stands in the way";
 const STATUS_ABOUT: &str = "Print the state of a running daemon on one screen; ends with 1 when it is not healthy";
 
 const EXAMPLES: &str = "\
@@ -289,6 +321,8 @@ Examples:
     ferrovia render --manifests=./cluster --node=node-1
   What is a running daemon doing?
     ferrovia status
+  Why is a Service not served here?
+    ferrovia explain service default/web
   Record what it sees, and look at it on another machine:
     ferrovia snapshot > snapshot.json
     ferrovia render --snapshot=snapshot.json";

@@ -74,6 +74,8 @@ pub struct PodSetup {
     pub addresses: Vec<IpAddr>,
     /// The VIPs it answers for.
     pub vips: BTreeSet<IpAddr>,
+    /// Whose VIPs they are: who is told when it does not work.
+    pub services: BTreeSet<ServiceKey>,
 }
 
 /// Everything direct server return needs on this node.
@@ -92,7 +94,10 @@ impl DsrNeeds {
         let mut needs = DsrNeeds { marks: assign_marks(keys), pods: BTreeMap::new() };
         for setup in pods {
             match needs.pods.get_mut(&setup.pod) {
-                Some(known) => known.vips.extend(setup.vips),
+                Some(known) => {
+                    known.vips.extend(setup.vips);
+                    known.services.extend(setup.services);
+                }
                 None => {
                     needs.pods.insert(setup.pod.clone(), setup);
                 }
@@ -426,6 +431,7 @@ pub fn pod_setups(snapshot: &Snapshot, service: &ServiceKey, vips: &BTreeSet<IpA
             container_id: container_id.clone(),
             addresses: pod.addresses.to_vec(),
             vips: vips.clone(),
+            services: BTreeSet::from([service.clone()]),
         });
     }
     (setups.into_values().collect(), notices.into_iter().collect())
@@ -612,6 +618,7 @@ mod tests {
             container_id: Arc::from("containerd://1"),
             addresses: vec![ip("10.1.0.2")],
             vips: vips.iter().map(|vip| ip(vip)).collect(),
+            services: vips.iter().map(|vip| ServiceKey::new("default", *vip)).collect(),
         }
     }
 
@@ -723,6 +730,7 @@ mod tests {
                 container_id: Arc::from("containerd://0"),
                 addresses: vec![ip("10.1.0.2"), ip("2001:db8:1::2")],
                 vips: vips.clone(),
+                services: BTreeSet::from([web()]),
             };
             assert_eq!((setups, notices), (vec![expected], vec![]));
         }

@@ -10,12 +10,18 @@
 
 pub mod affinity;
 pub mod book;
+pub mod cri;
 pub mod desired;
 pub mod drain;
 pub mod dsr;
 pub mod endpoints;
+#[cfg(any(test, feature = "testing"))]
+pub mod fake_runtime;
+pub mod health;
 pub mod nat;
 pub mod plan;
+pub mod pod_worker;
+pub mod pods;
 pub mod reconciler;
 pub mod takeover;
 pub mod vips;

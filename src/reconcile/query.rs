@@ -18,13 +18,20 @@ pub enum View {
 }
 
 impl View {
-    /// The view of this name, as the debug page's address has it.
+    /// What a question may look like.
+    pub const QUESTIONS: &str = "desired, observed, plan or explain/service/NAMESPACE/NAME";
+
+    /// The view of this name, as the debug page's address has it: one of [`View::QUESTIONS`].
     pub fn parse(name: &str) -> Option<View> {
         match name {
             "desired" => Some(View::Desired),
             "observed" => Some(View::Observed),
             "plan" => Some(View::Plan),
-            _ => None,
+            _ => {
+                let (namespace, name) = name.strip_prefix("explain/service/")?.split_once('/')?;
+                let is_whole = !namespace.is_empty() && !name.is_empty() && !name.contains('/');
+                is_whole.then(|| View::Service(ServiceKey::new(namespace, name)))
+            }
         }
     }
 }

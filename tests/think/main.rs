@@ -9,4 +9,5 @@
 )]
 
 mod book;
+mod cli;
 mod generate;

@@ -1,0 +1,179 @@
+//! `--dry-run`: doors that read the real kernel and write down what would be written.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::kernel::Error;
+use crate::kernel::conntrack::{Conntrack, Flow};
+use crate::kernel::filter::plan::{Observed, Transaction};
+use crate::kernel::filter::Name;
+use crate::kernel::ipvs::{self, Connections, Ipvs, RealServerKey, Stats, Table, Timeouts, VirtualServer, VirtualServerKey};
+use crate::kernel::nft::Nft;
+use crate::kernel::rtnl::{self, Address, Link, Route, RouteFilter, Rtnl, Rule};
+use crate::kernel::sysctl::Sysctl;
+use crate::net::{Family, Protocol};
+use crate::proxy::reconciler::Kernel;
+
+/// The lines written down, in order; clones share them.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Journal(Arc<Mutex<Vec<String>>>);
+
+impl Journal {
+    fn note(&self, line: String) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(line);
+    }
+
+    /// All of it, and the journal is empty again.
+    pub(super) fn take(&self) -> Vec<String> {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// A door that does not write.
+#[derive(Debug)]
+pub(super) struct Dry<D> {
+    door: D,
+    journal: Journal,
+    /// A link that would have been made: whoever asked for it must find it.
+    made: Option<Link>,
+    /// Settings that would have been written.
+    set: BTreeMap<String, String>,
+}
+
+/// The same kernel, not written to.
+pub(super) fn dry<I, N, R, C, S>(
+    kernel: Kernel<I, N, R, C, S>,
+    journal: &Journal,
+) -> Kernel<Dry<I>, Dry<N>, Dry<R>, Dry<C>, Dry<S>> {
+    Kernel {
+        ipvs: Dry::new(kernel.ipvs, journal),
+        nft: Dry::new(kernel.nft, journal),
+        rtnl: Dry::new(kernel.rtnl, journal),
+        conntrack: Dry::new(kernel.conntrack, journal),
+        sysctl: Dry::new(kernel.sysctl, journal),
+    }
+}
+
+impl<D> Dry<D> {
+    fn new(door: D, journal: &Journal) -> Dry<D> {
+        Dry { door, journal: journal.clone(), made: None, set: BTreeMap::new() }
+    }
+}
+
+impl<D: Ipvs> Ipvs for Dry<D> {
+    fn dump(&mut self) -> Result<Table, Error> {
+        self.door.dump()
+    }
+
+    fn read(&mut self, key: &VirtualServerKey) -> Result<Option<VirtualServer>, Error> {
+        self.door.read(key)
+    }
+
+    fn connections(&mut self, key: &VirtualServerKey) -> Result<Vec<(RealServerKey, Connections)>, Error> {
+        self.door.connections(key)
+    }
+
+    fn stats(&mut self) -> Result<Vec<(VirtualServerKey, Stats)>, Error> {
+        self.door.stats()
+    }
+
+    fn apply(&mut self, ops: &[ipvs::Op]) -> Vec<Result<(), Error>> {
+        ops.iter().map(|op| self.journal.note(format!("ipvsadm {op}"))).map(Ok).collect()
+    }
+
+    fn set_timeouts(&mut self, timeouts: Timeouts) -> Result<(), Error> {
+        self.journal.note(format!("ipvsadm --set {} {} {}", timeouts.tcp, timeouts.tcp_fin, timeouts.udp));
+        Ok(())
+    }
+}
+
+impl<D: Nft> Nft for Dry<D> {
+    fn dump(&mut self, table: &Name) -> Result<Option<Observed>, Error> {
+        self.door.dump(table)
+    }
+
+    fn commit(&mut self, transaction: &Transaction) -> Result<(), Error> {
+        for line in transaction.to_string().lines() {
+            self.journal.note(format!("nft {line}"));
+        }
+        Ok(())
+    }
+}
+
+impl<D: Rtnl> Rtnl for Dry<D> {
+    fn links(&mut self) -> Result<Vec<Link>, Error> {
+        let mut links = self.door.links()?;
+        links.extend(self.made.clone());
+        Ok(links)
+    }
+
+    fn addresses(&mut self, link: Option<u32>) -> Result<Vec<Address>, Error> {
+        self.door.addresses(link)
+    }
+
+    fn routes(&mut self, filter: RouteFilter) -> Result<Vec<Route>, Error> {
+        self.door.routes(filter)
+    }
+
+    fn rules(&mut self) -> Result<Vec<Rule>, Error> {
+        self.door.rules()
+    }
+
+    fn apply(&mut self, ops: &[rtnl::Op]) -> Vec<Result<(), Error>> {
+        for op in ops {
+            self.journal.note(op.to_string());
+            if let rtnl::Op::AddDummy { name } = op {
+                self.made = Some(made(name));
+            }
+        }
+        ops.iter().map(|_| Ok(())).collect()
+    }
+}
+
+impl<D: Conntrack> Conntrack for Dry<D> {
+    fn list(
+        &mut self,
+        family: Family,
+        protocol: Protocol,
+        keep: &mut dyn FnMut(&Flow) -> bool,
+    ) -> Result<Vec<Flow>, Error> {
+        self.door.list(family, protocol, keep)
+    }
+
+    fn delete(&mut self, flows: &[Flow]) -> Result<(), Error> {
+        for flow in flows {
+            self.journal.note(format!("conntrack -D {flow:?}"));
+        }
+        Ok(())
+    }
+}
+
+impl<D: Sysctl> Sysctl for Dry<D> {
+    fn read(&mut self, key: &str) -> io::Result<Option<String>> {
+        match self.set.get(key) {
+            Some(value) => Ok(Some(value.clone())),
+            None => self.door.read(key),
+        }
+    }
+
+    fn write(&mut self, key: &str, value: &str) -> io::Result<()> {
+        self.journal.note(format!("sysctl -w {key}={value}"));
+        self.set.insert(key.to_owned(), value.to_owned());
+        Ok(())
+    }
+}
+
+/// The dummy link that was not made: its index is one that no kernel gives.
+fn made(name: &str) -> Link {
+    Link {
+        index: i32::MAX.unsigned_abs(),
+        name: name.to_owned(),
+        kind: "dummy".to_owned(),
+        up: false,
+        no_arp: true,
+        loopback: false,
+        mtu: 1500,
+        master: None,
+    }
+}
