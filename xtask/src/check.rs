@@ -44,16 +44,21 @@ pub(crate) fn test_tier(tier: &str, arguments: &[&str]) -> Result<u8> {
 /// need a guest say so and skip; those that need namespaces have a tier of their own.
 fn host_tests(arguments: &[&str]) -> Result<()> {
     step("tests on this machine");
-    let mut test = cargo(["test", "--lib", "--bins", "--examples"]);
-    for name in integration_tests()?.iter().filter(|name| *name != NAMESPACES) {
-        test.args(["--test", name]);
-    }
-    shell::run(test.args(TESTING).args(arguments))?;
+    shell::run(host_command()?.args(arguments))?;
     if arguments.is_empty() {
         shell::run(cargo(["test", "--doc"]).args(TESTING))?;
         shell::run(&mut cargo(["test", "--package", "xtask"]))?;
     }
     Ok(())
+}
+
+fn host_command() -> Result<Command> {
+    let mut test = cargo(["test", "--lib", "--bins", "--examples"]);
+    for name in integration_tests()?.iter().filter(|name| *name != NAMESPACES) {
+        test.args(["--test", name]);
+    }
+    test.args(TESTING);
+    Ok(test)
 }
 
 /// The integration test that makes network namespaces on the kernel it finds.
@@ -118,7 +123,7 @@ fn lints() -> Result<()> {
 
 /// Lets the tests rewrite what they compare with, and shows what that changed.
 pub(crate) fn bless() -> Result<()> {
-    shell::run(cargo(["test"]).args(TESTING).env("FERROVIA_BLESS", "1"))?;
+    shell::run(host_command()?.env("FERROVIA_BLESS", "1"))?;
     shell::run(Command::new("git").args(["diff", "--stat"]).current_dir(shell::root()))
 }
 
