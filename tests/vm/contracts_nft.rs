@@ -1,5 +1,11 @@
 //! nftables on the real kernel: the contract, and agreement with the `nft` program.
 
+#![allow(
+    clippy::disallowed_methods,
+    clippy::print_stderr,
+    reason = "compares with what the operators' own programs say, and says which promise is tried"
+)]
+
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::process::{Command, Stdio};
