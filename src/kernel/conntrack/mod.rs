@@ -2,10 +2,17 @@
 //!
 //! A delete message without a tuple flushes everything; this interface cannot express it.
 
+pub mod client;
+pub mod codec;
+#[cfg(any(test, feature = "testing"))]
+pub mod fake;
+
 use std::net::IpAddr;
 
 use crate::kernel::Error;
 use crate::net::{Family, Protocol};
+
+pub use client::ConntrackClient;
 
 /// One tracked flow, as much of it as decides whether it is stale.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -1,1 +1,92 @@
-//! What every [`Conntrack`] must do.
+//! What every [`Conntrack`] must do. The caller puts the flows in place: no trait can create them.
+
+use std::net::IpAddr;
+
+use crate::kernel::conntrack::{Conntrack, Flow};
+use crate::net::{Family, Protocol};
+
+/// Flows of both families and several protocols, some differing in one field only. For [`lists_and_deletes`].
+pub fn showcase() -> Vec<Flow> {
+    let base = Flow {
+        protocol: Protocol::Udp,
+        source: address("192.0.2.9"),
+        source_port: 40_000,
+        destination: address("10.96.0.10"),
+        destination_port: 53,
+        reply_source: address("10.1.0.1"),
+        reply_source_port: 5353,
+        zone: 0,
+    };
+    vec![
+        base,
+        Flow { source_port: 40_001, reply_source: address("10.1.0.2"), ..base },
+        Flow { protocol: Protocol::Tcp, ..base },
+        Flow {
+            source: address("fd00::9"),
+            destination: address("fd00::a"),
+            reply_source: address("fd00:1::1"),
+            ..base
+        },
+        Flow { source_port: 40_002, zone: 7, ..base },
+    ]
+}
+
+/// Enough flows for more than one message to the kernel. For [`deletes_many`].
+pub fn many() -> Vec<Flow> {
+    let [base, ..] = &showcase()[..] else { unreachable!("the showcase is not empty") };
+    (0..450).map(|index| Flow { source_port: 20_000 + index, ..*base }).collect()
+}
+
+/// With exactly [`showcase`] in the table: lists by family, protocol and predicate; deletes only what is named; gone
+/// ones count as deleted.
+pub fn lists_and_deletes<C: Conntrack>(conntrack: &mut C) {
+    let flows = showcase();
+    for family in Family::ALL {
+        for protocol in Protocol::ALL {
+            let want: Vec<Flow> = flows
+                .iter()
+                .filter(|flow| flow.protocol == protocol && Family::of(flow.source) == family)
+                .copied()
+                .collect();
+            assert_eq!(listed(conntrack, family, protocol, |_| true), want, "{family} {protocol}");
+        }
+    }
+    let to_endpoint = |flow: &Flow| flow.reply_source == address("10.1.0.2");
+    let stale = listed(conntrack, Family::V4, Protocol::Udp, to_endpoint);
+    assert_eq!(stale, [flows[1]]);
+    conntrack.delete(&stale).unwrap();
+    assert_eq!(listed(conntrack, Family::V4, Protocol::Udp, |_| true), [flows[0], flows[4]]);
+    assert_eq!(listed(conntrack, Family::V4, Protocol::Tcp, |_| true), [flows[2]], "another protocol stays");
+    conntrack.delete(&stale).expect("a flow that is gone already counts as deleted");
+    conntrack.delete(&[]).unwrap();
+    assert_eq!(listed(conntrack, Family::V6, Protocol::Udp, |_| true), [flows[3]], "no delete of nothing flushes");
+    conntrack.delete(&[Flow { zone: 0, ..flows[4] }]).unwrap();
+    assert_eq!(listed(conntrack, Family::V4, Protocol::Udp, |_| true), [flows[0], flows[4]], "another zone stays");
+    conntrack.delete(&[stale[0], flows[4], flows[3]]).unwrap();
+    assert_eq!(listed(conntrack, Family::V4, Protocol::Udp, |_| true), [flows[0]]);
+    assert_eq!(listed(conntrack, Family::V6, Protocol::Udp, |_| true), []);
+}
+
+/// With exactly [`many`] in the table: all of them go in one call.
+pub fn deletes_many<C: Conntrack>(conntrack: &mut C) {
+    let flows = listed(conntrack, Family::V4, Protocol::Udp, |_| true);
+    assert_eq!(flows, many());
+    conntrack.delete(&flows[1..]).unwrap();
+    assert_eq!(listed(conntrack, Family::V4, Protocol::Udp, |_| true), flows[..1]);
+}
+
+/// Sorted, as the kernel tells them in the order of a hash.
+fn listed<C: Conntrack>(
+    conntrack: &mut C,
+    family: Family,
+    protocol: Protocol,
+    mut keep: impl FnMut(&Flow) -> bool,
+) -> Vec<Flow> {
+    let mut flows = conntrack.list(family, protocol, &mut keep).expect("list");
+    flows.sort_unstable();
+    flows
+}
+
+fn address(text: &str) -> IpAddr {
+    text.parse().expect("an address")
+}

@@ -201,10 +201,10 @@ impl FakeIpvs {
                 let old = self.trash.get(&(*key, real.key)).copied().unwrap_or_default();
                 let server = self.server(key)?;
                 check_family(key.family(), real)?;
+                check_real_server(real)?;
                 if server.real.contains_key(&real.key) {
                     return Err(Refusal::EEXIST);
                 }
-                check_real_server(real)?;
                 check_address(real.key.address)?;
                 server.real.insert(real.key, (*real, old));
                 self.trash.remove(&(*key, real.key));

@@ -222,11 +222,11 @@ impl Display for RealOptions<'_> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let real = self.real;
         write!(f, "-r {}", SocketAddr::new(real.key.address, real.key.port))?;
-        // There is no option for local delivery: the kernel finds out by itself. The tool prints it as `-m`.
+        // There is no option for local delivery: the kernel finds out by itself. The tool prints it as routing.
         let option = match real.forwarding {
-            Forwarding::Masquerade | Forwarding::Local => "-m",
+            Forwarding::Masquerade => "-m",
             Forwarding::Tunnel(_) => "-i",
-            Forwarding::Route => "-g",
+            Forwarding::Route | Forwarding::Local => "-g",
         };
         write!(f, " {option} -w {}", real.weight)?;
         if !self.saved && real.upper_threshold != 0 {

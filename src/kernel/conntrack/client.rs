@@ -1,0 +1,85 @@
+//! The connection tracking table of the running kernel, over nfnetlink.
+
+use super::codec::{decode_flow, encode_delete, encode_dump};
+use super::{Conntrack, Flow};
+use crate::kernel::Error;
+use crate::kernel::netlink::{self, Batch, Fault, Refusal, Socket};
+use crate::net::{Family, Protocol};
+
+/// Deletions encoded before they are sent: bounds the buffer, and is a multiple of what one `send` takes.
+const FLOWS_AT_ONCE: usize = 2_000;
+
+/// A client for the network namespace of the thread that opened it.
+#[derive(Debug)]
+pub struct ConntrackClient {
+    socket: Socket,
+    batch: Batch,
+}
+
+impl ConntrackClient {
+    /// Open a socket. Whether the kernel has `nf_conntrack_netlink` shows at the first use; it may load it then.
+    ///
+    /// # Errors
+    /// Where no netfilter netlink socket can be had.
+    pub fn open() -> Result<ConntrackClient, Error> {
+        let socket = Socket::open(netlink::Protocol::Netfilter).map_err(|error| {
+            failed("open a netfilter netlink socket for conntrack".to_owned(), Fault::Socket(error))
+        })?;
+        Ok(ConntrackClient { socket, batch: Batch::new() })
+    }
+}
+
+impl Conntrack for ConntrackClient {
+    fn list(
+        &mut self,
+        family: Family,
+        protocol: Protocol,
+        keep: &mut dyn FnMut(&Flow) -> bool,
+    ) -> Result<Vec<Flow>, Error> {
+        self.batch.clear();
+        encode_dump(&mut self.batch, family);
+        self.socket
+            .query(&mut self.batch, |kind, payload| {
+                decode_flow(kind, payload).filter(|flow| flow.protocol == protocol && keep(flow))
+            })
+            .map_err(|fault| failed(format!("conntrack -L -f {family} -p {protocol}"), fault))
+    }
+
+    fn delete(&mut self, flows: &[Flow]) -> Result<(), Error> {
+        let mut first_error = None;
+        for some in flows.chunks(FLOWS_AT_ONCE) {
+            self.batch.clear();
+            for flow in some {
+                encode_delete(&mut self.batch, flow);
+            }
+            for (flow, answer) in some.iter().zip(self.socket.apply(&mut self.batch)) {
+                match answer {
+                    Err(fault) if fault.errno() != Some(Refusal::ENOENT) && first_error.is_none() => {
+                        first_error = Some(failed(command(flow), fault));
+                    }
+                    Ok(()) | Err(_) => {}
+                }
+            }
+        }
+        first_error.map_or(Ok(()), Err)
+    }
+}
+
+/// The deletion as the operator would type it.
+fn command(flow: &Flow) -> String {
+    format!(
+        "conntrack -D -p {} -s {} --sport {} -d {} --dport {} -w {}",
+        flow.protocol, flow.source, flow.source_port, flow.destination, flow.destination_port, flow.zone
+    )
+}
+
+fn failed(op: String, fault: Fault) -> Error {
+    let kind = fault.disposition();
+    let no_subsystem = matches!(&fault, Fault::Refused(refusal) if refusal.errno == Refusal::EINVAL);
+    let error = fault.into_error(op, kind);
+    if no_subsystem && error.message.is_empty() {
+        // What nfnetlink answers where nobody registered the subsystem.
+        return Error { message: "is kernel module nf_conntrack_netlink loaded?".to_owned(), ..error };
+    }
+    error
+}
