@@ -10,3 +10,4 @@
 pub mod builders;
 pub mod cluster;
 pub mod contract;
+pub mod lab;

@@ -5,6 +5,11 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on must stop")]
 
+use std::time::Duration;
+
+use anyhow::Result;
+use ferrovia::testing::lab::{Daemon, DaemonOptions, Lab, Options, report};
+
 /// Returns from a test outside the guest, and says so.
 macro_rules! guest {
     () => {
@@ -14,15 +19,71 @@ macro_rules! guest {
     };
 }
 
+mod changes;
+mod cluster;
 mod contracts_ipvs;
+mod faults;
+mod listing;
+mod packets;
+
+/// How long the daemon may take to bring a change into the kernel, and packets to show it. Generous: an emulated
+/// guest on a busy machine is slow, and nothing waits longer than it must.
+const SOON: Duration = Duration::from_secs(30);
 
 /// Whether this is the guest; says that a test was skipped where it is not.
-#[allow(clippy::print_stderr, reason = "a skip must be seen")]
 fn in_guest() -> bool {
     let inside = std::env::var("FERROVIA_VM").is_ok_and(|value| value == "1");
     if !inside {
         let test = std::thread::current().name().unwrap_or("test").to_owned();
-        eprintln!("{test}: skipped: needs the guest, run cargo xtask vm test");
+        report(&format!("{test}: skipped: needs the guest, run cargo xtask vm test"));
     }
     inside
+}
+
+/// Runs a test in a lab of its own.
+fn with_lab(options: Options, test: impl FnOnce(&mut Lab) -> Result<()>) {
+    guest!();
+    let mut lab = Lab::up(options).expect("the lab comes up");
+    if let Err(error) = test(&mut lab) {
+        panic!("{error:?}\n{}", state(&lab));
+    }
+}
+
+/// Runs a test in a lab with a ready daemon on every node, all started with these flags.
+fn with_daemons(options: Options, flags: &[&str], test: impl FnOnce(&mut Lab, &mut [Daemon]) -> Result<()>) {
+    with_lab(options, |lab| {
+        let mut daemons = start_all(lab, flags)?;
+        let result = test(lab, &mut daemons);
+        if result.is_err() {
+            for (daemon, node) in daemons.iter().zip(lab.nodes()) {
+                report(&format!("--- log of {} ---\n{}", node.name, daemon.log()));
+            }
+        }
+        result
+    });
+}
+
+/// Starts a daemon on every node and waits for all of them.
+fn start_all(lab: &Lab, flags: &[&str]) -> Result<Vec<Daemon>> {
+    let options = DaemonOptions::with(flags);
+    let mut daemons = Vec::new();
+    for node in lab.nodes() {
+        daemons.push(lab.start_daemon(node.number, &options)?);
+    }
+    for daemon in &mut daemons {
+        daemon.wait_ready()?;
+    }
+    Ok(daemons)
+}
+
+/// What a failed test should show: every node's IPVS table, rules and VIPs.
+fn state(lab: &Lab) -> String {
+    let mut text = String::new();
+    for node in lab.nodes() {
+        for command in ["ipvsadm -Ln", "ip -o addr show", "ip route show table local", "nft list ruleset"] {
+            let output = node.ns.command(command).unwrap_or_else(|error| format!("{error:#}"));
+            text.push_str(&format!("--- {}: {command} ---\n{output}\n", node.name));
+        }
+    }
+    text
 }

@@ -6,7 +6,7 @@ use anyhow::{Result, bail};
 
 use crate::cargo::{TESTING, cargo};
 use crate::vm::Selection;
-use crate::{generated, setup, shell, supply, tidy, vm};
+use crate::{generated, shell, supply, tidy, vm};
 
 /// Before a push: everything that needs no guest.
 pub(crate) fn check() -> Result<()> {
@@ -16,21 +16,22 @@ pub(crate) fn check() -> Result<()> {
     host_tests(&[])
 }
 
-/// All tiers, on a machine that is made ready for them first.
+/// All tiers, on a machine that is made ready for them first. Git hooks are no part of that: whoever only runs the
+/// tests keeps their configuration.
 pub(crate) fn test_all() -> Result<u8> {
-    setup::setup()?;
+    vm::setup()?;
     tidy::tidy()?;
     host_tests(&[])?;
     guest_tests(&[])
 }
 
-/// One tier; arguments go to the test programs.
+/// One tier, by name or by its number in the design; arguments go to the test programs.
 pub(crate) fn test_tier(tier: &str, arguments: &[&str]) -> Result<u8> {
     match tier {
-        "tidy" if arguments.is_empty() => tidy::tidy().map(|()| 0),
-        "host" => host_tests(arguments).map(|()| 0),
-        "vm" => guest_tests(arguments),
-        _ => bail!("no tier `{tier}`: there are tidy, host and vm"),
+        "tidy" | "0" if arguments.is_empty() => tidy::tidy().map(|()| 0),
+        "host" | "1" | "2" => host_tests(arguments).map(|()| 0),
+        "vm" | "4" => guest_tests(arguments),
+        _ => bail!("no tier `{tier}`: there are tidy (0), host (1 and 2) and vm (4)"),
     }
 }
 

@@ -47,7 +47,7 @@ cargo xtask COMMAND
   fuzz TARGET [--seconds N]
                         fuzz one decoder for a bounded time (default 60)
 
-  image                 a static binary and, where a builder is at hand, a container image
+  image                 a static binary and, where a builder works, the container images
   release VERSION       changelog heading, version, and what to tag
 ";
 
