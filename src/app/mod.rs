@@ -11,6 +11,7 @@ mod dry_run;
 mod lock;
 mod observer;
 mod once;
+mod pod_network;
 mod rooms;
 mod servers;
 mod signals;
@@ -34,13 +35,14 @@ use crate::k8s;
 use crate::kernel::ipvs::client::IpvsClient;
 use crate::model::{NodeName, Notice};
 use crate::proxy;
-use crate::proxy::reconciler::{Kernel, Outputs, Room};
+use crate::proxy::reconciler::{Outputs, Room};
 use crate::reconcile::driver::{Timing, Wiring};
 use crate::reconcile::query::Query;
 use crate::reconcile::{Applied, Subsystem};
 use crate::telemetry::registry::Metrics;
 use doors::ProxyKernel;
 use observer::Counting;
+use pod_network::HostProcesses;
 use servers::{Servers, Tasks};
 use signals::Signals;
 use status::{Parts, RoomParts};
@@ -52,8 +54,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// The service proxy as it runs on a node.
 type ProxyRoom = Room<
     crate::kernel::ipvs::client::IpvsClient,
-    crate::kernel::nft::client::NftClient,
-    crate::kernel::rtnl::client::RtnlClient,
+    crate::kernel::nft::NftClient,
+    crate::kernel::rtnl::RtnlClient,
     crate::kernel::conntrack::client::ConntrackClient,
     crate::kernel::sysctl::ProcSys,
 >;
@@ -200,7 +202,7 @@ fn proxy_room(
     });
     if let Some(socket) = &config.proxy.runtime_endpoint {
         let timing = proxy::pod_worker::Timing::default();
-        proxy::pod_worker::spawn(socket, proxy::pod_worker::HostNetwork, timing, outputs.pods.subscribe(), notices)
+        proxy::pod_worker::spawn(socket, HostProcesses, timing, outputs.pods.subscribe(), notices)
             .context("cannot start the worker for direct server return")?;
     }
     Ok(Room::new(translate::proxy_config(config), kernel, outputs))
@@ -233,7 +235,7 @@ fn spawn_publisher(
             let published = door.borrow_and_update().clone();
             if published.snapshot.generation.0 > 0 {
                 vitals.in_sync();
-                rooms.send_replace(Some(parts.published(published)));
+                rooms.send_replace(Some(parts.for_rooms(published)));
             }
             if door.changed().await.is_err() {
                 return ("publisher", Ok(()));
