@@ -69,7 +69,8 @@ pub fn run_in_new<T: Send>(work: impl FnOnce() -> T + Send) -> Result<T, Error> 
 
 fn on_own_thread<T: Send>(work: impl FnOnce() -> Result<T, Error> + Send) -> Result<T, Error> {
     thread::scope(|scope| {
-        let worker = thread::Builder::new().name("netns".to_owned()).spawn_scoped(scope, work).map_err(Error::Thread)?;
+        let worker =
+            thread::Builder::new().name("netns".to_owned()).spawn_scoped(scope, work).map_err(Error::Thread)?;
         worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })
 }

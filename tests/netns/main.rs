@@ -5,3 +5,5 @@
 
 #[path = "../vm/contracts_nft.rs"]
 mod contracts_nft;
+#[path = "../vm/contracts_rtnl.rs"]
+mod contracts_rtnl;

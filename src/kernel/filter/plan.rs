@@ -7,9 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{
-    Base, Chain, Elements, FieldType, Key, Map, Match, Name, Rule, Ruleset, Set, Statement, Value, ValueType,
-};
+use super::{Base, Chain, Elements, FieldType, Key, Map, Match, Name, Rule, Ruleset, Set, Statement, Value, ValueType};
 use crate::net::Prefix;
 
 /// What a backend found in our table.

@@ -1,10 +1,10 @@
 //! The tables of the network namespace this thread is in, over netlink.
 
+use super::Nft;
 use super::codec::encode;
 use super::decode::{self, RawElement, SetHeader, Shape};
 use super::text::ChangeIn;
 use super::uapi::{FAMILY_INET, SUBSYSTEM, chain, elements, message, object, rule, set, table};
-use super::Nft;
 use crate::kernel::error::{Disposition, Error};
 use crate::kernel::filter::plan::{Change, Observed, ObservedChain, Transaction};
 use crate::kernel::filter::{Elements, Map, Name, Set};

@@ -166,14 +166,8 @@ fn shape(flags: u32, key: Vec<FieldType>, value: Option<u32>) -> Shape {
 }
 
 fn key_types(mut joined: u32, length: u32) -> Option<Vec<FieldType>> {
-    const ALL: [FieldType; 6] = [
-        FieldType::Ipv4,
-        FieldType::Ipv6,
-        FieldType::Protocol,
-        FieldType::Port,
-        FieldType::Mark,
-        FieldType::Interface,
-    ];
+    const ALL: [FieldType; 6] =
+        [FieldType::Ipv4, FieldType::Ipv6, FieldType::Protocol, FieldType::Port, FieldType::Mark, FieldType::Interface];
     let mut key = Vec::new();
     while joined != 0 {
         let number = joined & ((1 << datatype::BITS) - 1);

@@ -64,10 +64,8 @@ impl FakeNft {
     /// What a table holds, foreign rules left out; `None` where there is no such table.
     pub fn ruleset(&self, table: &str) -> Option<Ruleset> {
         let table = self.tables.get(table)?;
-        let chain = |chain: &FakeChain| Chain {
-            base: chain.base,
-            rules: chain.rules.iter().flatten().cloned().collect(),
-        };
+        let chain =
+            |chain: &FakeChain| Chain { base: chain.base, rules: chain.rules.iter().flatten().cloned().collect() };
         Some(Ruleset {
             sets: table.sets.clone(),
             maps: table.maps.clone(),
@@ -207,9 +205,7 @@ fn apply(tables: &mut BTreeMap<Name, Table>, name: &Name, change: &Change) -> Re
             table.chains.insert(name.clone(), FakeChain { base: *base, rules: Vec::new() });
             Ok(())
         }
-        Change::FlushChain(name) => {
-            table.chains.get_mut(name).map(|chain| chain.rules.clear()).ok_or(Refusal::ENOENT)
-        }
+        Change::FlushChain(name) => table.chains.get_mut(name).map(|chain| chain.rules.clear()).ok_or(Refusal::ENOENT),
         Change::DeleteChain(name) => table.delete_chain(name),
         Change::AddRule(chain, rule) => table.add_rule(chain, rule),
     }
@@ -279,9 +275,11 @@ impl Table {
     }
 
     fn delete_chain(&mut self, name: &Name) -> Result<(), i32> {
-        let jumped_to = self.chains.iter().filter(|(from, _)| *from != name).any(|(_, chain)| {
-            chain.rules.iter().flatten().any(|rule| jumps(rule).any(|target| target == name))
-        });
+        let jumped_to = self
+            .chains
+            .iter()
+            .filter(|(from, _)| *from != name)
+            .any(|(_, chain)| chain.rules.iter().flatten().any(|rule| jumps(rule).any(|target| target == name)));
         let mapped_to = self.maps.values().flat_map(|map| map.elements.values());
         if jumped_to || mapped_to.into_iter().any(|value| *value == Value::Jump(name.clone())) {
             return Err(Refusal::EBUSY);
@@ -328,7 +326,9 @@ impl Table {
     /// Whether jumps from `chain` come back to `start`, or go deeper than the kernel's 16 levels.
     fn loops(&self, start: &Name, chain: &Name, depth: usize) -> bool {
         const DEEPEST: usize = 16;
-        self.targets(chain).into_iter().any(|next| next == start || depth >= DEEPEST || self.loops(start, next, depth + 1))
+        self.targets(chain)
+            .into_iter()
+            .any(|next| next == start || depth >= DEEPEST || self.loops(start, next, depth + 1))
     }
 
     fn targets(&self, chain: &Name) -> BTreeSet<&Name> {
@@ -389,5 +389,50 @@ fn selected_type(selector: Selector) -> FieldType {
         Selector::SourcePort | Selector::DestinationPort | Selector::OriginalDestinationPort => FieldType::Port,
         Selector::Mark => FieldType::Mark,
         Selector::InputInterface | Selector::OutputInterface => FieldType::Interface,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::filter::plan::plan;
+    use crate::testing::contract::nft::{TABLE, everything, promises, random_ruleset};
+
+    #[test]
+    fn keeps_every_promise() {
+        for (name, promise) in promises::<FakeNft>() {
+            eprintln!("{name}");
+            promise(&mut FakeNft::new());
+        }
+    }
+
+    #[test]
+    fn an_injected_failure_changes_nothing_and_hits_one_commit() {
+        let (mut fake, table) = (FakeNft::new(), Name::from(TABLE));
+        let transaction = plan(&table, &everything(), None);
+        fake.fail_next(Refusal::ENOBUFS);
+        let error = fake.commit(&transaction).unwrap_err();
+        assert_eq!((error.errno, error.kind), (Some(Refusal::ENOBUFS), Disposition::Retry));
+        assert!(fake.tables().next().is_none() && fake.commits().is_empty());
+        fake.commit(&transaction).unwrap();
+        assert_eq!(fake.ruleset(TABLE).map(|found| found.chains), Some(everything().chains));
+        assert_eq!(fake.commits(), [transaction]);
+    }
+
+    #[test]
+    fn loops_of_jumps_are_refused() {
+        let mut ruleset = random_ruleset(1);
+        let jump = |to: &str| Chain {
+            base: None,
+            rules: vec![Rule {
+                matches: Vec::new(),
+                statements: vec![Statement::Jump(Name::from(to))],
+                comment: Name::from(""),
+            }],
+        };
+        ruleset.chains.insert(Name::from("x"), jump("y"));
+        ruleset.chains.insert(Name::from("y"), jump("x"));
+        let error = FakeNft::new().commit(&plan(&Name::from(TABLE), &ruleset, None)).unwrap_err();
+        assert_eq!((error.errno, error.kind), (Some(ELOOP), Disposition::Fatal));
     }
 }

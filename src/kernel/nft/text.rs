@@ -98,7 +98,9 @@ pub fn rule_text(rule: &Rule) -> String {
     let mut words = Vec::new();
     let mut context = Context::default();
     for matched in &rule.matches {
-        words.extend(context.before_match(matched).into_iter().filter(|guard| !guard.implied).map(|g| check_text(g.check)));
+        words.extend(
+            context.before_match(matched).into_iter().filter(|guard| !guard.implied).map(|g| check_text(g.check)),
+        );
         words.push(match_text(matched));
     }
     for statement in &rule.statements {

@@ -2,6 +2,16 @@
 //!
 //! Promises: `apply` does what it is told, in order, one answer per op. Must not know why.
 
+mod client;
+mod codec;
+#[cfg(any(test, feature = "testing"))]
+pub mod fake;
+pub mod monitor;
+mod text;
+
+pub use client::RtnlClient;
+pub use codec::{decode_address, decode_link, decode_route, decode_rule};
+
 use std::net::IpAddr;
 
 use crate::kernel::Error;
@@ -81,7 +91,7 @@ pub struct Route {
     pub kind: RouteKind,
     /// Who made it (`RTPROT_*`).
     pub protocol: u8,
-    /// `RT_SCOPE_*`: 0 universe, 253 link, 254 host.
+    /// `RT_SCOPE_*`: 0 universe, 253 link, 254 host. IPv6 routes have none and read as 0.
     pub scope: u8,
     /// Outgoing interface index.
     pub link: Option<u32>,
@@ -89,7 +99,7 @@ pub struct Route {
     pub gateway: Option<IpAddr>,
     /// Preferred source address.
     pub source: Option<IpAddr>,
-    /// Metric (priority); 0 where unset.
+    /// Metric (priority); 0 where unset, which in IPv6 the kernel makes 1024 and which is read as 0 again.
     pub metric: u32,
 }
 
@@ -117,6 +127,15 @@ pub struct RouteFilter {
     pub protocol: Option<u8>,
     /// Through one interface.
     pub link: Option<u32>,
+}
+
+impl RouteFilter {
+    /// True for a route the filter asks for.
+    pub fn admits(&self, route: &Route) -> bool {
+        self.table.is_none_or(|table| table == route.table)
+            && self.protocol.is_none_or(|protocol| protocol == route.protocol)
+            && self.link.is_none_or(|link| Some(link) == route.link)
+    }
 }
 
 /// One change. `Display` prints it as an `ip` command.

@@ -141,10 +141,8 @@ fn a_refused_transaction_changes_nothing(nft: &mut impl Nft) {
         statements: vec![Statement::Log { group: 1, per_minute: 1 }, Statement::Drop],
         comment: Name::from("drops only what it logs"),
     };
-    let transaction = Transaction {
-        table: Some(Name::from(TABLE)),
-        changes: vec![Change::AddRule(Name::from("sub"), unspeakable)],
-    };
+    let transaction =
+        Transaction { table: Some(Name::from(TABLE)), changes: vec![Change::AddRule(Name::from("sub"), unspeakable)] };
     let error = nft.commit(&transaction).expect_err("the drop would depend on the rate");
     assert_eq!(error.kind, Disposition::Fatal);
     assert_eq!(dump(nft), before);
@@ -173,7 +171,9 @@ fn sets_in_use_and_full_sets_refuse(nft: &mut impl Nft) {
     // A full set changes all its members at once.
     let with = |from: u16| {
         let mut ruleset = everything();
-        ruleset.sets.insert(full.clone(), Set { elements: Elements::Keys(keys(from).into_iter().collect()), ..set.clone() });
+        ruleset
+            .sets
+            .insert(full.clone(), Set { elements: Elements::Keys(keys(from).into_iter().collect()), ..set.clone() });
         ruleset
     };
     converge(nft, &with(1));
@@ -275,7 +275,8 @@ pub fn everything() -> Ruleset {
     add_sets(&mut ruleset);
     add_maps(&mut ruleset);
     let jump = Statement::Jump(Name::from("sub"));
-    let mut sub: Vec<Rule> = every_match().into_iter().enumerate().map(|(at, matches)| rule(at, matches, vec![])).collect();
+    let mut sub: Vec<Rule> =
+        every_match().into_iter().enumerate().map(|(at, matches)| rule(at, matches, vec![])).collect();
     sub.push(rule(90, vec![], vec![Statement::Return]));
     ruleset.chains.insert(Name::from("sub"), Chain { base: None, rules: sub });
     let base = |kind, hook, priority| Some(Base { kind, hook, priority });
@@ -322,7 +323,8 @@ fn key4() -> Vec<Selector> {
 }
 
 fn every_match() -> Vec<Vec<Match>> {
-    let in_set = |selectors: Vec<Selector>, set: &str, negated| Match::InSet { selectors, set: Name::from(set), negated };
+    let in_set =
+        |selectors: Vec<Selector>, set: &str, negated| Match::InSet { selectors, set: Name::from(set), negated };
     let original4 = vec![Selector::OriginalDestination4, Selector::Protocol, Selector::OriginalDestinationPort];
     let original6 = vec![Selector::OriginalDestination6, Selector::Protocol, Selector::OriginalDestinationPort];
     vec![

@@ -1,0 +1,417 @@
+//! A small kernel for tests: links, addresses, routes and rules in memory, with the side effects they have on each
+//! other in Linux.
+//!
+//! Left out: secondary IPv4 addresses, broadcast and multicast routes, link-local addresses, several next hops.
+
+use std::net::IpAddr;
+
+use super::client::refusal;
+use super::{Address, Link, Op, Route, RouteFilter, RouteKind, Rtnl, Rule, protocol, table};
+use crate::kernel::error::Error;
+use crate::kernel::netlink::{Fault, Refusal};
+use crate::net::{Family, host_prefix};
+
+const ENETDOWN: i32 = 100;
+const ENETUNREACH: i32 = 101;
+/// Longest interface name without its terminating zero (IFNAMSIZ), bytes.
+const LONGEST_NAME: usize = 15;
+/// What metric 0 becomes in IPv6.
+const IPV6_DEFAULT_METRIC: u32 = 1024;
+/// Scope of whatever this host answers itself (RT_SCOPE_HOST).
+const HOST: u8 = 254;
+/// Scope of what is on the link (RT_SCOPE_LINK).
+const LINK: u8 = 253;
+
+/// One imagined network namespace; it begins with the loopback link, which is down.
+#[derive(Clone, Debug)]
+pub struct FakeRtnl {
+    links: Vec<Link>,
+    addresses: Vec<Address>,
+    /// With the metrics the kernel uses inside.
+    routes: Vec<Route>,
+    rules: Vec<Rule>,
+    next_index: u32,
+    fail_next: Option<i32>,
+    applied: Vec<Op>,
+}
+
+impl Default for FakeRtnl {
+    fn default() -> FakeRtnl {
+        FakeRtnl::new()
+    }
+}
+
+impl FakeRtnl {
+    /// A namespace as it is made.
+    pub fn new() -> FakeRtnl {
+        let loopback = Link {
+            index: 1,
+            name: "lo".to_owned(),
+            kind: String::new(),
+            up: false,
+            no_arp: false,
+            loopback: true,
+            mtu: 65536,
+            master: None,
+        };
+        let rule = |family, priority, table| Rule { family, priority, mark: None, from: None, table };
+        let rules = vec![
+            rule(Family::V4, 0, table::LOCAL),
+            rule(Family::V4, 32766, table::MAIN),
+            rule(Family::V4, 32767, 253),
+            rule(Family::V6, 0, table::LOCAL),
+            rule(Family::V6, 32766, table::MAIN),
+        ];
+        FakeRtnl {
+            links: vec![loopback],
+            addresses: Vec::new(),
+            routes: Vec::new(),
+            rules,
+            next_index: 2,
+            fail_next: None,
+            applied: Vec::new(),
+        }
+    }
+
+    /// The next op fails with this error number, and changes nothing.
+    pub fn fail_next(&mut self, errno: i32) {
+        self.fail_next = Some(errno);
+    }
+
+    /// Every op that took effect, oldest first.
+    pub fn applied(&self) -> &[Op] {
+        &self.applied
+    }
+
+    /// Somebody else makes a link of any kind, which is up. Returns its index.
+    pub fn put_link(&mut self, name: &str, kind: &str) -> u32 {
+        let index = self.new_link(name, kind, 1500, false);
+        self.set_up(index, true);
+        index
+    }
+
+    /// Somebody else adds an address, with what the kernel adds to it; false where the kernel refuses.
+    pub fn put_address(&mut self, address: Address) -> bool {
+        self.add_address(&address).is_ok()
+    }
+
+    /// Somebody else adds a route, whatever it is.
+    pub fn put_route(&mut self, route: Route) {
+        self.routes.push(inside(&route));
+    }
+
+    fn new_link(&mut self, name: &str, kind: &str, mtu: u32, no_arp: bool) -> u32 {
+        let index = self.next_index;
+        self.next_index += 1;
+        let (name, kind) = (name.to_owned(), kind.to_owned());
+        self.links.push(Link { index, name, kind, up: false, no_arp, loopback: false, mtu, master: None });
+        index
+    }
+
+    fn apply_one(&mut self, op: &Op) -> Result<(), i32> {
+        if let Some(errno) = self.fail_next.take() {
+            return Err(errno);
+        }
+        match op {
+            Op::AddDummy { name } => {
+                self.free_name(name)?;
+                self.new_link(name, "dummy", 1500, true);
+                Ok(())
+            }
+            Op::AddTunnel { name, local, .. } => {
+                self.free_name(name)?;
+                match local {
+                    IpAddr::V4(_) => self.new_link(name, "ipip", 1480, true),
+                    IpAddr::V6(_) => self.new_link(name, "ip6tnl", 1452, true),
+                };
+                Ok(())
+            }
+            Op::DeleteLink { link } => self.delete_link(*link),
+            Op::SetUp { link, up } => {
+                self.link(*link)?;
+                self.set_up(*link, *up);
+                Ok(())
+            }
+            Op::AddAddress(address) => self.add_address(address),
+            Op::DeleteAddress(address) => self.delete_address(address),
+            Op::ReplaceRoute(route) => self.replace_route(route),
+            Op::DeleteRoute(route) => self.delete_route(route),
+            Op::AddRule(rule) if self.rules.contains(rule) => Err(Refusal::EEXIST),
+            Op::AddRule(rule) => {
+                self.rules.push(*rule);
+                Ok(())
+            }
+            Op::DeleteRule(rule) => {
+                let at = self.rules.iter().position(|other| other == rule).ok_or(Refusal::ENOENT)?;
+                self.rules.remove(at);
+                Ok(())
+            }
+        }
+    }
+
+    fn link(&self, index: u32) -> Result<&Link, i32> {
+        self.links.iter().find(|link| link.index == index).ok_or(Refusal::ENODEV)
+    }
+
+    fn free_name(&self, name: &str) -> Result<(), i32> {
+        if name.is_empty() || name.len() > LONGEST_NAME {
+            return Err(Refusal::EINVAL);
+        }
+        let taken = self.links.iter().any(|link| link.name == name);
+        if taken { Err(Refusal::EEXIST) } else { Ok(()) }
+    }
+
+    fn delete_link(&mut self, index: u32) -> Result<(), i32> {
+        if self.link(index)?.loopback {
+            return Err(Refusal::EOPNOTSUPP);
+        }
+        self.links.retain(|link| link.index != index);
+        for link in self.links.iter_mut().filter(|link| link.master == Some(index)) {
+            link.master = None;
+        }
+        let mut gone = Vec::new();
+        self.addresses.retain(|address| {
+            let stays = address.link != index;
+            if !stays {
+                gone.push(*address);
+            }
+            stays
+        });
+        self.routes.retain(|route| route.link != Some(index));
+        for address in gone {
+            self.forget_source(address.prefix.addr());
+        }
+        Ok(())
+    }
+
+    fn set_up(&mut self, index: u32, up: bool) {
+        let Some(link) = self.links.iter_mut().find(|link| link.index == index) else { return };
+        if link.up == up {
+            return;
+        }
+        link.up = up;
+        if up {
+            let addresses: Vec<Address> = self.addresses.iter().filter(|a| a.link == index).copied().collect();
+            for address in addresses {
+                self.routes_of_address(&address, true).into_iter().for_each(|route| self.insert(route));
+            }
+            return;
+        }
+        // IPv6 forgets all about a link that goes down; IPv4 goes on answering for the host's own addresses.
+        self.addresses.retain(|address| address.link != index || address.prefix.addr().is_ipv4());
+        self.routes.retain(|route| {
+            let ipv4 = route.destination.addr().is_ipv4();
+            route.link != Some(index) || (ipv4 && route.kind == RouteKind::Local && route.scope == HOST)
+        });
+    }
+
+    fn add_address(&mut self, address: &Address) -> Result<(), i32> {
+        let up = self.link(address.link)?.up;
+        let same = |other: &Address| {
+            let (old, new) = (other.prefix, address.prefix);
+            // IPv6 knows an address once for each link, whatever its length.
+            other.link == address.link && if new.addr().is_ipv4() { old == new } else { old.addr() == new.addr() }
+        };
+        if self.addresses.iter().any(same) {
+            return Err(Refusal::EEXIST);
+        }
+        let scope = if address.prefix.addr().is_ipv6() { 0 } else { address.scope };
+        let address = Address { scope, ..*address };
+        self.addresses.push(address);
+        self.routes_of_address(&address, up).into_iter().for_each(|route| self.insert(route));
+        Ok(())
+    }
+
+    fn delete_address(&mut self, address: &Address) -> Result<(), i32> {
+        self.link(address.link)?;
+        let at = self
+            .addresses
+            .iter()
+            .position(|other| other.link == address.link && other.prefix == address.prefix)
+            .ok_or(Refusal::EADDRNOTAVAIL)?;
+        let gone = self.addresses.remove(at);
+        let its_own = self.routes_of_address(&gone, true);
+        self.routes.retain(|route| !its_own.contains(route));
+        self.forget_source(gone.prefix.addr());
+        Ok(())
+    }
+
+    /// What the kernel adds for an address on a link.
+    fn routes_of_address(&self, address: &Address, up: bool) -> Vec<Route> {
+        let ip = address.prefix.addr();
+        let local = Route {
+            table: table::LOCAL,
+            destination: host_prefix(ip),
+            kind: RouteKind::Local,
+            protocol: protocol::KERNEL,
+            scope: if ip.is_ipv4() { HOST } else { 0 },
+            link: Some(address.link),
+            gateway: None,
+            source: ip.is_ipv4().then_some(ip),
+            metric: 0,
+        };
+        if ip.is_ipv6() {
+            return Vec::from_iter(up.then_some(local));
+        }
+        let connected = Route {
+            table: table::MAIN,
+            destination: address.prefix.trunc(),
+            kind: RouteKind::Unicast,
+            scope: LINK,
+            ..local.clone()
+        };
+        let subnet = up && address.prefix.prefix_len() < Family::V4.host_length();
+        Vec::from_iter([Some(local), subnet.then_some(connected)].into_iter().flatten())
+    }
+
+    /// Routes that prefer an address nobody has any more: IPv4 drops them, IPv6 only the preference.
+    fn forget_source(&mut self, address: IpAddr) {
+        if self.addresses.iter().any(|other| other.prefix.addr() == address) {
+            return;
+        }
+        if address.is_ipv4() {
+            self.routes.retain(|route| route.source != Some(address));
+        }
+        for route in self.routes.iter_mut().filter(|route| route.source == Some(address)) {
+            route.source = None;
+        }
+    }
+
+    fn replace_route(&mut self, route: &Route) -> Result<(), i32> {
+        let mut route = inside(route);
+        self.check_link(&mut route)?;
+        if let Some(source) = route.source {
+            let local = |other: &Route| other.kind == RouteKind::Local && other.destination.contains(&source);
+            let known = self.addresses.iter().any(|address| address.prefix.addr() == source);
+            if !known && !(source.is_ipv4() && self.routes.iter().any(local)) {
+                return Err(Refusal::EINVAL);
+            }
+        }
+        self.insert(route);
+        Ok(())
+    }
+
+    fn check_link(&self, route: &mut Route) -> Result<(), i32> {
+        if matches!(route.kind, RouteKind::Blackhole | RouteKind::Unreachable) {
+            if route.destination.addr().is_ipv6() {
+                // The kernel shows these on the loopback link.
+                route.link = Some(1);
+            }
+            return Ok(());
+        }
+        if let Some(gateway) = route.gateway {
+            let on_link = |other: &&Route| {
+                other.kind == RouteKind::Unicast && other.gateway.is_none() && other.destination.contains(&gateway)
+            };
+            let through = self.routes.iter().filter(|other| route.link.is_none() || other.link == route.link);
+            route.link = through.clone().find(on_link).ok_or(ENETUNREACH)?.link;
+        }
+        let Some(index) = route.link else { return Err(Refusal::ENODEV) };
+        // Only what IPv4 answers itself may be on a link that is down.
+        let answered = route.destination.addr().is_ipv4() && route.scope == HOST;
+        if self.link(index)?.up || answered { Ok(()) } else { Err(ENETDOWN) }
+    }
+
+    /// Adds a route in place of the one with the same table, destination and metric.
+    fn insert(&mut self, route: Route) {
+        let key = |route: &Route| (route.table, route.destination, route.metric);
+        match self.routes.iter_mut().find(|other| key(other) == key(&route)) {
+            Some(other) => *other = route,
+            None => self.routes.push(route),
+        }
+    }
+
+    fn delete_route(&mut self, route: &Route) -> Result<(), i32> {
+        let wanted = inside(route);
+        let matches = |other: &Route| {
+            (other.table, other.destination, other.kind) == (wanted.table, wanted.destination, wanted.kind)
+                && (other.protocol, other.scope) == (wanted.protocol, wanted.scope)
+                && wanted.link.is_none_or(|link| other.link == Some(link))
+                && wanted.gateway.is_none_or(|gateway| other.gateway == Some(gateway))
+                && wanted.source.is_none_or(|source| other.source == Some(source))
+                && (route.metric == 0 || other.metric == wanted.metric)
+        };
+        let at = self.routes.iter().position(matches).ok_or(Refusal::ESRCH)?;
+        self.routes.remove(at);
+        Ok(())
+    }
+}
+
+/// A route as the kernel keeps it.
+fn inside(route: &Route) -> Route {
+    let mut route = Route { destination: route.destination.trunc(), ..route.clone() };
+    if route.destination.addr().is_ipv6() {
+        route.scope = 0;
+        if route.metric == 0 {
+            route.metric = IPV6_DEFAULT_METRIC;
+        }
+    }
+    route
+}
+
+/// A route as it is read back.
+fn outside(route: &Route) -> Route {
+    let default = route.destination.addr().is_ipv6() && route.metric == IPV6_DEFAULT_METRIC;
+    Route { metric: if default { 0 } else { route.metric }, ..route.clone() }
+}
+
+impl Rtnl for FakeRtnl {
+    fn links(&mut self) -> Result<Vec<Link>, Error> {
+        Ok(self.links.clone())
+    }
+
+    fn addresses(&mut self, link: Option<u32>) -> Result<Vec<Address>, Error> {
+        Ok(self.addresses.iter().filter(|address| link.is_none_or(|link| link == address.link)).copied().collect())
+    }
+
+    fn routes(&mut self, filter: RouteFilter) -> Result<Vec<Route>, Error> {
+        Ok(self.routes.iter().map(outside).filter(|route| filter.admits(route)).collect())
+    }
+
+    fn rules(&mut self) -> Result<Vec<Rule>, Error> {
+        Ok(self.rules.clone())
+    }
+
+    fn apply(&mut self, ops: &[Op]) -> Vec<Result<(), Error>> {
+        ops.iter()
+            .map(|op| match self.apply_one(op) {
+                Ok(()) => {
+                    self.applied.push(op.clone());
+                    Ok(())
+                }
+                Err(errno) => Err(refusal(op, Fault::Refused(Refusal { errno, message: None, offset: None }))),
+            })
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::contract::rtnl;
+
+    #[test]
+    fn keeps_every_promise() {
+        for (name, promise) in rtnl::promises::<FakeRtnl>() {
+            eprintln!("{name}");
+            let mut fake = FakeRtnl::new();
+            let link = fake.put_link("test0", "veth");
+            promise(&mut fake, link);
+        }
+        for (name, promise) in rtnl::link_promises::<FakeRtnl>() {
+            eprintln!("{name}");
+            promise(&mut FakeRtnl::new());
+        }
+    }
+
+    #[test]
+    fn an_injected_failure_hits_one_op() {
+        let mut fake = FakeRtnl::new();
+        fake.fail_next(Refusal::ENOBUFS);
+        let dummy = Op::AddDummy { name: "kube-dummy-if".into() };
+        let results = fake.apply(&[dummy.clone(), dummy.clone()]);
+        assert_eq!(results.first().and_then(|result| result.as_ref().err()?.errno), Some(Refusal::ENOBUFS));
+        assert_eq!(results.get(1), Some(&Ok(())));
+        assert_eq!(fake.applied(), [dummy]);
+    }
+}

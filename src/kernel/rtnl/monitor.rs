@@ -1,0 +1,87 @@
+//! What others change in links, addresses, routes and rules, as a stream of hints.
+//!
+//! An event says where to look, not what is there: whoever hears it reads again. Our own changes are heard as well.
+
+use std::io;
+
+use tokio::io::unix::AsyncFd;
+
+use super::codec::{decode_address, decode_link, decode_route, message};
+use crate::kernel::netlink::{EventSocket, Heard, Protocol};
+
+/// Multicast groups (enum rtnetlink_groups): links, IPv4 and IPv6 addresses, routes and rules.
+const GROUPS: [u32; 7] = [1, 5, 7, 8, 9, 11, 19];
+
+/// Something changed.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Event {
+    /// A link of this name came, went, or is another than before.
+    Link(String),
+    /// The addresses of the link with this index.
+    Address(u32),
+    /// The routes of this table.
+    Route(u32),
+    /// The routing rules.
+    Rule,
+    /// Events were lost: anything may have changed.
+    Overflow,
+}
+
+/// Listens to one network namespace.
+#[derive(Debug)]
+pub struct Monitor {
+    socket: AsyncFd<EventSocket>,
+}
+
+impl Monitor {
+    /// Begins to listen in the network namespace of the calling thread. Needs a tokio runtime with I/O.
+    ///
+    /// # Errors
+    /// Where the socket cannot be had or not be watched.
+    pub fn open() -> io::Result<Monitor> {
+        let socket = EventSocket::open(Protocol::Route, &GROUPS)?;
+        #[expect(deprecated, reason = "its successor is unsafe; this socket owns its descriptor and never changes it")]
+        let socket = AsyncFd::new(socket)?;
+        Ok(Monitor { socket })
+    }
+
+    /// Waits for the next events; those of one reading come together, each once. Safe to drop while waiting: nothing
+    /// heard is lost.
+    ///
+    /// # Errors
+    /// Where the socket fails.
+    pub async fn next(&mut self) -> io::Result<Vec<Event>> {
+        loop {
+            let mut ready = self.socket.readable_mut().await?;
+            let mut events = Vec::new();
+            let visit = &mut |kind: u16, payload: &[u8]| events.extend(decode(kind, payload));
+            match ready.try_io(|socket| socket.get_mut().read(visit)) {
+                Ok(heard) => {
+                    if heard? == Heard::Lost {
+                        events.push(Event::Overflow);
+                    }
+                    events.sort_unstable();
+                    events.dedup();
+                    if !events.is_empty() {
+                        return Ok(events);
+                    }
+                }
+                // A false alarm: wait again.
+                Err(_) => {}
+            }
+        }
+    }
+}
+
+/// What one message (type and payload) announces; `None` for what nobody here cares about.
+pub fn decode(kind: u16, payload: &[u8]) -> Option<Event> {
+    match kind {
+        message::NEW_LINK | message::DELETE_LINK => decode_link(payload).map(|link| Event::Link(link.name)),
+        message::NEW_ADDRESS | message::DELETE_ADDRESS => {
+            decode_address(payload).map(|address| Event::Address(address.link))
+        }
+        message::NEW_ROUTE | message::DELETE_ROUTE => decode_route(payload).map(|route| Event::Route(route.table)),
+        message::NEW_RULE | message::DELETE_RULE => Some(Event::Rule),
+        _ => None,
+    }
+}
