@@ -11,11 +11,11 @@ demo: ## a small cluster on a guest kernel, shown step by step
 demo-shell: ## the same, then a shell in it
 	cargo xtask demo-shell
 
-test: ## set this machine up, then every test: house rules, host, guest kernel
+test: ## install what the guest needs, then every test: house rules, host, guest kernel
 	cargo xtask test
 
 bench: ## benchmarks on a guest kernel; the table is kept in target/bench/latest.md
 	cargo xtask bench
 
-image: ## a static binary and a container image that holds nothing else
+image: ## a static binary, and container images with it where a builder works
 	cargo xtask image

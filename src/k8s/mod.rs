@@ -24,6 +24,7 @@ mod snapshotter;
 mod state_file;
 mod status;
 pub mod store;
+mod throttle;
 mod watch;
 
 use std::future::pending;

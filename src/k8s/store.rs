@@ -263,6 +263,8 @@ impl<K: Key, V> Incoming<K, V> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     type Numbers = Store<SliceKey, u32>;
@@ -371,5 +373,70 @@ mod tests {
         store.fold(Event::Init);
         let told = store.fold(Event::InitDone).rejections;
         assert!(told.len() == 1 && told[0].1.is_empty(), "an object that is gone has no rejections");
+    }
+
+    /// What a watch may send about a few slices of a few owners.
+    fn any_event() -> impl Strategy<Value = Event<SliceKey, u32>> {
+        let object = (0..3_u8, 0..3_u8, 0..3_u32, 0..8_u8).prop_map(|(owner, name, value, kind)| {
+            let object = slice(&owner.to_string(), &name.to_string(), value);
+            match kind {
+                0 => Converted { value: None, ..object },
+                1 => rejected(object, "bad"),
+                _ => object,
+            }
+        });
+        prop_oneof![
+            1 => Just(Event::Init),
+            1 => Just(Event::InitDone),
+            3 => object.clone().prop_map(Event::InitApply),
+            3 => object.clone().prop_map(Event::Apply),
+            2 => object.prop_map(|object| Event::Delete(object.id)),
+        ]
+    }
+
+    proptest! {
+        /// Whatever comes in whatever order: the content is that of a naive map from object to last value, replaced
+        /// at the end of each list; `changed` is true exactly when a snapshot differs; told rejections add up.
+        #[test]
+        fn any_order_of_events_ends_as_a_naive_map_does(events in prop::collection::vec(any_event(), 0..60)) {
+            type Naive = BTreeMap<SliceId, Converted<SliceId, SliceKey, u32>>;
+            let mut store = Numbers::default();
+            let (mut naive, mut listing): (Naive, Option<Naive>) = (Naive::new(), None);
+            let mut told: BTreeMap<SliceId, Vec<Rejection>> = BTreeMap::new();
+            for event in events {
+                match event.clone() {
+                    Event::Init => listing = Some(Naive::new()),
+                    Event::InitApply(object) => {
+                        listing.get_or_insert_default().insert(object.id.clone(), object);
+                    }
+                    Event::InitDone => naive = listing.take().unwrap_or_default(),
+                    Event::Apply(object) => {
+                        listing.as_mut().unwrap_or(&mut naive).insert(object.id.clone(), object);
+                    }
+                    Event::Delete(id) => {
+                        listing.as_mut().unwrap_or(&mut naive).remove(&id);
+                    }
+                }
+                let (before, was_in_sync) = (store.objects().clone(), store.in_sync());
+                let folded = store.fold(event);
+                prop_assert_eq!(folded.changed, before != *store.objects() || was_in_sync != store.in_sync());
+                for (id, rejections) in folded.rejections {
+                    if rejections.is_empty() {
+                        told.remove(&id);
+                    } else {
+                        told.insert(id, rejections);
+                    }
+                }
+                let expected: BTreeMap<SliceKey, u32> = naive.values().filter_map(|object| object.value.clone()).collect();
+                let held: BTreeMap<SliceKey, u32> = store.objects().iter().map(|(key, value)| (key.clone(), **value)).collect();
+                prop_assert_eq!(held, expected);
+                let complained: BTreeMap<SliceId, Vec<Rejection>> = naive
+                    .values()
+                    .filter(|object| !object.rejections.is_empty())
+                    .map(|object| (object.id.clone(), object.rejections.clone()))
+                    .collect();
+                prop_assert_eq!(&told, &complained);
+            }
+        }
     }
 }

@@ -118,6 +118,7 @@ pub(super) async fn run<T: Watched>(
         status: &status,
         delay: Delay::new(shared.timings.first_delay, shared.timings.most_delay),
         listing: true,
+        begun: false,
         broken_streams: 0,
         kind: std::marker::PhantomData,
     };
@@ -149,6 +150,8 @@ struct Watch<'a, T: Watched> {
     delay: Delay,
     /// Whether an initial list is due or on its way.
     listing: bool,
+    /// Whether a first initial list has begun.
+    begun: bool,
     /// Initial lists that began and never ended, in a row.
     broken_streams: u32,
     kind: std::marker::PhantomData<fn() -> T>,
@@ -227,7 +230,7 @@ impl<T: Watched> Watch<'_, T> {
         let context = Context { own_node: &self.shared.own_node, names: &self.shared.names };
         let event = match event {
             KubeEvent::Init => {
-                if self.status.in_sync() || self.broken_streams > 0 {
+                if std::mem::replace(&mut self.begun, true) {
                     self.status.note_restart();
                 }
                 self.listing = true;

@@ -26,12 +26,8 @@ pub fn save(flavour: &str) -> Option<String> {
 #[expect(clippy::disallowed_methods, reason = "the one place that starts processes")]
 pub fn restore(flavour: &str, script: &str) -> Result<(), Error> {
     let program = format!("{flavour}-restore");
-    let failed = |message: String| Error {
-        op: format!("{program} --noflush"),
-        errno: None,
-        message,
-        kind: Disposition::Retry,
-    };
+    let failed =
+        |message: String| Error { op: format!("{program} --noflush"), errno: None, message, kind: Disposition::Retry };
     let mut child = Command::new(&program)
         .args(["--noflush", "--wait"])
         .stdin(Stdio::piped())

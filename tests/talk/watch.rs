@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch::{Sender, channel};
 use tokio::time::timeout;
 
-use crate::server::{Server, api_servers, service};
+use crate::server::{Feed, Server, api_servers, service};
 use crate::{DEADLINE, eventually, services, timings, until};
 
 fn config(server: &Server) -> Config {
@@ -98,14 +98,18 @@ async fn a_server_that_never_ends_its_stream_is_read_in_pages() {
 async fn streams_that_keep_breaking_off_are_given_up_and_never_half_believed() {
     let server = Server::start().await;
     let script = server.script("services");
-    for _ in 0..4 {
-        let feed = script.stream();
-        feed.added(&service("half", "10.0.0.1", "1"));
-        feed.break_off();
-    }
+    let feeds: Vec<Feed> = (0..4).map(|_| script.stream()).collect();
     script.page(&[service("a", "10.0.0.1", "1")], "7", None);
     let _feed = script.stream();
+    for feed in &feeds {
+        feed.added(&service("half", "10.0.0.1", "1"));
+    }
     let (mut door, _stop) = opened(config(&server)).await;
+    let watch = std::sync::Arc::clone(&door.status.watches()[0]);
+    for (number, feed) in (1..=3).zip(feeds) {
+        eventually("half of the list has come", || watch.events() == number).await;
+        feed.break_off();
+    }
     let first = until(&mut door, "anything", |_| true).await;
     assert_eq!(services(&first.snapshot), ["a=10.0.0.1"]);
     assert!(door.status.watches()[0].restarts() >= 3);

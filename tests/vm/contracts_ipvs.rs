@@ -2,9 +2,15 @@
 //!
 //! Each test has a network namespace of its own.
 
+#![allow(
+    clippy::disallowed_methods,
+    clippy::print_stdout,
+    reason = "tests compare with the operators' tools, and show what a bulk load costs"
+)]
+
 use std::io::Write;
 use std::process::{Command, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use ferrovia::kernel::Disposition;
 use ferrovia::kernel::conntrack::{ConntrackClient, Flow};
@@ -16,7 +22,9 @@ use ferrovia::kernel::ipvs::{
     VirtualServerSpec,
 };
 use ferrovia::kernel::modules::Modules;
-use ferrovia::kernel::netlink::{Batch, Fault, Protocol as Netlink, Refusal, Socket, flag, generic};
+use ferrovia::kernel::netlink::{
+    Attributes, Batch, EventSocket, Fault, Heard, Protocol as Netlink, Refusal, Socket, flag, generic,
+};
 use ferrovia::net::Protocol;
 use ferrovia::testing::contract::{conntrack as conntrack_contract, ipvs as ipvs_contract};
 use proptest::strategy::{Strategy, ValueTree};
@@ -73,6 +81,28 @@ fn ipvs_client_passes_the_contract() {
         println!("{name}");
         in_own_network(|| check(&mut IpvsClient::open().unwrap()));
     }
+}
+
+#[test]
+fn ipvs_client_counts_connections_and_finds_old_ones() {
+    guest!();
+    in_own_network(|| {
+        let mut ipvs = IpvsClient::open().unwrap();
+        ipvs_contract::finds_old_connections_in_the_trash(&mut ipvs, |_, key, _| {
+            let VirtualServerKey::Address { address, port, .. } = *key else { panic!("a mark has no address") };
+            let client = std::net::UdpSocket::bind(("127.0.0.1", 0)).unwrap();
+            assert_eq!(client.send_to(b"12345678", (address, port)).unwrap(), 8);
+        });
+        // The kernel adds up its counters every two seconds.
+        let deadline = Instant::now() + Duration::from_secs(60);
+        loop {
+            let stats = ipvs.stats().unwrap()[0].1;
+            if (stats.connections, stats.packets_in, stats.bytes_in) == (1, 1, 36) {
+                break;
+            }
+            assert!(Instant::now() < deadline, "one connection, one packet, 36 bytes, not {stats:?}");
+        }
+    });
 }
 
 #[test]
@@ -351,14 +381,7 @@ fn interrupted_dumps_are_started_again() {
     in_own_network(|| {
         let mut socket = Socket::open(Netlink::Route).unwrap();
         let mut writer = Socket::open(Netlink::Route).unwrap();
-        let mut links = Batch::new();
-        for index in 0..300 {
-            let mut message = links.message(16, flag::CREATE | flag::EXCL);
-            let mut attributes = message.header(&[0; 16]).attributes();
-            attributes.text(3, &format!("d{index}"));
-            attributes.nest(18, |info| info.text(1, "dummy"));
-        }
-        assert!(writer.apply(&mut links).iter().all(Result::is_ok));
+        assert!(writer.apply(&mut dummies("d", 300)).iter().all(Result::is_ok));
         let mut request = Batch::new();
         request.message(18, flag::DUMP).header(&[0; 16]);
         let (mut n_changes, mut n_seen) = (0, 0);
@@ -366,13 +389,7 @@ fn interrupted_dumps_are_started_again() {
             n_seen += 1;
             if n_changes < 3 && n_seen % 100 == 0 {
                 n_changes += 1;
-                let mut one = Batch::new();
-                let mut message = one.message(16, flag::CREATE | flag::EXCL);
-                let mut attributes = message.header(&[0; 16]).attributes();
-                attributes.text(3, &format!("e{n_changes}"));
-                attributes.nest(18, |info| info.text(1, "dummy"));
-                drop(message);
-                assert!(writer.apply(&mut one)[0].is_ok());
+                assert!(writer.apply(&mut dummies(&format!("e{n_changes}-"), 1))[0].is_ok());
             }
             Some(())
         });
@@ -385,6 +402,48 @@ fn interrupted_dumps_are_started_again() {
             Err(fault) => assert!(matches!(fault, Fault::Interrupted { .. }), "{fault}"),
         }
     });
+}
+
+#[test]
+fn events_wake_a_task_and_tell_when_some_were_lost() {
+    guest!();
+    in_own_network(|| {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let links = 1;
+            let mut events = EventSocket::open(Netlink::Route, &[links]).unwrap().into_async().unwrap();
+            let mut writer = Socket::open(Netlink::Route).unwrap();
+            let mut seen = Vec::new();
+            assert!(writer.apply(&mut dummies("a", 1))[0].is_ok());
+            while !seen.contains(&"a0".to_owned()) {
+                let deadline = Duration::from_secs(30);
+                let mut ready = tokio::time::timeout(deadline, events.readable_mut()).await.expect("woken").unwrap();
+                let read =
+                    ready.try_io(|events| events.get_mut().read(&mut |_, payload| seen.extend(name_of(payload))));
+                assert!(!matches!(read, Ok(Ok(Heard::Lost) | Err(_))), "{read:?}");
+            }
+            rustix::net::sockopt::set_socket_recv_buffer_size(events.get_ref(), 1).unwrap();
+            assert!(writer.apply(&mut dummies("b", 100)).iter().all(Result::is_ok));
+            assert_eq!(events.get_mut().read(&mut |_, _| {}).unwrap(), Heard::Lost);
+        });
+    });
+}
+
+/// `RTM_NEWLINK` for this many dummy links.
+fn dummies(prefix: &str, n_links: u32) -> Batch {
+    let mut batch = Batch::new();
+    for index in 0..n_links {
+        let mut message = batch.message(16, flag::CREATE | flag::EXCL);
+        let mut attributes = message.header(&[0; 16]).attributes();
+        attributes.text(3, &format!("{prefix}{index}"));
+        attributes.nest(18, |info| info.text(1, "dummy"));
+    }
+    batch
+}
+
+/// The name in a link message.
+fn name_of(payload: &[u8]) -> Option<String> {
+    Attributes::after(payload, 16).find(3)?.text().map(str::to_owned)
 }
 
 /// The counters a scrape needs come with one dump.

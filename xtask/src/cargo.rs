@@ -20,11 +20,20 @@ where
 {
     let mut command = shell::command(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()), args);
     command.current_dir(shell::root()).stdin(Stdio::null());
+    // What cargo told us about xtask is wrong for anything else, and some build scripts run again when it changes.
+    for (name, _) in std::env::vars_os().filter(|(name, _)| is_about_xtask(name)) {
+        command.env_remove(name);
+    }
     command
 }
 
-/// Builds with `cargo ARGS` and returns the executable of the target called `name`.
-pub(crate) fn executable(args: &[&str], name: &str) -> Result<PathBuf> {
+fn is_about_xtask(variable: &OsStr) -> bool {
+    let name = variable.to_string_lossy();
+    name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_") || name.starts_with("CARGO_BIN_")
+}
+
+/// Builds with `cargo ARGS` and returns the executables of the named targets, in that order.
+pub(crate) fn executables<const N: usize>(args: &[&str], names: [&str; N]) -> Result<[PathBuf; N]> {
     let mut build = cargo(args);
     build.arg("--message-format=json-render-diagnostics").stderr(Stdio::inherit());
     let output = build.output().context("cannot start cargo")?;
@@ -32,7 +41,11 @@ pub(crate) fn executable(args: &[&str], name: &str) -> Result<PathBuf> {
         bail!("`cargo {}` failed", args.join(" "));
     }
     let messages = String::from_utf8_lossy(&output.stdout);
-    find_executable(&messages, name).with_context(|| format!("cargo built no executable called {name}"))
+    let mut found = [const { PathBuf::new() }; N];
+    for (path, name) in found.iter_mut().zip(names) {
+        *path = find_executable(&messages, name).with_context(|| format!("cargo built no executable called {name}"))?;
+    }
+    Ok(found)
 }
 
 fn find_executable(messages: &str, name: &str) -> Option<PathBuf> {

@@ -1,10 +1,11 @@
 //! Pages written from the code, so that they cannot disagree with it.
 
 use std::fs;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
-use crate::cargo::{TESTING, cargo};
+use crate::cargo::{TESTING, executables};
 use crate::check::step;
 use crate::shell;
 
@@ -15,8 +16,9 @@ const FOLDER: &str = "docs/user";
 
 /// Writes every page.
 pub(crate) fn write() -> Result<()> {
+    let daemon = daemon()?;
     for page in PAGES {
-        let text = render(page)?;
+        let text = render(&daemon, page)?;
         let path = shell::root().join(path_of(page));
         fs::create_dir_all(shell::root().join(FOLDER))?;
         fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
@@ -28,10 +30,11 @@ pub(crate) fn write() -> Result<()> {
 /// Fails if a page is not what the code says.
 pub(crate) fn check() -> Result<()> {
     step("pages made from the code");
+    let daemon = daemon()?;
     let mut stale = Vec::new();
     for page in PAGES {
         let written = fs::read_to_string(shell::root().join(path_of(page))).unwrap_or_default();
-        if written != render(page)? {
+        if written != render(&daemon, page)? {
             stale.push(path_of(page));
         }
     }
@@ -46,8 +49,17 @@ fn path_of(page: &str) -> String {
     format!("{FOLDER}/{page}.md")
 }
 
-/// With the features of the tests: the pages are the same, and the binary is built already.
-fn render(page: &str) -> Result<String> {
-    let mut print = cargo(["run", "--quiet", "--bin", "ferrovia"]);
-    shell::output(print.args(TESTING).args(["--", "gen-docs", page]))
+/// The daemon as the tests build it (naming a test turns their features on), because it is built already.
+fn daemon() -> Result<PathBuf> {
+    let [daemon] =
+        executables(&["build", "--bin", "ferrovia", "--test", "architecture", TESTING[0], TESTING[1]], ["ferrovia"])?;
+    Ok(daemon)
+}
+
+fn render(daemon: &Path, page: &str) -> Result<String> {
+    let text = shell::output(&mut shell::command(daemon, ["gen-docs", page]))?;
+    if text.trim().is_empty() {
+        bail!("`ferrovia gen-docs {page}` printed nothing");
+    }
+    Ok(text)
 }

@@ -1,4 +1,4 @@
-//! `cargo xtask image`: a static binary, and a container image that holds nothing else.
+//! `cargo xtask image`: a static binary, and the container images of the `Dockerfile` with it.
 
 use std::fs;
 use std::path::Path;
@@ -6,13 +6,14 @@ use std::process::Stdio;
 
 use anyhow::{Context, Result, bail};
 
-use crate::cargo::executable;
+use crate::cargo::executables;
 use crate::check::step;
 use crate::shell;
 
 const TARGET: &str = "x86_64-unknown-linux-musl";
 
-const RECIPE: &str = include_str!("../image/Containerfile");
+/// Stages of the `Dockerfile` that become images, and what their tags end in.
+const IMAGES: &[(&str, &str)] = &[("default", ""), ("tools", "-tools")];
 
 /// Programs that build images, and how each is asked whether it can.
 const BUILDERS: &[(&str, &[&str])] = &[("docker", &["info"]), ("podman", &["info"]), ("buildah", &["info"])];
@@ -23,19 +24,20 @@ pub(crate) fn image() -> Result<()> {
     fs::create_dir_all(&folder)?;
     let binary = folder.join("ferrovia");
     static_binary(&binary)?;
-    fs::write(folder.join("Containerfile"), RECIPE)?;
-    let tag = format!("ferrovia:{}", version()?);
     let Some((builder, _)) = BUILDERS.iter().find(|(program, ask)| works(program, ask)) else {
         bail!(
-            "no image was built: neither docker, podman nor buildah works on this machine. The binary is {}, the recipe \
-             beside it",
+            "no image was built: neither docker, podman nor buildah works on this machine. The static binary is {}",
             binary.display()
         );
     };
-    step(&format!("image {tag} with {builder}"));
-    let file = folder.join("Containerfile");
-    shell::run(shell::command(builder, ["build", "--tag", &tag, "--file"]).arg(&file).arg(&folder))?;
-    println!("image: {tag}");
+    let version = version()?;
+    for (stage, suffix) in IMAGES {
+        let tag = format!("ferrovia:{version}{suffix}");
+        step(&format!("image {tag} with {builder}"));
+        let mut build = shell::command(builder, ["build", "--target", stage, "--tag", &tag, "."]);
+        shell::run(build.current_dir(shell::root()))?;
+        println!("image: {tag}");
+    }
     Ok(())
 }
 
@@ -49,7 +51,7 @@ fn static_binary(to: &Path) -> Result<()> {
         bail!("musl-gcc is missing, which the cryptography is built with: install the package musl-tools");
     }
     step("static binary");
-    let built = executable(&["build", "--release", "--target", TARGET, "--bin", "ferrovia"], "ferrovia")?;
+    let [built] = executables(&["build", "--release", "--target", TARGET, "--bin", "ferrovia"], ["ferrovia"])?;
     fs::copy(&built, to).with_context(|| format!("cannot copy {} to {}", built.display(), to.display()))?;
     let size = fs::metadata(to)?.len() / 1024;
     println!("binary: {} ({size} KiB)", to.display());

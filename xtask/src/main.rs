@@ -33,7 +33,7 @@ cargo xtask COMMAND
 
   setup                 git hooks, the guest's packages and kernel; says what is missing on this machine
   check                 formatting, lints, tidy, every test that needs no guest: before a push
-  test [TIER]           all tests; or one tier: tidy, host, vm
+  test [TIER]           all tests; or one tier: tidy, host, netns, vm
   bless                 rewrite golden files, then show the difference
   gen [--check]         write the pages made from the code; --check: fail if they are stale
   tidy [--text]         house rules: architecture, sizes, words, links; --text: only the quick part
@@ -47,7 +47,7 @@ cargo xtask COMMAND
   fuzz TARGET [--seconds N]
                         fuzz one decoder for a bounded time (default 60)
 
-  image                 a static binary and, where a builder is at hand, a container image
+  image                 a static binary and, where a builder works, the container images
   release VERSION       changelog heading, version, and what to tag
 ";
 

@@ -2,12 +2,11 @@
 
 use std::ffi::OsString;
 use std::fs;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Result;
 
-use crate::cargo::{TESTING, executable};
+use crate::cargo::{TESTING, executables};
 use crate::check::step;
 use crate::vm::{Console, Guest};
 use crate::{shell, vm};
@@ -44,11 +43,10 @@ pub(crate) fn bench(arguments: &[&str]) -> Result<u8> {
 fn guest(example: &str, profile: &[&str], arguments: &[&str]) -> Result<Guest> {
     vm::setup()?;
     step(&format!("building the daemon and the example `{example}`"));
-    let build = |target: [&str; 2], name| -> Result<PathBuf> {
-        executable(&[&["build"], profile, &TESTING, &target].concat(), name)
-    };
-    let daemon = build(["--bin", "ferrovia"], "ferrovia")?;
-    let program = build(["--example", example], example)?;
+    // One build for both, with the features of the tests: nothing is compiled twice.
+    let target = ["--bin", "ferrovia", "--example", example];
+    let build = [&["build"], profile, &TESTING, &target].concat();
+    let [daemon, program] = executables(&build, ["ferrovia", example])?;
     let mut command: Vec<OsString> = vec![program.into()];
     command.extend(arguments.iter().map(OsString::from));
     let mut guest = Guest::new(command);

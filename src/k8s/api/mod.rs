@@ -7,6 +7,7 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::{HeaderValue, USER_AGENT};
@@ -24,6 +25,7 @@ use super::delay::Delay;
 use super::errors;
 use super::snapshotter::Published;
 use super::state_file;
+use super::throttle::Throttle;
 use crate::model::{ServiceKey, Snapshot};
 use crate::net::Protocol;
 
@@ -38,6 +40,9 @@ const ANSWER: Duration = Duration::from_secs(60);
 /// When a silent connection is probed (TCP keep-alive), how often, how many times: a server whose machine died is
 /// noticed within half a minute, where it would otherwise take until the watch's own time limit.
 const KEEPALIVE: (Duration, Duration, u32) = (Duration::from_secs(15), Duration::from_secs(5), 3);
+
+/// Requests that may go at once (the pages of a large cluster's lists), and the pause between later ones.
+const REQUESTS: (u32, Duration) = (100, Duration::from_millis(50));
 
 /// How to find the API server.
 #[derive(Clone, Debug, Default)]
@@ -286,14 +291,16 @@ fn client(config: &Config) -> Result<Client, ApiError> {
     connector.set_keepalive_retries(Some(KEEPALIVE.2));
     let connector = config.rustls_https_connector_with_connector(connector).map_err(refused)?;
     let http = hyper_util::client::legacy::Client::builder(TokioExecutor::new()).build::<_, Body>(connector);
+    let throttle = Arc::new(Throttle::new(REQUESTS.0, REQUESTS.1));
     let service = ServiceBuilder::new()
         .layer(config.base_uri_layer())
         .option_layer(config.auth_layer().map_err(refused)?)
         .layer(config.extra_headers_layer().map_err(refused)?)
         .map_err(BoxError::from)
         .service(service_fn(move |request: http::Request<Body>| {
-            let http = http.clone();
+            let (http, throttle) = (http.clone(), Arc::clone(&throttle));
             async move {
+                throttle.turn().await;
                 match timeout(ANSWER, http.request(request)).await {
                     Ok(answer) => answer.map_err(BoxError::from),
                     Err(_) => Err(BoxError::from(format!("no answer within {ANSWER:?}"))),

@@ -1,7 +1,5 @@
 //! Finding the API server, with plain sockets on loopback as servers.
 
-use std::sync::Arc;
-
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 

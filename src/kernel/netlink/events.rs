@@ -5,10 +5,11 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 
 use netlink_sys::Socket as Raw;
 use rustix::net::RecvFlags;
+use tokio::io::unix::AsyncFd;
 
 use super::error::Fault;
 use super::message::{FIRST_OWN, Messages};
-use super::socket::{Protocol, open_raw, receive_into};
+use super::socket::{Protocol, awaited, open_raw, receive_into};
 
 /// Datagrams taken in one go, so that a storm of events cannot hold its reader for ever.
 const DATAGRAMS_AT_ONCE: usize = 256;
@@ -25,7 +26,7 @@ pub enum Heard {
     Lost,
 }
 
-/// A non-blocking socket that hears what others change. Await its descriptor with `tokio::io::unix::AsyncFd`.
+/// A non-blocking socket that hears what others change. [`into_async`](EventSocket::into_async) makes it awaitable.
 pub struct EventSocket {
     raw: Raw,
     datagram: Box<[u8]>,
@@ -49,6 +50,15 @@ impl EventSocket {
         }
         raw.set_non_blocking(true)?;
         Ok(EventSocket { raw, datagram: vec![0; DATAGRAM].into_boxed_slice() })
+    }
+
+    /// Register it with the tokio runtime the caller is in: wait with `readable_mut`, then `try_io` around
+    /// [`read`](EventSocket::read).
+    ///
+    /// # Errors
+    /// Where the descriptor cannot be watched.
+    pub fn into_async(self) -> io::Result<AsyncFd<EventSocket>> {
+        awaited(self)
     }
 
     /// Give every waiting event (type and payload) to `visit`, until the socket is empty or enough was read for one

@@ -36,7 +36,8 @@
 //!
 //! // Events: link (1), IPv4 and IPv6 addresses (5, 9).
 //! let events = EventSocket::open(Protocol::Route, &[1, 5, 9])?;
-//! // `AsyncFd::new(events)?`, then `readable_mut().await?.try_io(|fd| fd.get_mut().read(&mut |kind, payload| …))`.
+//! // `let mut events = events.into_async()?`, then
+//! // `events.readable_mut().await?.try_io(|fd| fd.get_mut().read(&mut |kind, payload| …))`.
 //! # Ok(())
 //! # }
 //! ```

@@ -7,8 +7,11 @@ use std::time::Duration;
 use netlink_sys::constants::{NETLINK_GENERIC, NETLINK_NETFILTER, NETLINK_ROUTE};
 use netlink_sys::{Socket as Raw, SocketAddr};
 use rustix::net::{RecvFlags, SendFlags, sockopt};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
 use super::error::Fault;
+use super::events::EventSocket;
 
 /// Receive buffer asked for, in bytes: room for some ten thousand queued errors (one is charged about 830 bytes).
 const RECEIVE_BUFFER: usize = 8 << 20;
@@ -141,6 +144,14 @@ pub(super) fn open_raw(protocol: Protocol) -> io::Result<Raw> {
     raw.bind(&SocketAddr::new(0, 0))?;
     raw.connect(&SocketAddr::new(0, 0))?;
     Ok(raw)
+}
+
+/// Registers an event socket with the tokio runtime the caller is in.
+#[expect(unsafe_code, reason = "tokio cannot see that a descriptor stays the same and open")]
+pub(super) fn awaited(events: EventSocket) -> io::Result<AsyncFd<EventSocket>> {
+    // SAFETY: an `EventSocket` owns its descriptor, gives no way to replace or close it, tells the same one every
+    // time, and closes it only when dropped, which `AsyncFd` does after it has deregistered.
+    unsafe { AsyncFd::register_with_interest(events, Interest::READABLE) }.map_err(io::Error::from)
 }
 
 /// One datagram into `buffer`; its length, or `None` where nothing came.

@@ -143,6 +143,26 @@ pub fn behave_alike<A: Ipvs, B: Ipvs>(a: &mut A, b: &mut B, ops: &[Op]) {
     assert_eq!(a.dump().expect("dump of the first"), b.dump().expect("dump of the second"), "tables");
 }
 
+/// Connections count as inactive for UDP, and a real server that is deleted and added again finds them in the kernel's
+/// trash. `connect` opens one connection to the virtual server it is given, which has one real server on this host.
+pub fn finds_old_connections_in_the_trash<I: Ipvs>(
+    ipvs: &mut I,
+    connect: impl FnOnce(&mut I, &VirtualServerKey, &RealServerKey),
+) {
+    let key = address("127.0.0.1", Protocol::Udp, 5300);
+    let server = real("127.0.0.1", 5301, Forwarding::Masquerade, 1);
+    succeed(ipvs, &[Op::AddVirtualServer(key, spec("rr")), Op::AddRealServer(key, server)]);
+    connect(ipvs, &key, &server.key);
+    let one = [(server.key, Connections { inactive: 1, ..Connections::default() })];
+    assert_eq!(ipvs.connections(&key).unwrap(), one, "after one datagram");
+    succeed(ipvs, &[Op::SetRealServer(key, RealServer { weight: 0, ..server })]);
+    assert_eq!(ipvs.connections(&key).unwrap(), one, "weight 0 ends nothing");
+    succeed(ipvs, &[Op::DeleteRealServer(key, server.key)]);
+    assert_eq!(ipvs.connections(&key).unwrap(), []);
+    succeed(ipvs, &[Op::AddRealServer(key, server)]);
+    assert_eq!(ipvs.connections(&key).unwrap(), one, "out of the trash");
+}
+
 fn starts_empty<I: Ipvs>(ipvs: &mut I) {
     assert_eq!(ipvs.dump().unwrap(), Table::new());
     assert_eq!(ipvs.stats().unwrap(), []);

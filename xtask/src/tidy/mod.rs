@@ -63,6 +63,7 @@ fn sources(root: &Path) -> Result<Vec<Source>> {
         Err(_) => walk(root, Path::new("")),
     };
     names.sort();
+    names.dedup();
     let read = |name: PathBuf| {
         // A file that is deleted but not yet committed, or no text, has no rules.
         let text = fs::read_to_string(root.join(&name)).ok()?;

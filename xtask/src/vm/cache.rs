@@ -1,6 +1,7 @@
 //! The folder that keeps kernels and saved states between runs, and the locks on it.
 
 use std::fs::{self, File};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -43,7 +44,8 @@ impl RunFolder {
         let pid = std::process::id();
         for n in 0u32.. {
             let path = parent.join(format!("{RUN_PREFIX}{pid}-{n}"));
-            match fs::create_dir(&path) {
+            // Ours alone: the command's environment passes through it.
+            match fs::DirBuilder::new().mode(0o700).create(&path) {
                 Ok(()) => {
                     let _lock = lock(&path)?;
                     return Ok(RunFolder { path, _lock });

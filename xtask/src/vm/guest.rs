@@ -194,7 +194,7 @@ impl Guest {
             // A guest that is gone already shows itself below.
             let _ = writeln!(control, "{now}");
         }
-        let readers = self.readers(ports)?;
+        let readers = self.readers(ports, &end_mark(run))?;
         let started = run.join("started");
         let first_limit = limit.map_or(boot_limit, |limit| limit.min(boot_limit));
         let mut exited = None;
@@ -221,22 +221,24 @@ impl Guest {
     }
 
     /// The threads that pass the guest's output on; each ends with QEMU.
-    fn readers(&self, ports: &mut Ports) -> Result<Vec<JoinHandle<()>>> {
+    fn readers(&self, ports: &mut Ports, end: &str) -> Result<Vec<JoinHandle<()>>> {
         let mut readers = Vec::new();
         let shown = self.console != Console::Discarded;
         if let Some(stream) = ports.take("out") {
+            let end = end.to_owned();
             let copy = self.output_copy.as_ref().map(fs::File::create).transpose();
             let copy = copy.with_context(|| format!("cannot write {:?}", self.output_copy))?;
             readers.push(thread::spawn(move || match copy {
-                Some(file) => pump(stream, Both(std::io::stdout(), file)),
-                None if shown => pump(stream, std::io::stdout()),
-                None => pump(stream, std::io::sink()),
+                Some(file) => pump(stream, Both(std::io::stdout(), file), end.as_bytes()),
+                None if shown => pump(stream, std::io::stdout(), end.as_bytes()),
+                None => pump(stream, std::io::sink(), end.as_bytes()),
             }));
         }
         if let Some(stream) = ports.take("err") {
+            let end = end.to_owned();
             readers.push(thread::spawn(move || match shown {
-                true => pump(stream, std::io::stderr()),
-                false => pump(stream, std::io::sink()),
+                true => pump(stream, std::io::stderr(), end.as_bytes()),
+                false => pump(stream, std::io::sink(), end.as_bytes()),
             }));
         }
         Ok(readers)
@@ -251,6 +253,7 @@ impl Guest {
         let stdin = flag(self.console == Console::StreamsWithInput);
         let terminal = flag(self.console == Console::Terminal);
         settings.extend(format!("\nnet={} shell={terminal} stdin={stdin}\n", flag(self.network)).bytes());
+        settings.extend(format!("end='{}'\n", end_mark(run)).bytes());
         fs::write(run.join("conf"), settings)?;
         let mut shared = Vec::new();
         for folder in &self.write {
@@ -287,6 +290,12 @@ impl Guest {
         script.push(b'\n');
         Ok(script)
     }
+}
+
+/// What stands after the last byte of a stream. No command prints it by chance: it begins with a control character
+/// and names the run.
+fn end_mark(run: &Path) -> String {
+    format!("\u{1e}end of output of {}\u{1e}", run.display())
 }
 
 /// Whether `sh` takes it as the name of a variable, and the guest may have it.
@@ -378,14 +387,37 @@ impl<A: Write, B: Write> Write for Both<A, B> {
     }
 }
 
-/// Passes on what comes as it comes. A target that is closed must not block the guest: then the rest is dropped.
-fn pump(mut from: UnixStream, mut to: impl Write) {
+/// Passes on what comes as it comes, up to the mark of the end, and answers the mark once all before it is written.
+/// A target that is closed must not block the guest: then the rest is dropped.
+fn pump(mut from: UnixStream, mut to: impl Write, end: &[u8]) {
     let mut buffer = [0; 64 * 1024];
+    let mut held = Vec::new();
     let mut open = true;
     while let Ok(n) = from.read(&mut buffer) {
         let Some(bytes) = buffer.get(..n).filter(|bytes| !bytes.is_empty()) else { break };
-        open = open && to.write_all(bytes).and_then(|()| to.flush()).is_ok();
+        held.extend_from_slice(bytes);
+        let ended = held.ends_with(end);
+        let kept = if ended { end.len() } else { begun(&held, end) };
+        let rest = held.split_off(held.len() - kept);
+        open = open && to.write_all(&held).and_then(|()| to.flush()).is_ok();
+        held = rest;
+        if ended {
+            held.clear();
+            // A guest that is gone needs no answer.
+            let _ = from.write_all(b"\n");
+        }
     }
+    if open {
+        // As above; nothing follows.
+        let _ = to.write_all(&held).and_then(|()| to.flush());
+    }
+}
+
+/// How many bytes at the end of `text` may be the beginning of the mark.
+fn begun(text: &[u8], mark: &[u8]) -> usize {
+    let longest = mark.len().min(text.len());
+    let is_begun = |n: &usize| mark.get(..*n).is_some_and(|beginning| text.ends_with(beginning));
+    (1..=longest).rev().find(is_begun).unwrap_or(0)
 }
 
 /// Our standard input into the guest, and its end.
@@ -476,10 +508,39 @@ mod tests {
             }
         }
         let (mut ours, theirs) = UnixStream::pair().unwrap();
-        let reader = thread::spawn(move || pump(theirs, Closed));
-        let chunk = vec![7; 1 << 20];
-        ours.write_all(&chunk).unwrap();
+        let reader = thread::spawn(move || pump(theirs, Closed, b"END"));
+        ours.write_all(&vec![7; 1 << 20]).unwrap();
         drop(ours);
         reader.join().unwrap();
+    }
+    /// What arrives behind the pump when `chunks` are sent, and whether it answered.
+    fn pumped(chunks: &[&str]) -> (String, bool) {
+        let (mut ours, theirs) = UnixStream::pair().unwrap();
+        let (mut arrived, target) = UnixStream::pair().unwrap();
+        let reader = thread::spawn(move || pump(theirs, target, b"\x1eEND"));
+        for chunk in chunks {
+            ours.write_all(chunk.as_bytes()).unwrap();
+        }
+        ours.shutdown(std::net::Shutdown::Write).unwrap();
+        reader.join().unwrap();
+        let (mut text, mut answer) = (String::new(), String::new());
+        arrived.read_to_string(&mut text).unwrap();
+        ours.read_to_string(&mut answer).unwrap();
+        (text, answer == "\n")
+    }
+
+    #[test]
+    fn the_mark_of_the_end_is_answered_and_not_shown() {
+        assert_eq!(pumped(&["a\n", "b", "\x1eEND"]), ("a\nb".to_owned(), true));
+        assert_eq!(pumped(&["b\x1eE", "ND"]), ("b".to_owned(), true));
+        assert_eq!(pumped(&["\x1eEND"]), (String::new(), true));
+    }
+
+    #[test]
+    fn what_only_begins_like_the_mark_is_passed_on() {
+        assert_eq!(pumped(&["b\x1eE", "N", "x"]), ("b\x1eENx".to_owned(), false));
+        assert_eq!(pumped(&["b\x1eEN"]), ("b\x1eEN".to_owned(), false));
+        assert_eq!(begun(b"b\x1eE", b"\x1eEND"), 2);
+        assert_eq!(begun(b"b", b"\x1eEND"), 0);
     }
 }

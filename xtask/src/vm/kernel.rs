@@ -43,6 +43,9 @@ const SUBJECT: &[&str] = &[
     "nf_conntrack_netlink",
 ];
 
+/// Names the version in use, so that a run does not depend on package lists that change.
+const CURRENT: &str = "current";
+
 /// A kernel ready to boot, all paths inside the cache.
 pub(crate) struct Kernel {
     /// What `uname -r` says in the guest.
@@ -76,6 +79,9 @@ pub(crate) fn prepare() -> Result<Kernel> {
     if !initramfs.exists() {
         write_whole(&initramfs, &build_initramfs(&tree, &version)?)?;
     }
+    if std::env::var_os("FERROVIA_VM_KERNEL").is_none() {
+        write_whole(&cache.join(CURRENT), version.as_bytes())?;
+    }
     Ok(Kernel { version, folder, image, initramfs, modules })
 }
 
@@ -84,15 +90,13 @@ fn version(cache: &Path) -> Result<String> {
     if let Ok(version) = std::env::var("FERROVIA_VM_KERNEL") {
         return Ok(version);
     }
-    let current = cache.join("current");
-    if let Ok(version) = fs::read_to_string(&current) {
+    if let Ok(version) = fs::read_to_string(cache.join(CURRENT)) {
         return Ok(version.trim().to_owned());
     }
-    let version = newest().context(
-        "the package lists name no kernel for the guest: run `cargo xtask vm setup`, or see FERROVIA_VM_KERNEL in `cargo xtask vm --help`",
-    )?;
-    write_whole(&current, version.as_bytes())?;
-    Ok(version)
+    newest().context(
+        "the package lists name no kernel for the guest: run `cargo xtask vm setup`, or see FERROVIA_VM_KERNEL in \
+         `cargo xtask vm --help`",
+    )
 }
 
 /// The kernel the distribution's meta package names: backports first (newer schedulers, same age as the

@@ -137,6 +137,8 @@ impl Machine<'_> {
             network,
             "-device",
             "vmgenid,guid=auto",
+            "-device",
+            "isa-debug-exit,iobase=0xf4,iosize=0x04",
         ];
         words.into_iter().map(OsString::from).collect()
     }

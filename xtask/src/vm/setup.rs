@@ -53,10 +53,12 @@ pub(crate) fn setup() -> Result<()> {
     } else {
         install(&missing)?;
     }
-    if !cache::folder()?.join("current").exists() && missing.is_empty() {
+    let kernel = kernel::prepare().or_else(|error| {
+        eprintln!("xtask: {error:#}; refreshing the package lists and trying again");
+        add_backports()?;
         update()?;
-    }
-    let kernel = kernel::prepare()?;
+        kernel::prepare()
+    })?;
     eprintln!("xtask: the guest's kernel is {} in {}", kernel.version, kernel.folder.display());
     Ok(())
 }

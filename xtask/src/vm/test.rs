@@ -41,7 +41,7 @@ impl Selection {
 /// that a silent skip cannot pass for success.
 pub(crate) fn test(selection: &Selection) -> Result<u8> {
     let build = ["test", "--no-run", "--test", &selection.binary, cargo::TESTING[0], cargo::TESTING[1]];
-    let executable = cargo::executable(&build, &selection.binary)?;
+    let [executable] = cargo::executables(&build, [&selection.binary])?;
     let folder = shell::root().join("target/vm-test");
     fs::create_dir_all(&folder)?;
     let mut guest = Guest::new(vec![executable.into()]);
