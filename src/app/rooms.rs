@@ -1,15 +1,10 @@
 //! Rooms and what surrounds them: a thread for each room, the news of the kernel, the neighbours of the service proxy.
 
-use std::sync::Arc;
-
 use anyhow::Context;
-use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::Instant;
+use tokio::sync::{mpsc, oneshot};
 
 use super::servers::Tasks;
-use crate::kernel::rtnl::client::RtnlClient;
 use crate::kernel::rtnl::monitor::Monitor;
-use crate::model::{Notice, Published};
 use crate::reconcile::Subsystem;
 use crate::reconcile::driver::{self, Timing, Wiring};
 
