@@ -22,6 +22,7 @@ macro_rules! guest {
 mod changes;
 mod cluster;
 mod contracts_ipvs;
+mod dsr;
 mod faults;
 mod listing;
 mod packets;
