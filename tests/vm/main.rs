@@ -21,6 +21,7 @@ macro_rules! guest {
 
 mod changes;
 mod cluster;
+mod containerd;
 mod contracts_ipvs;
 mod dsr;
 mod faults;
