@@ -6,9 +6,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::kernel::Error;
 use crate::kernel::conntrack::{Conntrack, Flow};
-use crate::kernel::filter::plan::{Observed, Transaction};
 use crate::kernel::filter::Name;
-use crate::kernel::ipvs::{self, Connections, Ipvs, RealServerKey, Stats, Table, Timeouts, VirtualServer, VirtualServerKey};
+use crate::kernel::filter::plan::{Observed, Transaction};
+use crate::kernel::ipvs::{
+    self, Connections, Ipvs, RealServerKey, Stats, Table, Timeouts, VirtualServer, VirtualServerKey,
+};
 use crate::kernel::nft::Nft;
 use crate::kernel::rtnl::{self, Address, Link, Route, RouteFilter, Rtnl, Rule};
 use crate::kernel::sysctl::Sysctl;

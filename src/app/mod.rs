@@ -11,7 +11,6 @@ mod dry_run;
 mod lock;
 mod observer;
 mod once;
-mod pod_network;
 mod rooms;
 mod servers;
 mod signals;
@@ -42,7 +41,7 @@ use crate::reconcile::{Applied, Subsystem};
 use crate::telemetry::registry::Metrics;
 use doors::ProxyKernel;
 use observer::Counting;
-use pod_network::HostProcesses;
+
 use servers::{Servers, Tasks};
 use signals::Signals;
 use status::{Parts, RoomParts};
@@ -125,11 +124,8 @@ async fn daemon(config: &Config, node: NodeName) -> anyhow::Result<ExitCode> {
     let (stop, stopping) = watch::channel(false);
     let mut tasks = Tasks::new();
     let metrics = Metrics::default();
-    let vitals = Vitals::new(
-        started,
-        config.cache_sync_timeout,
-        vec![RoomHealth::new(PROXY, config.proxy.sync_period)],
-    );
+    let vitals =
+        Vitals::new(started, config.cache_sync_timeout, vec![RoomHealth::new(PROXY, config.proxy.sync_period)]);
     let (applied, reports) = watch::channel(Applied::default());
     let (ear, queries) = mpsc::channel::<Query>(4);
     let (snapshots, published) = watch::channel(None);
@@ -202,7 +198,7 @@ fn proxy_room(
     });
     if let Some(socket) = &config.proxy.runtime_endpoint {
         let timing = proxy::pod_worker::Timing::default();
-        proxy::pod_worker::spawn(socket, HostProcesses, timing, outputs.pods.subscribe(), notices)
+        proxy::pod_worker::spawn(socket, proxy::pods::KernelPods, timing, outputs.pods.subscribe(), notices)
             .context("cannot start the worker for direct server return")?;
     }
     Ok(Room::new(translate::proxy_config(config), kernel, outputs))

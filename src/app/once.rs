@@ -8,12 +8,12 @@ use tokio::sync::watch;
 
 use super::dry_run::{Journal, dry};
 use super::{door_config, doors, translate};
-use crate::telemetry::print;
 use crate::config::Config;
 use crate::k8s;
 use crate::model::NodeName;
 use crate::proxy::reconciler::{Outputs, Room};
 use crate::reconcile::{Outcome, Read, Subsystem};
+use crate::telemetry::print;
 
 /// Take away everything of ours. Failures are logged, and do not change the exit code, as in kube-router.
 pub(super) fn clean_up(config: &Config, node: NodeName) -> anyhow::Result<ExitCode> {

@@ -204,7 +204,7 @@ impl Client {
 }
 
 /// An error with its causes, innermost last. A status says what it says; transport errors hide theirs.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

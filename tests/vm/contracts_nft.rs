@@ -1,5 +1,11 @@
 //! nftables on the real kernel: the contract, and agreement with the `nft` program.
 
+#![allow(
+    clippy::disallowed_methods,
+    clippy::print_stderr,
+    reason = "compares with what the operators' own programs say, and says which promise is tried"
+)]
+
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::process::{Command, Stdio};
@@ -33,6 +39,28 @@ fn listing(table: &str) -> String {
         .replace("packets 0 bytes 0", "")
 }
 
+/// The expressions of every rule as the kernel has them, rule by rule: listings leave out what `nft` takes for granted.
+fn programs(table: &str) -> Vec<String> {
+    let output = Command::new("nft").args(["--debug=netlink", "list", "table", "inet", table]).output();
+    let output = String::from_utf8(output.expect("the nft program is installed").stdout).expect("nft prints text");
+    let (mut programs, mut inside) = (Vec::new(), false);
+    for line in output.lines() {
+        let header = line.strip_prefix(&format!("inet {table} "));
+        if header.is_some_and(|header| !header.starts_with('@')) {
+            // Family, table, chain, handle, position: the chain alone is worth comparing.
+            programs.push(line.split(' ').nth(2).unwrap_or_default().to_owned());
+            inside = true;
+        } else if inside && line.starts_with("  [") {
+            // Anonymous sets are numbered; everything else counts.
+            let words = line.split(' ').map(|word| if word.starts_with("__set") { "__set" } else { word });
+            programs.last_mut().expect("a rule").push_str(&words.collect::<Vec<_>>().join(" "));
+        } else {
+            inside = false;
+        }
+    }
+    programs
+}
+
 #[test]
 fn keeps_every_promise() {
     for (name, promise) in promises::<NftClient>() {
@@ -53,6 +81,9 @@ fn nft_lists_what_the_text_form_loads() {
             converge(&mut client, &ruleset);
             nft(&text::render("by-text", &ruleset));
             assert_eq!(listing(TABLE), listing("by-text"), "of\n{}", text::render("by-text", &ruleset));
+            let rules: usize = ruleset.chains.values().map(|chain| chain.rules.len()).sum();
+            assert_eq!(programs(TABLE).len(), rules);
+            assert_eq!(programs(TABLE), programs("by-text"));
             // And what text loads is known by its digests.
             let observed = client.dump(&Name::from("by-text")).expect("a dump");
             let left = plan(&Name::from("by-text"), &ruleset, observed.as_ref());

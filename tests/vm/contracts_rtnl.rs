@@ -1,5 +1,11 @@
 //! rtnetlink on the real kernel: the contract, agreement with the `ip` program, and the monitor.
 
+#![allow(
+    clippy::disallowed_methods,
+    clippy::print_stderr,
+    reason = "compares with what the operators' own programs say, and says which promise is tried"
+)]
+
 use std::process::Command;
 use std::time::Duration;
 

@@ -247,8 +247,10 @@ impl Table {
             if set.key != [field] {
                 return Err(Refusal::EINVAL);
             }
-            let overlaps = |other: &Prefix| other.contains(prefix) || prefix.contains(other);
-            if members.iter().any(overlaps) {
+            // Among disjoint blocks in order, only the neighbours can overlap a new one.
+            let before = members.range(..=*prefix).next_back().is_some_and(|other| other.contains(prefix));
+            let after = members.range(*prefix..).next().is_some_and(|other| prefix.contains(other));
+            if before || after {
                 return Err(Refusal::EEXIST);
             }
             members.insert(*prefix);

@@ -283,7 +283,8 @@ impl FakeRtnl {
         if let Some(source) = route.source {
             let local = |other: &Route| other.kind == RouteKind::Local && other.destination.contains(&source);
             let known = self.addresses.iter().any(|address| address.prefix.addr() == source);
-            if !known && !(source.is_ipv4() && self.routes.iter().any(local)) {
+            let answered = source.is_ipv4() && self.routes.iter().any(local);
+            if !known && !answered {
                 return Err(Refusal::EINVAL);
             }
         }

@@ -13,9 +13,15 @@ use crate::net::{Family, Prefix};
 /// A table nobody else uses.
 const TABLE: u32 = 1077;
 
+/// A promise and its name, about the link with the index it is given.
+pub type PromiseOnLink<N> = (&'static str, fn(&mut N, u32));
+
+/// A promise and its name.
+pub type Promise<N> = (&'static str, fn(&mut N));
+
 /// Every promise about addresses, routes and rules, by name. Beside the namespace they take the index of a link in it
 /// which is up and has no addresses but link-local ones.
-pub fn promises<N: Rtnl>() -> Vec<(&'static str, fn(&mut N, u32))> {
+pub fn promises<N: Rtnl>() -> Vec<PromiseOnLink<N>> {
     vec![
         ("an_address_brings_its_local_route", an_address_brings_its_local_route),
         ("an_ipv6_address_is_usable_at_once", an_ipv6_address_is_usable_at_once),
@@ -34,7 +40,7 @@ pub fn promises<N: Rtnl>() -> Vec<(&'static str, fn(&mut N, u32))> {
 }
 
 /// Every promise about links, by name. They need a kernel with dummy links and IP tunnels.
-pub fn link_promises<N: Rtnl>() -> Vec<(&'static str, fn(&mut N))> {
+pub fn link_promises<N: Rtnl>() -> Vec<Promise<N>> {
     vec![
         ("dummies_come_and_go", dummies_come_and_go),
         ("tunnels_come_and_go", tunnels_come_and_go),
@@ -135,10 +141,10 @@ fn local_routes_say_their_source(rtnl: &mut impl Rtnl, link: u32) {
         let route = Route { source: bare(node), ..local(link, vip, None) };
         done(rtnl, Op::ReplaceRoute(route.clone()));
         done(rtnl, Op::ReplaceRoute(route.clone()));
-        assert_eq!(routes_to(rtnl, vip), [route.clone()], "replacing does not multiply");
+        assert_eq!(routes_to(rtnl, vip), std::slice::from_ref(&route), "replacing does not multiply");
         let moved = Route { source: bare(other), ..route.clone() };
         done(rtnl, Op::ReplaceRoute(moved.clone()));
-        assert_eq!(routes_to(rtnl, vip), [moved.clone()]);
+        assert_eq!(routes_to(rtnl, vip), std::slice::from_ref(&moved));
         done(rtnl, Op::DeleteRoute(moved.clone()));
         assert!(routes_to(rtnl, vip).is_empty());
         assert_eq!(refused(rtnl, Op::DeleteRoute(moved)), (Some(Refusal::ESRCH), Disposition::AlreadySo));
@@ -196,7 +202,7 @@ fn routes_of_every_kind_read_back(rtnl: &mut impl Rtnl, link: u32) {
     found.sort();
     assert_eq!(found, [route.clone(), Route { metric: 5, ..route.clone() }]);
     done(rtnl, Op::DeleteRoute(Route { metric: 5, ..route.clone() }));
-    assert_eq!(routes_to(rtnl, "2001:db8::/64"), [route.clone()]);
+    assert_eq!(routes_to(rtnl, "2001:db8::/64"), std::slice::from_ref(&route));
     done(rtnl, Op::DeleteRoute(route));
     assert!(routes_to(rtnl, "2001:db8::/64").is_empty());
 }
