@@ -70,7 +70,7 @@ const PROXY: &str = <ProxyRoom as Subsystem>::NAME;
 pub fn run(config: Config) -> anyhow::Result<ExitCode> {
     let node = node_name(&config);
     if config.cleanup {
-        let _lock = lock::take(Path::new(lock::PATH))?;
+        let _lock = lock::take(lock::NAME)?;
         return once::clean_up(&config, node);
     }
     if config.features.nothing_to_run() {
@@ -86,7 +86,7 @@ pub fn run(config: Config) -> anyhow::Result<ExitCode> {
     let ended = if config.dry_run {
         runtime.block_on(once::dry_run(&config, node))
     } else {
-        let _lock = lock::take(Path::new(lock::PATH))?;
+        let _lock = lock::take(lock::NAME)?;
         runtime.block_on(daemon(&config, node))
     };
     runtime.shutdown_timeout(Duration::from_secs(1));
