@@ -19,7 +19,6 @@ mod traffic;
 mod vitals;
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
