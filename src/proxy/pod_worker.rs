@@ -275,7 +275,9 @@ async fn release<N: PodNetwork>(pod: &PodKey, touched: &mut Option<PodSetup>, fa
     setup.vips.clear();
     match door.configure(&setup).await {
         Err(failure) if !failure.is_gone() && failures + 1 < RELEASE_TRIES => return false,
-        Err(failure) => tracing::debug!(%pod, reason = cri::chain(&failure), "pod not released from direct server return"),
+        Err(failure) => {
+            tracing::debug!(%pod, reason = cri::chain(&failure), "pod not released from direct server return")
+        }
         Ok(writes) => tracing::debug!(%pod, n_ops = writes, "pod released from direct server return"),
     }
     *touched = None;

@@ -84,7 +84,9 @@ pub enum Error {
         source: kernel::Error,
     },
     /// A setting cannot be read or written.
-    #[error("in pod {pod}: setting {key} cannot be read or changed; the daemon needs a writable /proc/sys (privileged)")]
+    #[error(
+        "in pod {pod}: setting {key} cannot be read or changed; the daemon needs a writable /proc/sys (privileged)"
+    )]
     Setting {
         /// The pod.
         pod: String,
@@ -118,8 +120,7 @@ pub struct KernelPods;
 impl PodNetwork for KernelPods {
     fn configure(&self, pid: u32, setup: &PodSetup) -> Result<usize, Error> {
         let inside = || {
-            let mut rtnl =
-                RtnlClient::open().map_err(|source| Error::Kernel { pod: setup.pod.to_string(), source })?;
+            let mut rtnl = RtnlClient::open().map_err(|source| Error::Kernel { pod: setup.pod.to_string(), source })?;
             settle(&mut rtnl, &mut ProcSys::default(), setup, pid)
         };
         netns::run_in(Path::new(&format!("/proc/{pid}/ns/net")), inside)
