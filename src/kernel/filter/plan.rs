@@ -322,5 +322,5 @@ pub fn remove(table: &Name, observed: Option<&Observed>) -> Transaction {
 }
 
 #[cfg(test)]
-#[path = "plan_tests.rs"]
+#[path = "tests.rs"]
 mod tests;
