@@ -30,8 +30,10 @@ use super::status::WatchStatus;
 use super::store::{Event, Key};
 use crate::model::{EndpointSlice, Node, NodeName, Pod, PodKey, Service, ServiceKey, SliceKey};
 
-/// Objects in one page of a list, where the server cannot stream: bounds what is held before it is reduced.
-const PAGE_SIZE: u32 = 500;
+/// Bytes of one page of a list that we are ready to hold before its objects are reduced, roughly.
+const PAGE_BYTES: u32 = 512 * 1024;
+/// Objects of one page at most: what the API server's other clients ask for.
+const PAGE_OBJECTS: u32 = 500;
 /// Initial lists that may break off one after the other before streaming lists are taken for broken.
 const BROKEN_STREAMS: u32 = 3;
 /// Failures in a row before another way to the API server is looked for.
@@ -46,6 +48,8 @@ pub(super) trait Watched:
 {
     type Key: Key<Id: Send> + Send;
     type Value: Send;
+    /// What such an object takes on the wire, roughly, in bytes. Pods with their containers are by far the largest.
+    const TYPICAL_BYTES: u32;
 
     fn convert(&self, context: Context<'_>) -> Converted<<Self::Key as Key>::Id, Self::Key, Self::Value>;
     fn update(event: Event<Self::Key, Self::Value>) -> Update;
@@ -53,10 +57,11 @@ pub(super) trait Watched:
 
 /// Ties an API type to its conversion and its place in an update.
 macro_rules! watched {
-    ($($api:ty => $convert:ident, $key:ty, $value:ty, $update:ident;)*) => {$(
+    ($($api:ty => $convert:ident, $key:ty, $value:ty, $update:ident, $bytes:literal;)*) => {$(
         impl Watched for $api {
             type Key = $key;
             type Value = $value;
+            const TYPICAL_BYTES: u32 = $bytes;
 
             fn convert(&self, context: Context<'_>) -> Converted<<$key as Key>::Id, $key, $value> {
                 $convert::convert(self, context)
@@ -70,10 +75,10 @@ macro_rules! watched {
 }
 
 watched! {
-    core::Service => service, ServiceKey, Service, Service;
-    discovery::EndpointSlice => endpoint_slice, SliceKey, EndpointSlice, EndpointSlice;
-    core::Node => node, NodeName, Node, Node;
-    core::Pod => pod, PodKey, Pod, Pod;
+    core::Service => service, ServiceKey, Service, Service, 1024;
+    discovery::EndpointSlice => endpoint_slice, SliceKey, EndpointSlice, EndpointSlice, 4096;
+    core::Node => node, NodeName, Node, Node, 10_240;
+    core::Pod => pod, PodKey, Pod, Pod, 10_240;
 }
 
 /// What all watches share.
@@ -129,7 +134,7 @@ pub(super) async fn run<T: Watched>(
         let mut config = watcher::Config {
             field_selector: selection.fields.clone(),
             label_selector: selection.labels.clone(),
-            ..watcher::Config::default().page_size(PAGE_SIZE)
+            ..watcher::Config::default().page_size((PAGE_BYTES / T::TYPICAL_BYTES).min(PAGE_OBJECTS))
         };
         if shared.streaming.load(Ordering::Relaxed) {
             config = config.streaming_lists();

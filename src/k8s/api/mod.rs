@@ -42,7 +42,7 @@ const ANSWER: Duration = Duration::from_secs(60);
 const KEEPALIVE: (Duration, Duration, u32) = (Duration::from_secs(15), Duration::from_secs(5), 3);
 
 /// Requests that may go at once (the pages of a large cluster's lists), and the pause between later ones.
-const REQUESTS: (u32, Duration) = (100, Duration::from_millis(50));
+const REQUESTS: (u32, Duration) = (300, Duration::from_millis(20));
 
 /// How to find the API server.
 #[derive(Clone, Debug, Default)]
