@@ -22,6 +22,8 @@ macro_rules! guest {
 mod changes;
 mod cluster;
 mod contracts_ipvs;
+mod contracts_nft;
+mod contracts_rtnl;
 mod faults;
 mod listing;
 mod packets;
