@@ -44,15 +44,19 @@ pub struct Picture {
 }
 
 impl Picture {
-    /// What the node of the snapshot should have.
+    /// What the node of the snapshot should have, as far as its Node object tells.
     pub fn build(snapshot: &Snapshot, config: &Config) -> Picture {
-        let view = NodeView::new(snapshot, &[], MTU);
+        Picture::seen_from(&NodeView::new(snapshot, &[], MTU), snapshot, config)
+    }
+
+    /// What a node should have whose own addresses are known.
+    pub fn seen_from(view: &NodeView, snapshot: &Snapshot, config: &Config) -> Picture {
         let mut book = Book::default();
         for key in snapshot.services.keys() {
-            book.set(key, build_service(key, snapshot, config, &view));
+            book.set(key, build_service(key, snapshot, config, view));
         }
         let direct = Direct::build(snapshot, &book);
-        let frame = Frame::new(config, &view, &book, direct.needs.clone());
+        let frame = Frame::new(config, view, &book, direct.needs.clone());
         let by_address = book.virtual_servers().map(|(key, server)| (*key, (**server).clone()));
         let by_mark = direct.virtual_servers.iter().map(|(key, server)| (*key, (**server).clone()));
         let mut notices = book.notices();
@@ -62,7 +66,7 @@ impl Picture {
         Picture {
             table: by_address.chain(by_mark).collect(),
             ruleset: frame.ruleset(book.elements()),
-            links: links(config, &view, &book, &direct),
+            links: links(config, view, &book, &direct),
             health_checks: book.health_checks(),
             notices,
         }
@@ -117,8 +121,11 @@ pub struct HealthCheck {
 /// What the node of the snapshot would hold.
 pub fn render(snapshot: &Snapshot, config: &Config) -> Rendered {
     let picture = Picture::build(snapshot, config);
-    let health_check =
-        |(port, (service, ready)): (u16, (ServiceKey, usize))| HealthCheck { port, service: service.to_string(), ready };
+    let health_check = |(port, (service, ready)): (u16, (ServiceKey, usize))| HealthCheck {
+        port,
+        service: service.to_string(),
+        ready,
+    };
     Rendered {
         node: snapshot.node_name.clone(),
         ipvs: Saved(&picture.table).to_string(),
