@@ -71,8 +71,11 @@ pub type PodStates = BTreeMap<PodKey, PodState>;
 /// Starts the worker's thread, which ends when `desired` has no sender any more; pods stay as they are then.
 ///
 /// `desired` holds all pods that should be configured, the newest word counts. A pod that cannot be configured becomes
-/// a notice for each of its Services when that begins, and when the reason changes. `socket` is the runtime's
-/// ([`cri::socket_path`]). Returns the states, for whoever wants to show them.
+/// a notice for each of its Services when that begins, and when the reason changes. `socket` is the runtime's. Returns
+/// the states, for whoever wants to show them.
+///
+/// # Errors
+/// Where the thread or its runtime cannot be started.
 pub fn spawn(
     socket: &Path,
     network: impl PodNetwork,

@@ -130,6 +130,9 @@ impl PodNetwork for KernelPods {
 
 /// Configures the namespace that `rtnl` and `sysctl` act in, which must be the pod's. `pid` is for messages only.
 /// Returns how many changes were written; none when all was right.
+///
+/// # Errors
+/// Where it is not the pod's network, or does not become as it should be.
 pub fn settle(rtnl: &mut dyn Rtnl, sysctl: &mut dyn Sysctl, setup: &PodSetup, pid: u32) -> Result<usize, Error> {
     let refused = |source| Error::Kernel { pod: setup.pod.to_string(), source };
     let mut writes = 0;
@@ -160,6 +163,9 @@ pub fn settle(rtnl: &mut dyn Rtnl, sysctl: &mut dyn Sysctl, setup: &PodSetup, pi
 
 /// What makes the links and addresses of a pod right, as far as can be said before it is read again (pure): a missing
 /// device is made first, and its addresses follow once its index is known.
+///
+/// # Errors
+/// Where a device of another kind has the tunnel's name.
 pub fn plan(setup: &PodSetup, links: &[Link], addresses: &[Address]) -> Result<Vec<Op>, Error> {
     let mut ops = Vec::new();
     for family in Family::ALL {

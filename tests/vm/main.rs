@@ -24,6 +24,7 @@ mod cluster;
 mod contracts_ipvs;
 mod contracts_nft;
 mod contracts_rtnl;
+mod dsr;
 mod faults;
 mod listing;
 mod packets;
