@@ -43,11 +43,14 @@ pub(super) struct Dry<D> {
     set: BTreeMap<String, String>,
 }
 
+/// A kernel behind such doors.
+pub(super) type DryKernel<I, N, R, C, S> = Kernel<Dry<I>, Dry<N>, Dry<R>, Dry<C>, Dry<S>>;
+
 /// The same kernel, not written to.
 pub(super) fn dry<I, N, R, C, S>(
     kernel: Kernel<I, N, R, C, S>,
     journal: &Journal,
-) -> Kernel<Dry<I>, Dry<N>, Dry<R>, Dry<C>, Dry<S>> {
+) -> DryKernel<I, N, R, C, S> {
     Kernel {
         ipvs: Dry::new(kernel.ipvs, journal),
         nft: Dry::new(kernel.nft, journal),

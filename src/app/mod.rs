@@ -19,7 +19,6 @@ mod traffic;
 mod vitals;
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,7 +31,8 @@ use crate::admin::health::RoomHealth;
 use crate::config::{Config, Source};
 use crate::k8s;
 use crate::kernel::ipvs::client::IpvsClient;
-use crate::model::{NodeName, Notice};
+use crate::model::{NodeName, Notice, Snapshot};
+use crate::net::Family;
 use crate::proxy;
 use crate::proxy::reconciler::{Outputs, Room};
 use crate::reconcile::driver::{Timing, Wiring};
@@ -159,7 +159,14 @@ async fn daemon(config: &Config, node: NodeName) -> anyhow::Result<ExitCode> {
     };
     parts.set_door(&door);
     let notices = spawn_notices(&mut tasks, door.notices.clone());
-    spawn_publisher(&mut tasks, door.snapshots.clone(), snapshots, vitals.clone(), parts.clone());
+    spawn_publisher(
+        &mut tasks,
+        door.snapshots.clone(),
+        snapshots,
+        vitals.clone(),
+        parts.clone(),
+        config.families.clone(),
+    );
     tasks.spawn(async move {
         let ended = door.task.await.context("the front door ended midway");
         ("front door", ended.and_then(|ended| ended.map_err(Into::into)))
@@ -225,11 +232,19 @@ fn spawn_publisher(
     rooms: watch::Sender<Option<crate::model::Published>>,
     vitals: Vitals,
     parts: Arc<Parts>,
+    families: Vec<Family>,
 ) {
     tasks.spawn(async move {
+        let mut first = true;
         loop {
             let published = door.borrow_and_update().clone();
             if published.snapshot.generation.0 > 0 {
+                if first {
+                    first = false;
+                    if let Err(error) = check_node(&published.snapshot, &families) {
+                        return ("start", Err(error));
+                    }
+                }
                 vitals.in_sync();
                 rooms.send_replace(Some(parts.for_rooms(published)));
             }
@@ -238,6 +253,23 @@ fn spawn_publisher(
             }
         }
     });
+}
+
+/// The node must have an address of every family that is expected. Looked at once: a node that loses one later keeps
+/// what it serves.
+fn check_node(snapshot: &Snapshot, families: &[Family]) -> anyhow::Result<()> {
+    let name = &snapshot.node_name;
+    let Some(node) = snapshot.own_node() else {
+        tracing::warn!(node = %name, "the cluster has no Node object of this name yet; see --hostname-override");
+        return Ok(());
+    };
+    match families.iter().find(|family| node.best_ip(**family).is_none()) {
+        None => Ok(()),
+        Some(family) => bail!(
+            "--enable-{family}=true: node {name} has no {family} address in status.addresses; \
+             give it one or start with --enable-{family}=false"
+        ),
+    }
 }
 
 /// Wait for a signal, or for a task that ends by itself; then end all others in order.
@@ -266,5 +298,23 @@ async fn wait(tasks: &mut Tasks, signals: &mut Signals, stop: &watch::Sender<boo
             tracing::error!(reason = format!("{error:#}"), "stopped because a part of the daemon ended");
             bail!(error)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Node;
+
+    #[test]
+    fn a_node_must_have_an_address_of_every_expected_family() {
+        let name = NodeName::new("n1");
+        let mut snapshot = Snapshot::empty(name.clone());
+        assert!(check_node(&snapshot, &Family::ALL).is_ok(), "it may still come");
+        let node = Node { internal_ips: vec!["10.0.0.1".parse().unwrap()], ..Node::default() };
+        snapshot.nodes.insert(name, Arc::new(node));
+        assert!(check_node(&snapshot, &[Family::V4]).is_ok());
+        let told = check_node(&snapshot, &Family::ALL).unwrap_err().to_string();
+        assert!(told.starts_with("--enable-ipv6=true: node n1 has no ipv6 address"), "{told}");
     }
 }

@@ -12,6 +12,7 @@ pub mod affinity;
 pub mod book;
 pub mod cri;
 pub mod desired;
+pub mod direct;
 pub mod drain;
 pub mod dsr;
 pub mod endpoints;
@@ -23,6 +24,7 @@ pub mod plan;
 pub mod pod_worker;
 pub mod pods;
 pub mod reconciler;
+pub mod render;
 pub mod takeover;
 pub mod vips;
 

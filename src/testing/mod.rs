@@ -10,4 +10,6 @@
 pub mod builders;
 pub mod cluster;
 pub mod contract;
+pub mod golden;
 pub mod lab;
+pub mod node;

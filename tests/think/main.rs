@@ -11,3 +11,4 @@
 mod book;
 mod cli;
 mod generate;
+mod golden;

@@ -1,4 +1,6 @@
 //! nftables on the real kernel: the contract, and agreement with the `nft` program.
+//!
+//! Also part of the tier that runs on the kernel at hand; each test has a network namespace of its own.
 
 #![allow(
     clippy::disallowed_methods,
@@ -63,6 +65,7 @@ fn programs(table: &str) -> Vec<String> {
 
 #[test]
 fn keeps_every_promise() {
+    guest!();
     for (name, promise) in promises::<NftClient>() {
         eprintln!("{name}");
         run_in_new(|| promise(&mut NftClient::open().expect("a socket"))).expect("a namespace");
@@ -71,6 +74,7 @@ fn keeps_every_promise() {
 
 #[test]
 fn nft_lists_what_the_text_form_loads() {
+    guest!();
     run_in_new(|| {
         let mut client = NftClient::open().expect("a socket");
         let random = (100..130).map(random_ruleset);
@@ -96,6 +100,7 @@ fn nft_lists_what_the_text_form_loads() {
 
 #[test]
 fn transactions_print_as_nft_commands() {
+    guest!();
     run_in_new(|| {
         let mut client = NftClient::open().expect("a socket");
         let by_text = Name::from("by-text");
@@ -117,6 +122,7 @@ fn transactions_print_as_nft_commands() {
 
 #[test]
 fn what_others_put_into_our_table_goes() {
+    guest!();
     run_in_new(|| {
         let mut client = NftClient::open().expect("a socket");
         let desired = everything();

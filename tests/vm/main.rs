@@ -23,6 +23,8 @@ mod changes;
 mod cluster;
 mod containerd;
 mod contracts_ipvs;
+mod contracts_nft;
+mod contracts_rtnl;
 mod dsr;
 mod faults;
 mod listing;

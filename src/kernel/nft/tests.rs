@@ -118,11 +118,11 @@ fn packet_fields_are_guarded() {
     assert_eq!(guards(&[in_set(&[Selector::Destination6, Selector::Source6])]), [Check::Family(Family::V6)]);
     assert_eq!(guards(&[in_set(&[Selector::Source4]), in_set(&[Selector::Destination4])]).len(), 1, "once is enough");
     assert_eq!(guards(&[Match::Family(Family::V4), in_set(&[Selector::Source4])]), []);
-    assert_eq!(guards(&[port.clone()]), [Check::Ported]);
+    assert_eq!(guards(std::slice::from_ref(&port)), [Check::Ported]);
     assert_eq!(guards(&[Match::Protocol(Protocol::Udp), port.clone()]), []);
     assert_eq!(guards(&[in_set(&[Selector::Protocol, Selector::DestinationPort])]), []);
     let icmp = Match::IcmpTypes { family: Family::V6, types: vec![1] };
-    assert_eq!(guards(&[icmp.clone()]), [Check::Family(Family::V6), Check::Protocol(58)]);
+    assert_eq!(guards(std::slice::from_ref(&icmp)), [Check::Family(Family::V6), Check::Protocol(58)]);
     assert_eq!(guards(&[icmp, port]), [Check::Family(Family::V6), Check::Protocol(58), Check::Ported]);
     assert_eq!(guards(&[Match::TcpFlags { mask: 2, value: 2 }]), [Check::Protocol(6)]);
     let mut context = Context::default();

@@ -392,15 +392,16 @@ mod tests {
     use crate::testing::contract::rtnl;
 
     #[test]
+    #[expect(clippy::print_stdout, reason = "names the promise that is broken")]
     fn keeps_every_promise() {
         for (name, promise) in rtnl::promises::<FakeRtnl>() {
-            eprintln!("{name}");
+            println!("{name}");
             let mut fake = FakeRtnl::new();
             let link = fake.put_link("test0", "veth");
             promise(&mut fake, link);
         }
         for (name, promise) in rtnl::link_promises::<FakeRtnl>() {
-            eprintln!("{name}");
+            println!("{name}");
             promise(&mut FakeRtnl::new());
         }
     }

@@ -1,18 +1,17 @@
 //! Direct server return: marks, their virtual servers, their routing rules, and the pods that answer.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
-use std::sync::Arc;
+use std::collections::BTreeSet;
 
 use super::Room;
 use super::links::or_already_so;
 use crate::kernel::conntrack::Conntrack;
-use crate::kernel::ipvs::{Ipvs, VirtualServer, VirtualServerKey};
+use crate::kernel::ipvs::{Ipvs, VirtualServerKey};
 use crate::kernel::nft::Nft;
 use crate::kernel::rtnl::{Op, Route, RouteFilter, Rtnl, Rule};
 use crate::kernel::sysctl::Sysctl;
-use crate::model::{ServiceKey, Snapshot};
-use crate::proxy::dsr::{DsrKey, DsrNeeds, TABLE, owns_rule, pod_setups};
+use crate::model::Snapshot;
+use crate::proxy::direct::Direct;
+use crate::proxy::dsr::{TABLE, owns_rule};
 use crate::reconcile::{Outcome, Read};
 
 impl<I: Ipvs, N: Nft, R: Rtnl, C: Conntrack, S: Sysctl> Room<I, N, R, C, S> {
@@ -31,28 +30,7 @@ impl<I: Ipvs, N: Nft, R: Rtnl, C: Conntrack, S: Sysctl> Room<I, N, R, C, S> {
 
     /// Derive marks, virtual servers and pods from what the book asks for.
     pub(super) fn think_direct(&mut self, snapshot: &Snapshot) {
-        let direct = self.book.direct();
-        let keys: BTreeSet<DsrKey> = direct.values().map(|(_, server)| server.key()).collect();
-        let mut vips: BTreeMap<&ServiceKey, BTreeSet<IpAddr>> = BTreeMap::new();
-        for (service, server) in direct.values() {
-            vips.entry(*service).or_default().insert(server.tuple.0);
-        }
-        let mut setups = Vec::new();
-        let mut notices = Vec::new();
-        for (service, vips) in vips {
-            let (pods, told) = pod_setups(snapshot, service, &vips);
-            setups.extend(pods);
-            notices.extend(told);
-        }
-        let needs = DsrNeeds::gather(&keys, setups);
-        let desired: BTreeMap<VirtualServerKey, Arc<VirtualServer>> = direct
-            .values()
-            .filter_map(|(_, server)| {
-                let key = needs.virtual_server(&server.key())?;
-                let value = VirtualServer { spec: server.spec.clone(), real_servers: server.real_servers.clone() };
-                Some((key, Arc::new(value)))
-            })
-            .collect();
+        let Direct { needs, virtual_servers: desired, sloppy, notices } = Direct::build(snapshot, &self.book);
         let gone: Vec<VirtualServerKey> = self
             .servers
             .all_desired()
@@ -66,7 +44,7 @@ impl<I: Ipvs, N: Nft, R: Rtnl, C: Conntrack, S: Sysctl> Room<I, N, R, C, S> {
         for (key, value) in desired {
             self.servers.set_desired(&key, Some(value));
         }
-        self.sloppy = direct.values().any(|(_, server)| &*server.spec.scheduler.0 == "mh");
+        self.sloppy = sloppy;
         self.direct_notices = notices;
         let pods: Vec<_> = needs.pods.values().cloned().collect();
         self.outputs.pods.send_if_modified(|current| {

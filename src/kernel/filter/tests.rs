@@ -1,3 +1,5 @@
+//! Plans against the fake: what they change, in which order, and that they arrive.
+
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
