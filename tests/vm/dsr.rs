@@ -263,6 +263,46 @@ fn packets_go_in_through_the_tunnel_and_straight_back() {
     });
 }
 
+#[test]
+fn a_restart_finds_everything_right_and_removes_what_was_left_behind() {
+    with_lab(Options { nodes: 1, pods: 1, ..Options::default() }, |lab| {
+        let runtime = Runtime::start(lab)?;
+        let flags = [runtime.endpoint(), "--ipvs-sync-period=1s".to_owned()];
+        let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+        let node = lab.node(1)?;
+        // A mark of a Service that is gone, as kube-router leaves it, and a rule of somebody else beside it.
+        node.ns.ip("rule add pref 32764 fwmark 0x1234 lookup 78\nrule add pref 32764 fwmark 0x1234 lookup 99\n\
+             route add local default dev lo table 78\n")?;
+        lab.manifests().expose(&direct()?.scheduler("mh"), &[lab.pod("p11")?])?;
+        let mut daemons = start_all(lab, &flags)?;
+        let mut connections = Vec::new();
+        for family in Family::ALL {
+            let to = to_vip(family, topology::HTTP_PORT)?;
+            answered_by(lab, "p11", to)?;
+            connections.push(Connection::open(&lab.far, to)?);
+        }
+        let rules = node.ns.command("ip rule")?;
+        let left = rules.lines().filter(|line| line.contains("0x1234")).collect::<Vec<_>>();
+        ensure!(left.len() == 1 && left.iter().all(|line| line.contains("lookup 99")), "{rules}");
+        ensure!(node.ns.sysctl("net/ipv4/vs/sloppy_tcp")? == "1", "mh needs connections taken up midway");
+
+        for daemon in &mut daemons {
+            ensure!(daemon.metric("ferrovia_ops_total", &[])? > 0.0, "the first start wrote, and must say so");
+            daemon.stop()?;
+        }
+        for connection in &mut connections {
+            connection.request().context("forwarding must not need the daemon")?;
+        }
+        let daemons = start_all(lab, &flags)?;
+        wait::throughout("nothing is written", Duration::from_secs(3), || {
+            for connection in &mut connections {
+                connection.request()?;
+            }
+            Ok(daemons.iter().map(|daemon| daemon.metric("ferrovia_ops_total", &[])).sum::<Result<f64>>()? == 0.0)
+        })
+    });
+}
+
 /// The client is told to send segments that still fit with the outer header, and such segments arrive.
 fn segments_fit_the_tunnel(lab: &Lab) -> Result<()> {
     for (family, most) in [(Family::V4, 1440), (Family::V6, 1400)] {
