@@ -32,6 +32,13 @@ const ATTEMPT: Duration = Duration::from_secs(2);
 /// A port of servers that listen on the VIPs alone.
 const VIP_UDP_PORT: u16 = 5454;
 
+/// Reverse-path filters that would drop what comes out of a tunnel: the way back is another device.
+const STRICT: [(&str, &str); 3] = [
+    ("net/ipv4/conf/all/rp_filter", "1"),
+    ("net/ipv4/conf/default/rp_filter", "1"),
+    ("net/ipv4/conf/eth0/rp_filter", "1"),
+];
+
 /// A container runtime that knows each pod of a lab by its name, as the lab's Pod objects name their containers.
 struct Runtime {
     fake: FakeRuntime,
@@ -99,6 +106,7 @@ fn a_pod_gets_its_tunnels_through_the_runtime_and_loses_them_again() {
     with_lab(Options { nodes: 1, pods: 2, ..Options::default() }, |lab| {
         let runtime = Runtime::start(lab)?;
         let (pod, other) = (lab.pod("p11")?, lab.pod("p12")?);
+        pod.ns.set_sysctls(&STRICT)?;
         let (desired, wanted) = watch::channel(Vec::new());
         let (tell, mut told) = mpsc::unbounded_channel();
         let states = pod_worker::spawn(&runtime.socket, KernelPods, Timing::default(), wanted, tell)?;
@@ -214,6 +222,7 @@ fn packets_go_in_through_the_tunnel_and_straight_back() {
         let _daemons = start_all(lab, &[&runtime.endpoint()])?;
         let (entry, elsewhere) = (lab.node(1)?, lab.node(2)?);
         let pod = lab.pod("p21")?;
+        pod.ns.set_sysctls(&STRICT)?;
         let [v4, v6] = VIPS;
         let from_vip = [("answers-4", format!("ip saddr {v4}")), ("answers-6", format!("ip6 saddr {v6}"))];
         let tunnels = [
