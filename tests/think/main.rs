@@ -10,5 +10,6 @@
 
 mod book;
 mod cli;
+mod convergence;
 mod generate;
 mod golden;
