@@ -16,8 +16,6 @@ pub struct Status {
     pub uptime_seconds: u64,
     /// The features that run.
     pub features: Vec<String>,
-    /// True where it decides and prints only (`--dry-run`).
-    pub dry_run: bool,
     /// The newest snapshot of the cluster, 0 before the first.
     pub generation: u64,
     /// Each room.
@@ -67,8 +65,7 @@ impl fmt::Display for Status {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (hours, minutes) = (self.uptime_seconds / 3600, self.uptime_seconds % 3600 / 60);
         writeln!(f, "ferrovia {} on {}, up {hours}h{minutes:02}m", self.version, self.node)?;
-        let mode = if self.dry_run { " (dry run: nothing is written)" } else { "" };
-        writeln!(f, "features   {}{mode}", self.features.join(", "))?;
+        writeln!(f, "features   {}", self.features.join(", "))?;
         verdict(f, "healthy", &self.unhealthy)?;
         verdict(f, "ready", &self.unready)?;
         writeln!(f, "snapshot   generation {}", self.generation)?;

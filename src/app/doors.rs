@@ -5,8 +5,8 @@ use anyhow::Context;
 use crate::kernel::conntrack::client::ConntrackClient;
 use crate::kernel::ipvs::client::IpvsClient;
 use crate::kernel::modules::Modules;
-use crate::kernel::nft::client::NftClient;
-use crate::kernel::rtnl::client::RtnlClient;
+use crate::kernel::nft::NftClient;
+use crate::kernel::rtnl::RtnlClient;
 use crate::kernel::sysctl::ProcSys;
 use crate::proxy::reconciler::Kernel;
 

@@ -6,9 +6,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::kernel::Error;
 use crate::kernel::conntrack::{Conntrack, Flow};
-use crate::kernel::filter::plan::{Observed, Transaction};
 use crate::kernel::filter::Name;
-use crate::kernel::ipvs::{self, Connections, Ipvs, RealServerKey, Stats, Table, Timeouts, VirtualServer, VirtualServerKey};
+use crate::kernel::filter::plan::{Observed, Transaction};
+use crate::kernel::ipvs::{
+    self, Connections, Ipvs, RealServerKey, Stats, Table, Timeouts, VirtualServer, VirtualServerKey,
+};
 use crate::kernel::nft::Nft;
 use crate::kernel::rtnl::{self, Address, Link, Route, RouteFilter, Rtnl, Rule};
 use crate::kernel::sysctl::Sysctl;
@@ -41,11 +43,14 @@ pub(super) struct Dry<D> {
     set: BTreeMap<String, String>,
 }
 
+/// A kernel behind such doors.
+pub(super) type DryKernel<I, N, R, C, S> = Kernel<Dry<I>, Dry<N>, Dry<R>, Dry<C>, Dry<S>>;
+
 /// The same kernel, not written to.
 pub(super) fn dry<I, N, R, C, S>(
     kernel: Kernel<I, N, R, C, S>,
     journal: &Journal,
-) -> Kernel<Dry<I>, Dry<N>, Dry<R>, Dry<C>, Dry<S>> {
+) -> DryKernel<I, N, R, C, S> {
     Kernel {
         ipvs: Dry::new(kernel.ipvs, journal),
         nft: Dry::new(kernel.nft, journal),

@@ -1,24 +1,320 @@
-//! The composition root: the only file that knows every part. It builds, wires, waits and stops.
+//! The composition root: the only part that knows every other. It builds, wires, waits and stops.
+//!
+//! Start: probe the kernel, take lock and ports, open the front door, run the rooms. Stop: on a signal, in order, with
+//! everything in the kernel left as it is. When any task ends by itself, the daemon ends with an error: a restart is
+//! cheap, because every room repairs what it finds.
 
 pub mod translate;
 
+mod doors;
+mod dry_run;
 mod lock;
 mod observer;
+mod once;
+mod rooms;
+mod servers;
 mod signals;
+mod status;
+mod traffic;
 mod vitals;
 
+use std::collections::BTreeMap;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
 
-use crate::config::Config;
+use anyhow::{Context, bail};
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 
-/// Run the daemon until it is told to stop.
+use crate::admin::health::RoomHealth;
+use crate::config::{Config, Source};
+use crate::k8s;
+use crate::kernel::ipvs::client::IpvsClient;
+use crate::model::{NodeName, Notice, Snapshot};
+use crate::net::Family;
+use crate::proxy;
+use crate::proxy::reconciler::{Outputs, Room};
+use crate::reconcile::driver::{Timing, Wiring};
+use crate::reconcile::query::Query;
+use crate::reconcile::{Applied, Subsystem};
+use crate::telemetry::registry::Metrics;
+use doors::ProxyKernel;
+use observer::Counting;
+
+use servers::{Servers, Tasks};
+use signals::Signals;
+use status::{Parts, RoomParts};
+use vitals::Vitals;
+
+/// How long tasks may take to end in order.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The service proxy as it runs on a node.
+type ProxyRoom = Room<
+    crate::kernel::ipvs::client::IpvsClient,
+    crate::kernel::nft::NftClient,
+    crate::kernel::rtnl::RtnlClient,
+    crate::kernel::conntrack::client::ConntrackClient,
+    crate::kernel::sysctl::ProcSys,
+>;
+
+/// The room's name.
+const PROXY: &str = <ProxyRoom as Subsystem>::NAME;
+
+/// Run until told to stop, or do once what the configuration asks for.
 ///
 /// # Errors
-/// Whatever keeps it from starting.
+/// Whatever keeps the daemon from starting, and whatever ended it without being asked.
 pub fn run(config: Config) -> anyhow::Result<ExitCode> {
+    let node = node_name(&config);
+    if config.cleanup {
+        let _lock = lock::take(lock::NAME)?;
+        return once::clean_up(&config, node);
+    }
     if config.features.nothing_to_run() {
         tracing::info!("none of router, firewall and service proxy is to run, so there is nothing to do");
         return Ok(ExitCode::SUCCESS);
     }
-    anyhow::bail!("not wired")
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name("worker")
+        .enable_all()
+        .build()
+        .context("cannot start threads")?;
+    let ended = if config.dry_run {
+        runtime.block_on(once::dry_run(&config, node))
+    } else {
+        let _lock = lock::take(lock::NAME)?;
+        runtime.block_on(daemon(&config, node))
+    };
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    ended
+}
+
+/// The Node object of this machine: by flag or environment, else by host name.
+fn node_name(config: &Config) -> NodeName {
+    let host_name = || rustix::system::uname().nodename().to_string_lossy().into_owned();
+    NodeName::new(config.node_name.clone().unwrap_or_else(host_name))
+}
+
+/// What the front door is asked for.
+fn door_config(config: &Config, node: NodeName) -> k8s::Config {
+    let source = match &config.source {
+        Source::Folder(folder) => k8s::Source::Folder(folder.clone()),
+        Source::Api { kubeconfig, master } => k8s::Source::Api(k8s::ApiConfig {
+            kubeconfig: kubeconfig.clone(),
+            master: master.clone(),
+            endpoints_file: (!config.dry_run).then(|| config.state_dir.join("apiserver.json")),
+        }),
+    };
+    let pods = config.proxy.graceful_termination || config.proxy.runtime_endpoint.is_some();
+    let needs = k8s::Needs { all_nodes: config.features.router, pods };
+    k8s::Config { sync_timeout: config.cache_sync_timeout, ..k8s::Config::new(source, node, needs) }
+}
+
+async fn daemon(config: &Config, node: NodeName) -> anyhow::Result<ExitCode> {
+    let started = Instant::now();
+    let mut signals = Signals::new().context("cannot listen to signals")?;
+    let kernel = doors::open()?;
+    let counters = IpvsClient::open().context("cannot reach IPVS")?;
+    let servers = Servers::bind(config).await?;
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), node = %node, "started");
+
+    let (stop, stopping) = watch::channel(false);
+    let mut tasks = Tasks::new();
+    let metrics = Metrics::default();
+    let vitals =
+        Vitals::new(started, config.cache_sync_timeout, vec![RoomHealth::new(PROXY, config.proxy.sync_period)]);
+    let (applied, reports) = watch::channel(Applied::default());
+    let (ear, queries) = mpsc::channel::<Query>(4);
+    let (snapshots, published) = watch::channel(None);
+    let counting = Arc::new(Counting::new(metrics.clone()));
+    let parts = Arc::new(Parts::new(
+        config,
+        node.clone(),
+        started,
+        vitals.clone(),
+        published.clone(),
+        Arc::clone(&counting),
+        vec![RoomParts { name: PROXY, applied: reports.clone() }],
+    ));
+    let stats = traffic::source(counters, published.clone(), &metrics);
+    servers.spawn(
+        &mut tasks,
+        &stopping,
+        &config.metrics_path,
+        status::judge(&vitals),
+        status::metrics_text(&parts, &metrics, stats),
+        status::sources(&parts, BTreeMap::from([(PROXY, ear)])),
+    );
+
+    // Health answers while the front door opens, which takes as long as the API server lets it.
+    let door = tokio::select! {
+        door = k8s::start(door_config(config, node), stopping.clone()) => door?,
+        signal = signals.ended() => {
+            tracing::info!(signal, "stopped before the cluster was read");
+            return Ok(ExitCode::SUCCESS);
+        }
+    };
+    parts.set_door(&door);
+    let notices = spawn_notices(&mut tasks, door.notices.clone());
+    spawn_publisher(
+        &mut tasks,
+        door.snapshots.clone(),
+        snapshots,
+        vitals.clone(),
+        parts.clone(),
+        config.families.clone(),
+    );
+    tasks.spawn(async move {
+        let ended = door.task.await.context("the front door ended midway");
+        ("front door", ended.and_then(|ended| ended.map_err(Into::into)))
+    });
+
+    let wiring = Wiring {
+        snapshots: published,
+        disturbances: rooms::spawn_monitor(&mut tasks)?,
+        queries,
+        stop: stopping.clone(),
+        applied,
+        notices: notices.clone(),
+        observer: counting,
+    };
+    tasks.spawn(async move {
+        vitals.follow(0, reports).await;
+        ("vitals", Ok(()))
+    });
+    let room = proxy_room(config, kernel, &mut tasks, notices)?;
+    rooms::spawn(&mut tasks, room, wiring, Timing { resync: config.proxy.sync_period, started })?;
+    wait(&mut tasks, &mut signals, &stop).await
+}
+
+/// The room with its two neighbours: health-check node ports, and the pods that answer for VIPs themselves.
+fn proxy_room(
+    config: &Config,
+    kernel: ProxyKernel,
+    tasks: &mut Tasks,
+    notices: mpsc::UnboundedSender<Notice>,
+) -> anyhow::Result<ProxyRoom> {
+    let outputs = Outputs::default();
+    let health_checks = proxy::health::serve(outputs.health_checks.subscribe(), notices.clone());
+    tasks.spawn(async move {
+        health_checks.await;
+        ("health check node ports", Ok(()))
+    });
+    if let Some(socket) = &config.proxy.runtime_endpoint {
+        let timing = proxy::pod_worker::Timing::default();
+        proxy::pod_worker::spawn(socket, proxy::pods::KernelPods, timing, outputs.pods.subscribe(), notices)
+            .context("cannot start the worker for direct server return")?;
+    }
+    Ok(Room::new(translate::proxy_config(config), kernel, outputs))
+}
+
+/// Pass notices on to whoever tells the owners of objects.
+fn spawn_notices(tasks: &mut Tasks, tell: mpsc::Sender<Notice>) -> mpsc::UnboundedSender<Notice> {
+    let (notices, mut told) = mpsc::unbounded_channel();
+    tasks.spawn(async move {
+        while let Some(notice) = told.recv().await {
+            if tell.send(notice).await.is_err() {
+                break;
+            }
+        }
+        ("notices", Ok(()))
+    });
+    notices
+}
+
+/// Hand snapshots from the front door to the rooms, the newest one only.
+fn spawn_publisher(
+    tasks: &mut Tasks,
+    mut door: watch::Receiver<k8s::Published>,
+    rooms: watch::Sender<Option<crate::model::Published>>,
+    vitals: Vitals,
+    parts: Arc<Parts>,
+    families: Vec<Family>,
+) {
+    tasks.spawn(async move {
+        let mut first = true;
+        loop {
+            let published = door.borrow_and_update().clone();
+            if published.snapshot.generation.0 > 0 {
+                if first {
+                    first = false;
+                    if let Err(error) = check_node(&published.snapshot, &families) {
+                        return ("start", Err(error));
+                    }
+                }
+                vitals.in_sync();
+                rooms.send_replace(Some(parts.for_rooms(published)));
+            }
+            if door.changed().await.is_err() {
+                return ("publisher", Ok(()));
+            }
+        }
+    });
+}
+
+/// The node must have an address of every family that is expected. Looked at once: a node that loses one later keeps
+/// what it serves.
+fn check_node(snapshot: &Snapshot, families: &[Family]) -> anyhow::Result<()> {
+    let name = &snapshot.node_name;
+    let Some(node) = snapshot.own_node() else {
+        tracing::warn!(node = %name, "the cluster has no Node object of this name yet; see --hostname-override");
+        return Ok(());
+    };
+    match families.iter().find(|family| node.best_ip(**family).is_none()) {
+        None => Ok(()),
+        Some(family) => bail!(
+            "--enable-{family}=true: node {name} has no {family} address in status.addresses; \
+             give it one or start with --enable-{family}=false"
+        ),
+    }
+}
+
+/// Wait for a signal, or for a task that ends by itself; then end all others in order.
+async fn wait(tasks: &mut Tasks, signals: &mut Signals, stop: &watch::Sender<bool>) -> anyhow::Result<ExitCode> {
+    let failure = tokio::select! {
+        signal = signals.ended() => {
+            tracing::info!(signal, "stopping, everything in the kernel stays in force");
+            None
+        }
+        ended = tasks.join_next() => Some(match ended {
+            Some(Ok((task, Ok(())))) => anyhow::anyhow!("{task} ended by itself"),
+            Some(Ok((task, Err(error)))) => error.context(task),
+            Some(Err(error)) => error.into(),
+            None => anyhow::anyhow!("there is nothing left to run"),
+        }),
+    };
+    stop.send_replace(true);
+    let all_ended = async { while tasks.join_next().await.is_some() {} };
+    if tokio::time::timeout(PATIENCE, all_ended).await.is_err() {
+        tracing::warn!("some tasks did not end in time");
+        tasks.abort_all();
+    }
+    match failure {
+        None => Ok(ExitCode::SUCCESS),
+        Some(error) => {
+            tracing::error!(reason = format!("{error:#}"), "stopped because a part of the daemon ended");
+            bail!(error)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Node;
+
+    #[test]
+    fn a_node_must_have_an_address_of_every_expected_family() {
+        let name = NodeName::new("n1");
+        let mut snapshot = Snapshot::empty(name.clone());
+        assert!(check_node(&snapshot, &Family::ALL).is_ok(), "it may still come");
+        let node = Node { internal_ips: vec!["10.0.0.1".parse().unwrap()], ..Node::default() };
+        snapshot.nodes.insert(name, Arc::new(node));
+        assert!(check_node(&snapshot, &[Family::V4]).is_ok());
+        let told = check_node(&snapshot, &Family::ALL).unwrap_err().to_string();
+        assert!(told.starts_with("--enable-ipv6=true: node n1 has no ipv6 address"), "{told}");
+    }
 }

@@ -1,15 +1,10 @@
 //! Rooms and what surrounds them: a thread for each room, the news of the kernel, the neighbours of the service proxy.
 
-use std::sync::Arc;
-
 use anyhow::Context;
-use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::Instant;
+use tokio::sync::{mpsc, oneshot};
 
 use super::servers::Tasks;
-use crate::kernel::rtnl::client::RtnlClient;
 use crate::kernel::rtnl::monitor::Monitor;
-use crate::model::{Notice, Published};
 use crate::reconcile::Subsystem;
 use crate::reconcile::driver::{self, Timing, Wiring};
 
@@ -38,12 +33,13 @@ pub(super) fn spawn_monitor(tasks: &mut Tasks) -> anyhow::Result<mpsc::Receiver<
     let (news, disturbances) = mpsc::channel(1);
     tasks.spawn(async move {
         let ended = loop {
-            match monitor.next().await {
+            let heard = tokio::select! {
+                heard = monitor.next() => heard,
+                () = news.closed() => break Ok(()),
+            };
+            match heard {
                 // Full means that the room has not looked yet: it will see this change, too.
-                Ok(_) => match news.try_send(()) {
-                    Ok(()) | Err(mpsc::error::TrySendError::Full(())) => {}
-                    Err(mpsc::error::TrySendError::Closed(())) => break Ok(()),
-                },
+                Ok(_) => drop(news.try_send(())),
                 Err(error) => break Err(error).context("listening to changes of links and addresses"),
             }
         };

@@ -98,4 +98,3 @@ fn addresses(wanted: &Listen) -> std::io::Result<Vec<SocketAddr>> {
         BindHost::Name(name) => (name.as_str(), port).to_socket_addrs()?.collect(),
     })
 }
-

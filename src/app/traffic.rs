@@ -77,8 +77,7 @@ fn values(stats: &Stats) -> [u64; 10] {
 
 /// Whose each virtual server is. Of several Services that claim one, the oldest has it.
 fn owners(snapshot: &Snapshot) -> BTreeMap<Tuple, &ServiceKey> {
-    let node_addresses: Vec<IpAddr> =
-        snapshot.own_node().map(|node| node.addresses().collect()).unwrap_or_default();
+    let node_addresses: Vec<IpAddr> = snapshot.own_node().map(|node| node.addresses().collect()).unwrap_or_default();
     let mut by_age: Vec<(&ServiceKey, &Service)> =
         snapshot.services.iter().map(|(key, service)| (key, &**service)).collect();
     by_age.sort_by_key(|(key, service)| (service.created, *key));

@@ -131,8 +131,6 @@ impl Flag {
 pub const DIFFERENT: &[(&str, &str)] = &[
     ("enable-pprof", "listens on 127.0.0.1:6060 only; kube-router listens on every address, without a password"),
     ("version", "prints to standard output, in this program's own form"),
-    ("enable-ipv6", "decides which families are programmed; in kube-router the addresses of the node decide"),
-    ("enable-ipv4", "decides which families are programmed; in kube-router the addresses of the node decide"),
     ("cleanup-config", "removes only what the service proxy owns; virtual servers inside --excluded-cidrs stay"),
     ("excluded-cidrs", "covers the addresses on the dummy link as well; kube-router removes those"),
     ("hairpin-mode", "without effect: pods always reach themselves through their Services"),
@@ -254,9 +252,9 @@ flags! {
         cleanup_config, "cleanup-config", bool = "false",
             "Remove everything this program left in the kernel, then exit";
         enable_ipv4, "enable-ipv4", bool = "true",
-            "Program IPv4; the node must have an IPv4 address";
+            "Expect IPv4: ranges may be IPv4, and the node must have an IPv4 address";
         enable_ipv6, "enable-ipv6", bool = "false",
-            "Program IPv6; the node must have an IPv6 address";
+            "Expect IPv6: ranges may be IPv6, and the node must have an IPv6 address";
         health_addr, "health-addr", String = "",
             "Address of the health server (/healthz, /readyz), an IPv6 one in brackets; empty for all addresses";
         health_port, "health-port", u16 = "20244",

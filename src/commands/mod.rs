@@ -5,25 +5,14 @@ mod ask;
 mod gen_docs;
 mod render;
 
-use std::io::{self, Write};
 use std::path::Path;
 
 pub use gen_docs::page;
 pub use render::render;
 
-use crate::admin::status::Status;
+pub use crate::telemetry::print;
 
-/// Write to standard output; a reader that went away (`| head`) is no error.
-///
-/// # Errors
-/// Anything else that keeps the text from being written.
-pub fn print(text: &str) -> io::Result<()> {
-    let mut out = io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        other => other,
-    }
-}
+use crate::admin::status::Status;
 
 /// `ferrovia snapshot`: the cluster as a running daemon sees it, as JSON.
 ///

@@ -86,12 +86,11 @@ impl WatchStatus {
         self.in_sync.store(true, Ordering::Relaxed);
     }
 
-    /// Notes an event; the end of a trouble is handed back.
-    pub(super) fn note_event(&self) -> Option<String> {
+    /// Notes an event.
+    pub(super) fn note_event(&self) {
         let after = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.last_event.store(after.saturating_add(1), Ordering::Relaxed);
         self.events.fetch_add(1, Ordering::Relaxed);
-        self.note_well()
     }
 
     /// Notes that the source answers; the end of a trouble is handed back.

@@ -30,8 +30,10 @@ use super::status::WatchStatus;
 use super::store::{Event, Key};
 use crate::model::{EndpointSlice, Node, NodeName, Pod, PodKey, Service, ServiceKey, SliceKey};
 
-/// Objects in one page of a list, where the server cannot stream: bounds what is held before it is reduced.
-const PAGE_SIZE: u32 = 500;
+/// Bytes of one page of a list that we are ready to hold before its objects are reduced, roughly.
+const PAGE_BYTES: u32 = 512 * 1024;
+/// Objects of one page at most: what the API server's other clients ask for.
+const PAGE_OBJECTS: u32 = 500;
 /// Initial lists that may break off one after the other before streaming lists are taken for broken.
 const BROKEN_STREAMS: u32 = 3;
 /// Failures in a row before another way to the API server is looked for.
@@ -46,6 +48,8 @@ pub(super) trait Watched:
 {
     type Key: Key<Id: Send> + Send;
     type Value: Send;
+    /// What such an object takes on the wire, roughly, in bytes. Pods with their containers are by far the largest.
+    const TYPICAL_BYTES: u32;
 
     fn convert(&self, context: Context<'_>) -> Converted<<Self::Key as Key>::Id, Self::Key, Self::Value>;
     fn update(event: Event<Self::Key, Self::Value>) -> Update;
@@ -53,10 +57,11 @@ pub(super) trait Watched:
 
 /// Ties an API type to its conversion and its place in an update.
 macro_rules! watched {
-    ($($api:ty => $convert:ident, $key:ty, $value:ty, $update:ident;)*) => {$(
+    ($($api:ty => $convert:ident, $key:ty, $value:ty, $update:ident, $bytes:literal;)*) => {$(
         impl Watched for $api {
             type Key = $key;
             type Value = $value;
+            const TYPICAL_BYTES: u32 = $bytes;
 
             fn convert(&self, context: Context<'_>) -> Converted<<$key as Key>::Id, $key, $value> {
                 $convert::convert(self, context)
@@ -70,10 +75,10 @@ macro_rules! watched {
 }
 
 watched! {
-    core::Service => service, ServiceKey, Service, Service;
-    discovery::EndpointSlice => endpoint_slice, SliceKey, EndpointSlice, EndpointSlice;
-    core::Node => node, NodeName, Node, Node;
-    core::Pod => pod, PodKey, Pod, Pod;
+    core::Service => service, ServiceKey, Service, Service, 1024;
+    discovery::EndpointSlice => endpoint_slice, SliceKey, EndpointSlice, EndpointSlice, 4096;
+    core::Node => node, NodeName, Node, Node, 10_240;
+    core::Pod => pod, PodKey, Pod, Pod, 10_240;
 }
 
 /// What all watches share.
@@ -99,8 +104,8 @@ pub(super) struct Selection {
 enum End {
     /// Ask again from the start.
     StartOver,
-    /// Ask for another connection first, then from the start.
-    Renew,
+    /// There is another connection: ask from the start by that one.
+    Renewed,
     /// Nobody listens any more.
     Closed,
 }
@@ -117,27 +122,28 @@ pub(super) async fn run<T: Watched>(
         updates,
         status: &status,
         delay: Delay::new(shared.timings.first_delay, shared.timings.most_delay),
+        epoch: 0,
         listing: true,
         begun: false,
         broken_streams: 0,
         kind: std::marker::PhantomData,
     };
-    let (mut client, mut epoch) = shared.server.client().await;
     loop {
+        let (client, epoch) = shared.server.client().await;
+        watch.epoch = epoch;
         let mut config = watcher::Config {
             field_selector: selection.fields.clone(),
             label_selector: selection.labels.clone(),
-            ..watcher::Config::default().page_size(PAGE_SIZE)
+            ..watcher::Config::default().page_size((PAGE_BYTES / T::TYPICAL_BYTES).min(PAGE_OBJECTS))
         };
         if shared.streaming.load(Ordering::Relaxed) {
             config = config.streaming_lists();
         }
         let streaming = config.initial_list_strategy == watcher::InitialListStrategy::StreamingList;
         watch.listing = true;
-        let events = pin!(watcher::watcher(Api::<T>::all(client.clone()), config));
+        let events = pin!(watcher::watcher(Api::<T>::all(client), config));
         match watch.follow(events, streaming).await {
-            End::StartOver => {}
-            End::Renew => (client, epoch) = shared.server.renewed(epoch).await,
+            End::StartOver | End::Renewed => {}
             End::Closed => return,
         }
     }
@@ -148,6 +154,8 @@ struct Watch<'a, T: Watched> {
     updates: mpsc::Sender<Stamped>,
     status: &'a WatchStatus,
     delay: Delay,
+    /// The connection in use.
+    epoch: u64,
     /// Whether an initial list is due or on its way.
     listing: bool,
     /// Whether a first initial list has begun.
@@ -179,7 +187,7 @@ impl<T: Watched> Watch<'_, T> {
                 Ok(Some(item)) => item,
                 Ok(None) => return End::StartOver,
                 Err(_) if !self.listing => {
-                    self.well(self.status.note_well());
+                    self.well();
                     continue;
                 }
                 Err(_) if streaming && began => {
@@ -188,8 +196,9 @@ impl<T: Watched> Watch<'_, T> {
                 }
                 Err(_) => {
                     let message = format!("no answer to the list request within {patience:?}");
-                    self.trouble(&Trouble::connection(message)).await;
-                    return self.renew_or_start_over(true);
+                    let trouble = Trouble::connection(message);
+                    self.trouble(&trouble).await;
+                    return self.renew_or_start_over(&trouble).await;
                 }
             };
             match item {
@@ -201,11 +210,13 @@ impl<T: Watched> Watch<'_, T> {
                             return End::StartOver;
                         }
                     }
+                    began &= !matches!(event, KubeEvent::InitDone);
                     if !self.take(event).await {
                         return End::Closed;
                     }
                 }
                 Err(error) => {
+                    began = false;
                     let trouble = errors::of_watch(&error);
                     if streaming && self.listing && trouble.refuses_streaming() {
                         self.give_up_streaming(&trouble.message);
@@ -214,7 +225,7 @@ impl<T: Watched> Watch<'_, T> {
                     let version_gone =
                         trouble.code == Some(410) && matches!(error, watcher::Error::WatchStartFailed(_));
                     self.trouble(&trouble).await;
-                    match self.renew_or_start_over(trouble.needs_connection) {
+                    match self.renew_or_start_over(&trouble).await {
                         // The watcher resumes, or lists again, by itself. Only when a new watch answers that the
                         // resource version is gone it would ask for that version for ever.
                         End::StartOver if !version_gone => {}
@@ -249,8 +260,11 @@ impl<T: Watched> Watch<'_, T> {
         };
         let done = matches!(event, Event::InitDone);
         let arrived = Instant::now();
-        let before = self.status.note_event();
-        self.well(before);
+        self.status.note_event();
+        // Half a list is no success: one that breaks off again and again must not be asked for in haste.
+        if !matches!(event, Event::InitApply(_)) {
+            self.well();
+        }
         if self.updates.send((T::update(event), arrived)).await.is_err() {
             return false;
         }
@@ -261,9 +275,9 @@ impl<T: Watched> Watch<'_, T> {
         true
     }
 
-    fn well(&mut self, trouble: Option<String>) {
+    fn well(&mut self) {
         self.delay.succeeded();
-        if let Some(reason) = trouble {
+        if let Some(reason) = self.status.note_well() {
             info!(kind = %self.status.kind, reason, "watch works again");
         }
     }
@@ -284,14 +298,19 @@ impl<T: Watched> Watch<'_, T> {
         }
     }
 
-    fn renew_or_start_over(&self, needs_connection: bool) -> End {
+    /// Looks for another way to the server after some failures in a row. One that was merely away is resumed, not
+    /// listed again: a thousand nodes that list at once would put it down again.
+    async fn renew_or_start_over(&self, trouble: &Trouble) -> End {
         if self.updates.is_closed() {
-            End::Closed
-        } else if needs_connection && self.delay.failures() >= FAILURES_BEFORE_RENEWAL {
-            End::Renew
-        } else {
-            End::StartOver
+            return End::Closed;
         }
+        if trouble.needs_connection && self.delay.failures() >= FAILURES_BEFORE_RENEWAL {
+            let (_, epoch) = self.shared.server.renewed(self.epoch, trouble.code == Some(401)).await;
+            if epoch != self.epoch {
+                return End::Renewed;
+            }
+        }
+        End::StartOver
     }
 
     fn give_up_streaming(&mut self, reason: &str) {

@@ -25,14 +25,11 @@ const MAX_ANSWER: usize = 16 * 1024 * 1024;
 /// Why the runtime could not say which process a container is.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The endpoint is not a unix socket.
-    #[error(
-        "container runtime endpoint {endpoint:?} is no unix socket; set --runtime-endpoint to one, for example \
-         unix:///run/containerd/containerd.sock or unix:///run/crio/crio.sock"
-    )]
-    NotUnix {
-        /// As configured.
-        endpoint: String,
+    /// The path of the socket cannot be used.
+    #[error("container runtime endpoint {} is not valid UTF-8; set --runtime-endpoint to another path", socket.display())]
+    BadPath {
+        /// The socket.
+        socket: PathBuf,
     },
     /// Nobody answers at the socket.
     #[error(
@@ -110,15 +107,6 @@ pub struct RuntimeVersion {
     pub version: String,
 }
 
-/// The path of a runtime endpoint: `unix:///path`, or a bare absolute path.
-pub fn socket_path(endpoint: &str) -> Result<PathBuf, Error> {
-    let path = endpoint.strip_prefix("unix://").unwrap_or(endpoint);
-    if !path.starts_with('/') {
-        return Err(Error::NotUnix { endpoint: endpoint.to_owned() });
-    }
-    Ok(PathBuf::from(path))
-}
-
 /// A client of one runtime. Connects when first used, and again when the connection broke. Clones share it.
 #[derive(Clone, Debug)]
 pub struct Client {
@@ -128,15 +116,21 @@ pub struct Client {
 
 impl Client {
     /// A client of the runtime at `socket`. Must be called inside a tokio runtime; nothing is sent yet.
+    ///
+    /// # Errors
+    /// Where the path is not UTF-8.
     pub fn new(socket: &Path) -> Result<Client, Error> {
-        let not_unix = || Error::NotUnix { endpoint: socket.display().to_string() };
-        let path = socket.to_str().ok_or_else(not_unix)?;
-        let endpoint = Endpoint::from_shared(format!("unix://{path}")).map_err(|_| not_unix())?;
+        let bad_path = || Error::BadPath { socket: socket.to_owned() };
+        let path = socket.to_str().ok_or_else(bad_path)?;
+        let endpoint = Endpoint::from_shared(format!("unix://{path}")).map_err(|_| bad_path())?;
         let channel = endpoint.connect_timeout(CALL_TIMEOUT).timeout(CALL_TIMEOUT).connect_lazy();
         Ok(Client { socket: socket.to_owned(), channel })
     }
 
     /// What the runtime is, for the log.
+    ///
+    /// # Errors
+    /// Where the runtime does not answer, or does not speak CRI v1.
     pub async fn version(&self) -> Result<RuntimeVersion, Error> {
         let request = VersionRequest { version: "v1".to_owned() };
         let answer: VersionResponse = self
@@ -147,6 +141,9 @@ impl Client {
     }
 
     /// The process number of a container, in the host's numbering. `container` is `scheme://id`.
+    ///
+    /// # Errors
+    /// Where the runtime does not answer, does not know the container, or it has no process.
     pub async fn process_of(&self, container: &str) -> Result<u32, Error> {
         let id = container.split_once("://").map_or(container, |(_, id)| id);
         let request = ContainerStatusRequest { container_id: id.to_owned(), verbose: true };
@@ -204,7 +201,7 @@ impl Client {
 }
 
 /// An error with its causes, innermost last. A status says what it says; transport errors hide theirs.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
@@ -291,17 +288,6 @@ impl ContainerState {
 mod tests {
     use super::*;
     use crate::proxy::fake_runtime::{FakeContainer, FakeRuntime};
-
-    #[test]
-    fn only_unix_sockets_are_endpoints() {
-        for good in ["unix:///run/containerd/containerd.sock", "/run/containerd/containerd.sock"] {
-            assert_eq!(socket_path(good).unwrap(), Path::new("/run/containerd/containerd.sock"));
-        }
-        for bad in ["", "unix://", "tcp://127.0.0.1:2375", "npipe:////./pipe/x", "run/containerd.sock"] {
-            let error = socket_path(bad).unwrap_err().to_string();
-            assert!(error.contains(&format!("{bad:?}")) && error.contains("--runtime-endpoint"), "{error}");
-        }
-    }
 
     /// The bytes of `api.proto`'s messages, written down from its field numbers.
     #[test]

@@ -277,11 +277,11 @@ pub fn segment_size(family: Family, mtu: u32) -> u16 {
     u16::try_from(mtu.saturating_sub(headers)).unwrap_or(u16::MAX)
 }
 
-/// `local default dev lo table 78`, in the form the kernel reports it: IPv6 has no scopes, and a default metric.
+/// `local default dev lo table 78`, in the form it is read back: IPv6 routes have no scope.
 fn local_default(family: Family, loopback: u32) -> rtnl::Route {
-    let (destination, scope, metric) = match family {
-        Family::V4 => (Prefix::V4(Ipv4Net::default()), 254, 0),
-        Family::V6 => (Prefix::V6(Ipv6Net::default()), 0, 1024),
+    let (destination, scope) = match family {
+        Family::V4 => (Prefix::V4(Ipv4Net::default()), 254),
+        Family::V6 => (Prefix::V6(Ipv6Net::default()), 0),
     };
     rtnl::Route {
         table: TABLE,
@@ -292,7 +292,7 @@ fn local_default(family: Family, loopback: u32) -> rtnl::Route {
         link: Some(loopback),
         gateway: None,
         source: None,
-        metric,
+        metric: 0,
     }
 }
 

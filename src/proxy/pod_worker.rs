@@ -21,7 +21,7 @@ use crate::reconcile::backoff::Backoff;
 
 use super::cri::{self, Client};
 use super::dsr::PodSetup;
-use super::pods;
+use super::pods::{self, PodNetwork};
 
 /// Calls to the runtime at a time: a node full of pods must not be a burst to it.
 const MAX_CALLS: usize = 8;
@@ -29,12 +29,6 @@ const MAX_CALLS: usize = 8;
 const QUIET_FAILURES: u32 = 2;
 /// How often a pod that is no longer wanted is tried to be released.
 const RELEASE_TRIES: u32 = 3;
-
-/// The way into a pod's network.
-pub trait PodNetwork: Send + Sync + 'static {
-    /// Makes the network of process `pid` as `setup` says. Returns how many changes were written.
-    fn configure(&self, pid: u32, setup: &PodSetup) -> Result<usize, pods::Error>;
-}
 
 /// How long to wait for what.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,8 +71,11 @@ pub type PodStates = BTreeMap<PodKey, PodState>;
 /// Starts the worker's thread, which ends when `desired` has no sender any more; pods stay as they are then.
 ///
 /// `desired` holds all pods that should be configured, the newest word counts. A pod that cannot be configured becomes
-/// a notice for each of its Services when that begins, and when the reason changes. `socket` is the runtime's
-/// ([`cri::socket_path`]). Returns the states, for whoever wants to show them.
+/// a notice for each of its Services when that begins, and when the reason changes. `socket` is the runtime's. Returns
+/// the states, for whoever wants to show them.
+///
+/// # Errors
+/// Where the thread or its runtime cannot be started.
 pub fn spawn(
     socket: &Path,
     network: impl PodNetwork,
@@ -254,7 +251,7 @@ async fn keep<N: PodNetwork>(pod: PodKey, mut desired: watch::Receiver<Option<Po
                     Err(failure) => {
                         failures += 1;
                         if !failure.is_gone() || failures > QUIET_FAILURES {
-                            let reason = failure.to_string();
+                            let reason = cri::chain(&failure);
                             door.report(&pod, PodState::Failed { setup, reason });
                         }
                         backoff.failed()
@@ -281,7 +278,9 @@ async fn release<N: PodNetwork>(pod: &PodKey, touched: &mut Option<PodSetup>, fa
     setup.vips.clear();
     match door.configure(&setup).await {
         Err(failure) if !failure.is_gone() && failures + 1 < RELEASE_TRIES => return false,
-        Err(failure) => tracing::debug!(%pod, reason = %failure, "pod not released from direct server return"),
+        Err(failure) => {
+            tracing::debug!(%pod, reason = cri::chain(&failure), "pod not released from direct server return")
+        }
         Ok(writes) => tracing::debug!(%pod, n_ops = writes, "pod released from direct server return"),
     }
     *touched = None;

@@ -8,10 +8,11 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::net::IpAddr;
+use std::path::Path;
 
-use crate::kernel::rtnl::{Address, Link, Op, Rtnl};
-use crate::kernel::sysctl::Sysctl;
-use crate::kernel::{self, Disposition};
+use crate::kernel::rtnl::{Address, Link, Op, Rtnl, RtnlClient};
+use crate::kernel::sysctl::{ProcSys, Sysctl};
+use crate::kernel::{self, Disposition, netns};
 use crate::net::{Family, host_prefix};
 
 use super::dsr::PodSetup;
@@ -42,14 +43,15 @@ fn tunnel_kind(family: Family) -> &'static str {
 pub enum Error {
     /// Its network namespace cannot be entered.
     #[error(
-        "network namespace of process {pid} cannot be entered: {source}; the daemon needs the host's process numbers \
-         (hostPID: true) and CAP_SYS_ADMIN"
+        "the network of process {pid} cannot be entered; the daemon needs the host's process numbers (hostPID: true) \
+         and CAP_SYS_ADMIN"
     )]
     Namespace {
         /// The container's process.
         pid: u32,
-        /// What the kernel said.
-        source: io::Error,
+        /// Why.
+        #[source]
+        source: netns::Error,
     },
     /// The process is somewhere else.
     #[error(
@@ -73,21 +75,25 @@ pub enum Error {
         kind: String,
     },
     /// The kernel refused a change.
-    #[error("in pod {pod}: {source}")]
+    #[error("the network of pod {pod} cannot be read or changed")]
     Kernel {
         /// The pod.
         pod: String,
         /// What the kernel said.
+        #[source]
         source: kernel::Error,
     },
     /// A setting cannot be read or written.
-    #[error("in pod {pod}: setting {key}: {source}; the daemon needs a writable /proc/sys (privileged)")]
+    #[error(
+        "in pod {pod}: setting {key} cannot be read or changed; the daemon needs a writable /proc/sys (privileged)"
+    )]
     Setting {
         /// The pod.
         pod: String,
         /// Path below `/proc/sys`.
         key: String,
         /// What the kernel said.
+        #[source]
         source: io::Error,
     },
     /// Every change was accepted, and yet something was still missing.
@@ -98,8 +104,35 @@ pub enum Error {
     },
 }
 
+/// The way into a pod's network.
+pub trait PodNetwork: Send + Sync + 'static {
+    /// Makes the network of process `pid` as `setup` says. Returns how many changes were written.
+    ///
+    /// # Errors
+    /// Where the network cannot be entered, is not that pod's, or does not become as it should be.
+    fn configure(&self, pid: u32, setup: &PodSetup) -> Result<usize, Error>;
+}
+
+/// The networks of this node's real pods.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct KernelPods;
+
+impl PodNetwork for KernelPods {
+    fn configure(&self, pid: u32, setup: &PodSetup) -> Result<usize, Error> {
+        let inside = || {
+            let mut rtnl = RtnlClient::open().map_err(|source| Error::Kernel { pod: setup.pod.to_string(), source })?;
+            settle(&mut rtnl, &mut ProcSys::default(), setup, pid)
+        };
+        netns::run_in(Path::new(&format!("/proc/{pid}/ns/net")), inside)
+            .map_err(|source| Error::Namespace { pid, source })?
+    }
+}
+
 /// Configures the namespace that `rtnl` and `sysctl` act in, which must be the pod's. `pid` is for messages only.
 /// Returns how many changes were written; none when all was right.
+///
+/// # Errors
+/// Where it is not the pod's network, or does not become as it should be.
 pub fn settle(rtnl: &mut dyn Rtnl, sysctl: &mut dyn Sysctl, setup: &PodSetup, pid: u32) -> Result<usize, Error> {
     let refused = |source| Error::Kernel { pod: setup.pod.to_string(), source };
     let mut writes = 0;
@@ -130,6 +163,9 @@ pub fn settle(rtnl: &mut dyn Rtnl, sysctl: &mut dyn Sysctl, setup: &PodSetup, pi
 
 /// What makes the links and addresses of a pod right, as far as can be said before it is read again (pure): a missing
 /// device is made first, and its addresses follow once its index is known.
+///
+/// # Errors
+/// Where a device of another kind has the tunnel's name.
 pub fn plan(setup: &PodSetup, links: &[Link], addresses: &[Address]) -> Result<Vec<Op>, Error> {
     let mut ops = Vec::new();
     for family in Family::ALL {

@@ -157,6 +157,28 @@ impl Default for Metrics {
 #[derive(Debug)]
 pub struct Scrape {
     registry: Registry,
+    services: Option<Services>,
+}
+
+/// The counters of Services: read before everything else is encoded, because reading them sets other metrics.
+struct Services {
+    source: ServiceStatsSource,
+    collector: ServiceCollector,
+    export_time: Histogram,
+}
+
+impl std::fmt::Debug for Services {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Services").finish_non_exhaustive()
+    }
+}
+
+impl Services {
+    fn read(&self) {
+        let started = tokio::time::Instant::now();
+        self.collector.set((self.source)());
+        self.export_time.observe(started.elapsed().as_secs_f64());
+    }
 }
 
 impl Scrape {
@@ -186,14 +208,19 @@ impl Scrape {
         register(&mut registry, "ferrovia_watch_in_sync", metrics.watch_in_sync.clone());
         register(&mut registry, "ferrovia_watch_restarts_total", metrics.watch_restarts.clone());
         registry.register_collector(Box::new(ProcessCollector));
-        if let Some(source) = services {
-            registry.register_collector(Box::new(ServiceCollector(timed(source, metrics))));
-        }
-        Scrape { registry }
+        let services = services.map(|source| {
+            let collector = ServiceCollector::default();
+            registry.register_collector(Box::new(collector.clone()));
+            Services { source, collector, export_time: metrics.ipvs_metrics_export_time.clone() }
+        });
+        Scrape { registry, services }
     }
 
     /// All metrics in the OpenMetrics text format. May block while Service counters are read.
     pub fn text(&self) -> String {
+        if let Some(services) = &self.services {
+            services.read();
+        }
         let mut text = String::new();
         match encode(&mut text, &self.registry) {
             Ok(()) => text,
@@ -211,16 +238,6 @@ fn register(registry: &mut Registry, name: &'static str, metric: impl Metric) {
     let help = METRICS.iter().find(|one| one.name == name).map_or("", |one| one.help);
     let stem = name.strip_suffix("_total").or_else(|| name.strip_suffix("_info")).unwrap_or(name);
     registry.register(stem, help, metric);
-}
-
-fn timed(source: ServiceStatsSource, metrics: &Metrics) -> ServiceStatsSource {
-    let export_time = metrics.ipvs_metrics_export_time.clone();
-    std::sync::Arc::new(move || {
-        let started = tokio::time::Instant::now();
-        let series = source();
-        export_time.observe(started.elapsed().as_secs_f64());
-        series
-    })
 }
 
 /// `docs/user/metrics.md`.
@@ -309,6 +326,7 @@ mod tests {
             METRICS.iter().map(|one| one.name).chain(services::NAMES.into_iter().map(|(name, _)| name)).collect();
         assert_eq!(scraped, described, "{text}");
         assert!(text.ends_with("# EOF\n"));
+        assert!(text.contains("\nkube_router_controller_ipvs_metrics_export_time_count 1\n"), "of this scrape");
         assert!(text.contains("ferrovia_generation{stage=\"applied\",room=\"proxy\"} 7\n"), "{text}");
         assert!(
             text.contains(

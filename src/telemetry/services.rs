@@ -2,7 +2,7 @@
 //! dashboards; they are the only metrics that are labelled by Service.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet};
@@ -45,24 +45,26 @@ pub const NAMES: [(&str, &str); 10] = [
 /// Reads the counters; called once for each scrape, on a thread that may block.
 pub type ServiceStatsSource = Arc<dyn Fn() -> Vec<ServiceSeries> + Send + Sync>;
 
-/// Encodes what the source reads.
-pub(super) struct ServiceCollector(pub(super) ServiceStatsSource);
+/// Encodes what was read last.
+#[derive(Clone, Debug, Default)]
+pub(super) struct ServiceCollector(Arc<Mutex<Vec<ServiceSeries>>>);
 
-impl fmt::Debug for ServiceCollector {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("ServiceCollector")
+impl ServiceCollector {
+    /// What the next scrape shows.
+    pub(super) fn set(&self, series: Vec<ServiceSeries>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = series;
     }
 }
 
 impl Collector for ServiceCollector {
     fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), fmt::Error> {
-        let series = (self.0)();
+        let series = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         for (n, (name, help)) in NAMES.into_iter().enumerate() {
             // OpenMetrics demands that a counter ends in _total; kube-router's names do not, so the first five are
             // of unknown type. Queries do not see the difference.
             let kind = if n < 5 { MetricType::Unknown } else { MetricType::Gauge };
             let mut metric = encoder.encode_descriptor(name, help, None, kind)?;
-            for one in &series {
+            for one in series.iter() {
                 if let Some(value) = one.values.get(n) {
                     metric.encode_family(&one.labels)?.encode_gauge(value)?;
                 }

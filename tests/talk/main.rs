@@ -1,5 +1,6 @@
 //! Tier 2: async code that talks, against scripted partners on loopback. No kernel, no cluster.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on must stop")]
+#![allow(clippy::print_stderr, reason = "a test that is skipped must say so")]
 
 mod folder;
 mod server;

@@ -211,7 +211,7 @@ async fn a_burst_becomes_few_snapshots() {
         feed.added(&service(&format!("s{number}"), "10.0.0.1", "2"));
     }
     let last = until(&mut door, "all of them", |snapshot| snapshot.services.len() == 500).await;
-    assert!(last.snapshot.generation.0 <= 5, "{} snapshots for one burst", last.snapshot.generation);
+    assert!(last.snapshot.generation.0 <= 20, "{} snapshots for one burst", last.snapshot.generation);
 }
 
 #[tokio::test]
@@ -268,7 +268,7 @@ async fn a_kind_that_never_comes_is_named_with_its_error() {
         refused.refuse(403, "Forbidden", "nodes is forbidden");
     }
     let mut config = config(&server);
-    config.sync_timeout = Duration::from_millis(500);
+    config.sync_timeout = Duration::from_secs(3);
     let (door, _stop) = opened(config).await;
     let Err(error) = timeout(DEADLINE, door.task).await.unwrap().unwrap() else { panic!("in sync without answers") };
     let Error::NotInSync { missing, .. } = &error else { panic!("{error}") };
@@ -290,6 +290,33 @@ async fn a_server_that_is_not_there_is_named() {
     let (door, _stop) = opened(config).await;
     let error = timeout(DEADLINE, door.task).await.unwrap().unwrap().unwrap_err().to_string();
     assert!(error.contains("service (") && error.contains("refused"), "{error}");
+}
+
+#[tokio::test]
+async fn another_way_is_looked_for_when_the_server_is_lost() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("kubeconfig");
+    let point_to = |server: &Server| {
+        let cluster = json!({"name": "k", "cluster": {"server": server.url()}});
+        let context = json!({"name": "c", "context": {"cluster": "k", "user": "u"}});
+        let config = json!({"apiVersion": "v1", "kind": "Config", "current-context": "c", "clusters": [cluster],
+                            "contexts": [context], "users": [{"name": "u", "user": {}}]});
+        std::fs::write(&path, config.to_string()).unwrap();
+    };
+    let (mut lost, other) = (Server::start().await, Server::start().await);
+    let feed = lost.script("services").stream();
+    feed.added(&service("a", "10.0.0.1", "1")).listed("3");
+    point_to(&lost);
+    let access = ApiConfig { kubeconfig: Some(path.clone()), ..ApiConfig::default() };
+    let config = Config { source: Source::Api(access), ..config(&lost) };
+    let (mut door, _stop) = opened(config).await;
+    let before = until(&mut door, "the service", holds(&["a=10.0.0.1"])).await;
+    point_to(&other);
+    let feed = other.script("services").stream();
+    lost.stop();
+    feed.added(&service("a", "10.0.0.1", "90")).added(&service("b", "10.0.0.2", "91")).listed("92");
+    let after = until(&mut door, "what the other server says", holds(&["a=10.0.0.1", "b=10.0.0.2"])).await;
+    assert_eq!(after.snapshot.changes_since(&before.snapshot).services.len(), 1);
 }
 
 #[tokio::test]

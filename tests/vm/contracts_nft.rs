@@ -1,4 +1,12 @@
 //! nftables on the real kernel: the contract, and agreement with the `nft` program.
+//!
+//! Also part of the tier that runs on the kernel at hand; each test has a network namespace of its own.
+
+#![allow(
+    clippy::disallowed_methods,
+    clippy::print_stderr,
+    reason = "compares with what the operators' own programs say, and says which promise is tried"
+)]
 
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -33,8 +41,31 @@ fn listing(table: &str) -> String {
         .replace("packets 0 bytes 0", "")
 }
 
+/// The expressions of every rule as the kernel has them, rule by rule: listings leave out what `nft` takes for granted.
+fn programs(table: &str) -> Vec<String> {
+    let output = Command::new("nft").args(["--debug=netlink", "list", "table", "inet", table]).output();
+    let output = String::from_utf8(output.expect("the nft program is installed").stdout).expect("nft prints text");
+    let (mut programs, mut inside) = (Vec::new(), false);
+    for line in output.lines() {
+        let header = line.strip_prefix(&format!("inet {table} "));
+        if header.is_some_and(|header| !header.starts_with('@')) {
+            // Family, table, chain, handle, position: the chain alone is worth comparing.
+            programs.push(line.split(' ').nth(2).unwrap_or_default().to_owned());
+            inside = true;
+        } else if inside && line.starts_with("  [") {
+            // Anonymous sets are numbered; everything else counts.
+            let words = line.split(' ').map(|word| if word.starts_with("__set") { "__set" } else { word });
+            programs.last_mut().expect("a rule").push_str(&words.collect::<Vec<_>>().join(" "));
+        } else {
+            inside = false;
+        }
+    }
+    programs
+}
+
 #[test]
 fn keeps_every_promise() {
+    guest!();
     for (name, promise) in promises::<NftClient>() {
         eprintln!("{name}");
         run_in_new(|| promise(&mut NftClient::open().expect("a socket"))).expect("a namespace");
@@ -43,6 +74,7 @@ fn keeps_every_promise() {
 
 #[test]
 fn nft_lists_what_the_text_form_loads() {
+    guest!();
     run_in_new(|| {
         let mut client = NftClient::open().expect("a socket");
         let random = (100..130).map(random_ruleset);
@@ -53,6 +85,9 @@ fn nft_lists_what_the_text_form_loads() {
             converge(&mut client, &ruleset);
             nft(&text::render("by-text", &ruleset));
             assert_eq!(listing(TABLE), listing("by-text"), "of\n{}", text::render("by-text", &ruleset));
+            let rules: usize = ruleset.chains.values().map(|chain| chain.rules.len()).sum();
+            assert_eq!(programs(TABLE).len(), rules);
+            assert_eq!(programs(TABLE), programs("by-text"));
             // And what text loads is known by its digests.
             let observed = client.dump(&Name::from("by-text")).expect("a dump");
             let left = plan(&Name::from("by-text"), &ruleset, observed.as_ref());
@@ -65,6 +100,7 @@ fn nft_lists_what_the_text_form_loads() {
 
 #[test]
 fn transactions_print_as_nft_commands() {
+    guest!();
     run_in_new(|| {
         let mut client = NftClient::open().expect("a socket");
         let by_text = Name::from("by-text");
@@ -86,6 +122,7 @@ fn transactions_print_as_nft_commands() {
 
 #[test]
 fn what_others_put_into_our_table_goes() {
+    guest!();
     run_in_new(|| {
         let mut client = NftClient::open().expect("a socket");
         let desired = everything();

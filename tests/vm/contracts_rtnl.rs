@@ -1,4 +1,12 @@
 //! rtnetlink on the real kernel: the contract, agreement with the `ip` program, and the monitor.
+//!
+//! Also part of the tier that runs on the kernel at hand; each test has a network namespace of its own.
+
+#![allow(
+    clippy::disallowed_methods,
+    clippy::print_stderr,
+    reason = "compares with what the operators' own programs say, and says which promise is tried"
+)]
 
 use std::process::Command;
 use std::time::Duration;
@@ -33,6 +41,7 @@ fn with_link(work: impl FnOnce(&mut RtnlClient, u32) + Send) {
 
 #[test]
 fn keeps_every_promise() {
+    guest!();
     for (name, promise) in promises::<RtnlClient>() {
         eprintln!("{name}");
         with_link(promise);
@@ -41,6 +50,7 @@ fn keeps_every_promise() {
 
 #[test]
 fn keeps_every_promise_about_links() {
+    guest!();
     let has_dummy = run_in_new(|| {
         let mut client = RtnlClient::open().expect("a socket");
         client.apply(&[Op::AddDummy { name: "probe".into() }]).iter().all(Result::is_ok)
@@ -58,6 +68,7 @@ fn keeps_every_promise_about_links() {
 
 #[test]
 fn ops_print_as_ip_commands() {
+    guest!();
     with_link(|client, link| {
         ip("address add 192.0.2.1/24 dev test0");
         ip("-6 address add fd00::1/64 dev test0 nodad");
@@ -77,10 +88,12 @@ fn ops_print_as_ip_commands() {
         again.retain(|route| routes.contains(route));
         assert_eq!(again.len(), routes.len());
 
-        for words in ["rule add priority 100 from 10.0.0.0/8 fwmark 0x4000 table 77", "-6 rule add priority 9 table 78"] {
+        for words in ["rule add priority 100 from 10.0.0.0/8 fwmark 0x4000 table 77", "-6 rule add priority 9 table 78"]
+        {
             let before = client.rules().expect("rules");
             ip(words);
-            let added: Vec<_> = client.rules().expect("rules").into_iter().filter(|rule| !before.contains(rule)).collect();
+            let added: Vec<_> =
+                client.rules().expect("rules").into_iter().filter(|rule| !before.contains(rule)).collect();
             let [rule] = added.try_into().expect("one rule more");
             ip(Op::DeleteRule(rule).to_string().trim_start_matches("ip "));
             assert_eq!(client.rules().expect("rules"), before);
@@ -100,6 +113,7 @@ fn ops_print_as_ip_commands() {
 
 #[test]
 fn the_monitor_hears_what_others_change() {
+    guest!();
     with_link(|_client, link| {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         runtime.block_on(async {

@@ -22,6 +22,9 @@ macro_rules! guest {
 mod changes;
 mod cluster;
 mod contracts_ipvs;
+mod contracts_nft;
+mod contracts_rtnl;
+mod dsr;
 mod faults;
 mod listing;
 mod packets;

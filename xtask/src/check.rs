@@ -3,8 +3,9 @@
 use std::process::Command;
 
 use anyhow::{Result, bail};
+use serde_json::Value;
 
-use crate::cargo::{TESTING, cargo};
+use crate::cargo::{TESTING, cargo, executables};
 use crate::vm::Selection;
 use crate::{generated, shell, supply, tidy, vm};
 
@@ -22,6 +23,9 @@ pub(crate) fn test_all() -> Result<u8> {
     vm::setup()?;
     tidy::tidy()?;
     host_tests(&[])?;
+    if integration_tests()?.iter().any(|name| name == NAMESPACES) && namespace_tests(&[])? != 0 {
+        bail!("the tests in network namespaces failed");
+    }
     guest_tests(&[])
 }
 
@@ -30,19 +34,62 @@ pub(crate) fn test_tier(tier: &str, arguments: &[&str]) -> Result<u8> {
     match tier {
         "tidy" | "0" if arguments.is_empty() => tidy::tidy().map(|()| 0),
         "host" | "1" | "2" => host_tests(arguments).map(|()| 0),
+        "netns" | "3" => namespace_tests(arguments),
         "vm" | "4" => guest_tests(arguments),
-        _ => bail!("no tier `{tier}`: there are tidy (0), host (1 and 2) and vm (4)"),
+        _ => bail!("no tier `{tier}`: there are tidy (0), host (1 and 2), netns (3) and vm (4)"),
     }
 }
 
-/// Unit tests, integration tests and documentation tests on this machine; those that need a guest say so and skip.
+/// Everything that needs no privileges: unit, integration and documentation tests, examples that build. Tests that
+/// need a guest say so and skip; those that need namespaces have a tier of their own.
 fn host_tests(arguments: &[&str]) -> Result<()> {
     step("tests on this machine");
-    shell::run(cargo(["test"]).args(TESTING).args(arguments))?;
+    shell::run(host_command()?.args(arguments))?;
     if arguments.is_empty() {
+        shell::run(cargo(["test", "--doc"]).args(TESTING))?;
         shell::run(&mut cargo(["test", "--package", "xtask"]))?;
     }
     Ok(())
+}
+
+fn host_command() -> Result<Command> {
+    let mut test = cargo(["test", "--lib", "--bins", "--examples"]);
+    for name in integration_tests()?.iter().filter(|name| *name != NAMESPACES) {
+        test.args(["--test", name]);
+    }
+    test.args(TESTING);
+    Ok(test)
+}
+
+/// The integration test that makes network namespaces on the kernel it finds.
+const NAMESPACES: &str = "netns";
+
+/// Runs it on this machine's kernel where that may be done and knows nftables, else in the guest.
+fn namespace_tests(arguments: &[&str]) -> Result<u8> {
+    step("tests in network namespaces");
+    let root = shell::output(&mut shell::command("id", ["-u"]))?.trim() == "0";
+    let options = if root { "-n" } else { "-Urn" };
+    let mut probe = shell::command("unshare", [options, "nft", "add", "table", "inet", "probe"]);
+    if let Err(error) = shell::output(&mut probe) {
+        eprintln!("xtask: not on this machine's kernel ({error:#}): in the guest instead");
+        return guest_tests(&[&["--bin", NAMESPACES, "--"], arguments].concat());
+    }
+    let build = ["test", "--no-run", "--test", NAMESPACES, TESTING[0], TESTING[1]];
+    let [program] = executables(&build, [NAMESPACES])?;
+    let mut test = shell::command("unshare", [options]);
+    shell::run(test.arg(program).args(arguments).current_dir(shell::root()))?;
+    Ok(0)
+}
+
+/// Names of the daemon's integration tests.
+fn integration_tests() -> Result<Vec<String>> {
+    let asked = shell::output(&mut cargo(["metadata", "--format-version=1", "--no-deps", "--locked"]))?;
+    let metadata: Value = serde_json::from_str(&asked)?;
+    let packages = metadata["packages"].as_array().into_iter().flatten();
+    let ours = packages.filter(|package| package["name"] == "ferrovia");
+    let targets = ours.flat_map(|package| package["targets"].as_array().into_iter().flatten());
+    let tests = targets.filter(|target| target["kind"][0] == "test").filter_map(|target| target["name"].as_str());
+    Ok(tests.map(str::to_owned).collect())
 }
 
 fn guest_tests(arguments: &[&str]) -> Result<u8> {
@@ -76,7 +123,7 @@ fn lints() -> Result<()> {
 
 /// Lets the tests rewrite what they compare with, and shows what that changed.
 pub(crate) fn bless() -> Result<()> {
-    shell::run(cargo(["test"]).args(TESTING).env("FERROVIA_BLESS", "1"))?;
+    shell::run(host_command()?.env("FERROVIA_BLESS", "1"))?;
     shell::run(Command::new("git").args(["diff", "--stat"]).current_dir(shell::root()))
 }
 

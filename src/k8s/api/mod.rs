@@ -42,7 +42,7 @@ const ANSWER: Duration = Duration::from_secs(60);
 const KEEPALIVE: (Duration, Duration, u32) = (Duration::from_secs(15), Duration::from_secs(5), 3);
 
 /// Requests that may go at once (the pages of a large cluster's lists), and the pause between later ones.
-const REQUESTS: (u32, Duration) = (100, Duration::from_millis(50));
+const REQUESTS: (u32, Duration) = (300, Duration::from_millis(20));
 
 /// How to find the API server.
 #[derive(Clone, Debug, Default)]
@@ -121,6 +121,7 @@ pub(super) struct ApiServer {
 #[derive(Debug)]
 struct Current {
     client: ClientHolder,
+    url: String,
     /// Counts connections: who asks for another one says which one failed.
     epoch: u64,
 }
@@ -142,8 +143,9 @@ impl ApiServer {
         let mut delay = Delay::new(Duration::from_millis(500), Duration::from_secs(5));
         loop {
             let error = match find(&config).await {
-                Ok(client) => {
-                    let current = Current { client: ClientHolder(client), epoch: 0 };
+                Ok((client, url)) => {
+                    info!(server = url, "api server");
+                    let current = Current { client: ClientHolder(client), url, epoch: 0 };
                     return Ok(ApiServer { config, current: Mutex::new(current) });
                 }
                 Err(error @ ApiError::Unreachable { .. }) => error,
@@ -166,16 +168,19 @@ impl ApiServer {
         (current.client.0.clone(), current.epoch)
     }
 
-    /// A client made anew, credentials read again, by the first way that answers; the one in use where somebody else
-    /// asked first, or where no way answers.
-    pub(super) async fn renewed(&self, failed: u64) -> (Client, u64) {
+    /// A client by another way, where one answers that the one in use is not; with `credentials`, also a new one by
+    /// the same way, credentials read again. Otherwise, or where somebody else asked first, the one in use.
+    pub(super) async fn renewed(&self, failed: u64, credentials: bool) -> (Client, u64) {
         let mut current = self.current.lock().await;
         if current.epoch == failed {
             match find(&self.config).await {
-                Ok(client) => {
-                    current.client = ClientHolder(client);
-                    current.epoch += 1;
+                Ok((client, url)) if credentials || url != current.url => {
+                    if url != current.url {
+                        info!(server = url, before = current.url, "api server");
+                    }
+                    *current = Current { client: ClientHolder(client), url, epoch: failed + 1 };
                 }
+                Ok(_) => {}
                 Err(error) => debug!(reason = %error, "no other way to the api server"),
             }
         }
@@ -184,28 +189,23 @@ impl ApiServer {
 }
 
 /// The first way that answers.
-async fn find(config: &ApiConfig) -> Result<Client, ApiError> {
+async fn find(config: &ApiConfig) -> Result<(Client, String), ApiError> {
     let ways = ways(config).await?;
     if let [way] = ways.as_slice() {
-        return client(way);
+        return Ok((client(way)?, way.cluster_url.to_string()));
     }
     first_that_answers(&ways, PROBE).await
 }
 
 /// Tries each in turn.
-async fn first_that_answers(ways: &[Config], patience: Duration) -> Result<Client, ApiError> {
+async fn first_that_answers(ways: &[Config], patience: Duration) -> Result<(Client, String), ApiError> {
     let mut tried = Vec::new();
     for way in ways {
         let url = way.cluster_url.to_string();
         let client = client(way)?;
         let error = match timeout(patience, client.apiserver_version()).await {
             // Whatever it says, it is there.
-            Ok(Ok(_) | Err(kube::Error::Api(_))) => {
-                if !tried.is_empty() {
-                    info!(server = url, "api server reached by a remembered address");
-                }
-                return Ok(client);
-            }
+            Ok(Ok(_) | Err(kube::Error::Api(_))) => return Ok((client, url)),
             Ok(Err(error)) => errors::chain(&error),
             Err(_) => format!("no answer within {patience:?}"),
         };

@@ -2,13 +2,15 @@
 //!
 //! One document, or one entry of a list, that cannot be read is reported and affects nothing else.
 
+use std::cell::OnceCell;
+
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tracing::debug;
 
-use super::place::{self, Step};
+use super::place::{self, Outline, Step};
 
 /// An object of a kind this daemon reads.
 #[derive(Clone, Debug, PartialEq)]
@@ -51,18 +53,20 @@ impl std::fmt::Display for Report {
 }
 
 /// One document of a file.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 struct Document<'a> {
     file: &'a str,
     text: &'a str,
     /// The line of the file its text begins with, from 1.
     first_line: usize,
+    /// Where everything in it stands: made when the first complaint asks for it.
+    outline: OnceCell<Option<Outline>>,
 }
 
 /// Where an object stands, for reports about its fields.
 #[derive(Clone, Debug)]
 pub struct Place<'a> {
-    document: Document<'a>,
+    document: &'a Document<'a>,
     /// From the root of the document to the object.
     steps: Vec<Step>,
     /// `service ns/name`.
@@ -70,6 +74,12 @@ pub struct Place<'a> {
 }
 
 impl Place<'_> {
+    /// The file, and the first line of the document that says something: costs nothing, unlike a report.
+    pub fn document(&self) -> (&str, usize) {
+        let says_nothing = |line: &&str| !says_something(line);
+        (self.document.file, self.document.first_line + self.document.text.lines().take_while(says_nothing).count())
+    }
+
     /// A report about one field of the object.
     pub fn report(&self, field: &str, message: impl Into<String>) -> Report {
         let mut steps = self.steps.clone();
@@ -84,12 +94,18 @@ impl Place<'_> {
     }
 }
 
-impl Document<'_> {
-    fn line_of(self, steps: &[Step]) -> usize {
-        place::line_of(self.text, steps).map_or(self.first_line, |line| self.first_line + line - 1)
+impl<'a> Document<'a> {
+    fn new(file: &'a str, text: &'a str, first_line: usize) -> Document<'a> {
+        Document { file, text, first_line, outline: OnceCell::new() }
     }
 
-    fn report(self, line: usize, message: String) -> Report {
+    fn line_of(&self, steps: &[Step]) -> usize {
+        let outline = self.outline.get_or_init(|| Outline::read(self.text));
+        let line = outline.as_ref().and_then(|outline| outline.line_of(steps));
+        line.map_or(self.first_line, |line| self.first_line + line - 1)
+    }
+
+    fn report(&self, line: usize, message: String) -> Report {
         Report { file: self.file.to_owned(), line, object: String::new(), field: String::new(), message }
     }
 }
@@ -104,11 +120,11 @@ pub fn read(file: &str, text: &str, found: &mut dyn FnMut(Object, &Place<'_>), r
         return;
     }
     for (first_line, text) in documents(text) {
-        let document = Document { file, text, first_line };
+        let document = Document::new(file, text, first_line);
         let options = serde_saphyr::options! { budget: None, strict_booleans: true, with_snippet: false };
         match serde_saphyr::from_str_with_options::<Value>(text, options) {
             Ok(Value::Null) => {}
-            Ok(value) => unfold(document, &value, found, reports),
+            Ok(value) => unfold(&document, &value, found, reports),
             Err(error) => {
                 let line = error.location().map_or(1, |location| usize::try_from(location.line()).unwrap_or(1)).max(1);
                 reports.push(document.report(first_line + line - 1, format!("not YAML, document ignored: {error}")));
@@ -129,10 +145,10 @@ fn read_json(file: &str, text: &str, found: &mut dyn FnMut(Object, &Place<'_>), 
             None => return,
             Some(Ok(value)) => {
                 let document = text.get(start + blank..stream.byte_offset()).unwrap_or_default();
-                unfold(Document { file, text: document, first_line }, &value, found, reports);
+                unfold(&Document::new(file, document, first_line), &value, found, reports);
             }
             Some(Err(error)) => {
-                let document = Document { file, text: rest, first_line };
+                let document = Document::new(file, rest, first_line);
                 reports.push(document.report(error.line().max(1), format!("not JSON, rest of file ignored: {error}")));
                 return;
             }
@@ -155,14 +171,22 @@ fn documents(text: &str) -> Vec<(usize, &str)> {
         offset += line.len();
     }
     documents.push((start_line, text.get(start..).unwrap_or_default()));
-    let says_something = |line: &str| !matches!(line.trim_start().chars().next(), None | Some('#' | '%'));
-    documents
-        .retain(|(_, text)| text.lines().any(|line| says_something(line) && !matches!(line.trim_end(), "---" | "...")));
+    documents.retain(|(_, text)| text.lines().any(says_something));
     documents
 }
 
+/// Whether a line is more than space, comment, directive or marker.
+fn says_something(line: &str) -> bool {
+    !matches!(line.trim_start().chars().next(), None | Some('#' | '%')) && !matches!(line.trim_end(), "---" | "...")
+}
+
 /// One document: an object, or a list of objects.
-fn unfold(document: Document<'_>, value: &Value, found: &mut dyn FnMut(Object, &Place<'_>), reports: &mut Vec<Report>) {
+fn unfold(
+    document: &Document<'_>,
+    value: &Value,
+    found: &mut dyn FnMut(Object, &Place<'_>),
+    reports: &mut Vec<Report>,
+) {
     let kind = text_at(value, "kind");
     let api_version = text_at(value, "apiVersion");
     let items = value.get("items").and_then(Value::as_array);
@@ -180,7 +204,7 @@ fn unfold(document: Document<'_>, value: &Value, found: &mut dyn FnMut(Object, &
 
 /// One object.
 fn object(
-    document: Document<'_>,
+    document: &Document<'_>,
     steps: Vec<Step>,
     value: &Value,
     (kind, api_version): (&str, &str),

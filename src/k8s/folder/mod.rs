@@ -56,10 +56,8 @@ impl Loaded {
 
     /// Converts one object; its complaints become reports.
     fn add(&mut self, object: &Object, place: &Place<'_>, context: Context<'_>) {
-        let here = place.report("", "");
-        if let Some((file, line)) = self.places.get(&here.object) {
-            let message = format!("object ignored: it already stands in {file}:{line}");
-            self.reports.push(Report { message, ..here });
+        if let Some((file, line)) = self.places.get(&place.object) {
+            self.reports.push(place.report("", format!("object ignored: it already stands in {file}:{line}")));
             return;
         }
         let rejections = match object {
@@ -76,7 +74,8 @@ impl Loaded {
             };
             self.reports.push(place.report(&rejection.field, message));
         }
-        self.places.insert(here.object, (here.file, here.line));
+        let (file, line) = place.document();
+        self.places.insert(place.object.clone(), (file.to_owned(), line));
     }
 
     /// The content as the events of complete lists.

@@ -47,96 +47,104 @@ pub(super) fn show_path(steps: &[Step]) -> String {
     })
 }
 
-/// The line, from 1, of what the steps lead to; of the nearest thing above it where that is not there. `None` where
-/// the text cannot be read at all.
-pub(super) fn line_of(text: &str, steps: &[Step]) -> Option<usize> {
-    let options = serde_saphyr::options! { budget: None, strict_booleans: true, with_snippet: false };
-    let root: Spanned<Outline> = serde_saphyr::from_str_with_options(text, options).ok()?;
-    let mut here = &root;
-    for step in steps {
-        let next = match (&here.value, step) {
-            (Outline::Mapping(entries), Step::Key(key)) => {
-                entries.iter().find(|(name, _)| name == key).map(|(_, value)| value)
-            }
-            (Outline::Sequence(entries), Step::Index(index)) => entries.get(*index),
-            _ => None,
-        };
-        match next {
-            Some(next) => here = next,
-            None => break,
-        }
-    }
-    usize::try_from(here.referenced.line()).ok().filter(|line| *line > 0)
-}
-
-/// The shape of a document without its values.
+/// The shape of a document: where everything stands, without the values.
 #[derive(Debug)]
-enum Outline {
+pub(super) struct Outline(Spanned<Shape>);
+
+#[derive(Debug)]
+enum Shape {
     Scalar,
-    Sequence(Vec<Spanned<Outline>>),
-    Mapping(Vec<(String, Spanned<Outline>)>),
+    Sequence(Vec<Spanned<Shape>>),
+    Mapping(Vec<(String, Spanned<Shape>)>),
 }
 
-impl<'de> Deserialize<'de> for Outline {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Outline, D::Error> {
-        deserializer.deserialize_any(OutlineVisitor)
+impl Outline {
+    /// Reads a text. `None` where it cannot be read at all.
+    pub(super) fn read(text: &str) -> Option<Outline> {
+        let options = serde_saphyr::options! { budget: None, strict_booleans: true, with_snippet: false };
+        serde_saphyr::from_str_with_options(text, options).ok().map(Outline)
+    }
+
+    /// The line, from 1, of what the steps lead to; of the nearest thing above it where that is not there.
+    pub(super) fn line_of(&self, steps: &[Step]) -> Option<usize> {
+        let mut here = &self.0;
+        for step in steps {
+            let next = match (&here.value, step) {
+                (Shape::Mapping(entries), Step::Key(key)) => {
+                    entries.iter().find(|(name, _)| name == key).map(|(_, value)| value)
+                }
+                (Shape::Sequence(entries), Step::Index(index)) => entries.get(*index),
+                _ => None,
+            };
+            match next {
+                Some(next) => here = next,
+                None => break,
+            }
+        }
+        usize::try_from(here.referenced.line()).ok().filter(|line| *line > 0)
     }
 }
 
-struct OutlineVisitor;
+impl<'de> Deserialize<'de> for Shape {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Shape, D::Error> {
+        deserializer.deserialize_any(ShapeVisitor)
+    }
+}
 
-impl<'de> Visitor<'de> for OutlineVisitor {
-    type Value = Outline;
+struct ShapeVisitor;
+
+impl<'de> Visitor<'de> for ShapeVisitor {
+    type Value = Shape;
 
     fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("anything")
     }
 
-    fn visit_bool<E>(self, _: bool) -> Result<Outline, E> {
-        Ok(Outline::Scalar)
+    fn visit_bool<E>(self, _: bool) -> Result<Shape, E> {
+        Ok(Shape::Scalar)
     }
 
-    fn visit_i64<E>(self, _: i64) -> Result<Outline, E> {
-        Ok(Outline::Scalar)
+    fn visit_i64<E>(self, _: i64) -> Result<Shape, E> {
+        Ok(Shape::Scalar)
     }
 
-    fn visit_u64<E>(self, _: u64) -> Result<Outline, E> {
-        Ok(Outline::Scalar)
+    fn visit_u64<E>(self, _: u64) -> Result<Shape, E> {
+        Ok(Shape::Scalar)
     }
 
-    fn visit_f64<E>(self, _: f64) -> Result<Outline, E> {
-        Ok(Outline::Scalar)
+    fn visit_f64<E>(self, _: f64) -> Result<Shape, E> {
+        Ok(Shape::Scalar)
     }
 
-    fn visit_str<E>(self, _: &str) -> Result<Outline, E> {
-        Ok(Outline::Scalar)
+    fn visit_str<E>(self, _: &str) -> Result<Shape, E> {
+        Ok(Shape::Scalar)
     }
 
-    fn visit_bytes<E>(self, _: &[u8]) -> Result<Outline, E> {
-        Ok(Outline::Scalar)
+    fn visit_bytes<E>(self, _: &[u8]) -> Result<Shape, E> {
+        Ok(Shape::Scalar)
     }
 
-    fn visit_unit<E>(self) -> Result<Outline, E> {
-        Ok(Outline::Scalar)
+    fn visit_unit<E>(self) -> Result<Shape, E> {
+        Ok(Shape::Scalar)
     }
 
-    fn visit_none<E>(self) -> Result<Outline, E> {
-        Ok(Outline::Scalar)
+    fn visit_none<E>(self) -> Result<Shape, E> {
+        Ok(Shape::Scalar)
     }
 
-    fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Outline, D::Error> {
-        Outline::deserialize(deserializer)
+    fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Shape, D::Error> {
+        Shape::deserialize(deserializer)
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut sequence: A) -> Result<Outline, A::Error> {
+    fn visit_seq<A: SeqAccess<'de>>(self, mut sequence: A) -> Result<Shape, A::Error> {
         let mut entries = Vec::new();
         while let Some(entry) = sequence.next_element()? {
             entries.push(entry);
         }
-        Ok(Outline::Sequence(entries))
+        Ok(Shape::Sequence(entries))
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut mapping: A) -> Result<Outline, A::Error> {
+    fn visit_map<A: MapAccess<'de>>(self, mut mapping: A) -> Result<Shape, A::Error> {
         let mut entries = Vec::new();
         while let Some(key) = mapping.next_key::<Option<String>>()? {
             match key {
@@ -144,7 +152,7 @@ impl<'de> Visitor<'de> for OutlineVisitor {
                 None => drop(mapping.next_value::<IgnoredAny>()?),
             }
         }
-        Ok(Outline::Mapping(entries))
+        Ok(Shape::Mapping(entries))
     }
 }
 
@@ -167,9 +175,12 @@ mod tests {
         for (path, line) in
             [("kind", 1), ("spec.ports[1].port", 6), ("spec.ports[0].port", 4), ("spec.ports[1].missing", 5)]
         {
-            assert_eq!(line_of(text, &parse_path(path)), Some(line), "{path}");
+            assert_eq!(Outline::read(text).unwrap().line_of(&parse_path(path)), Some(line), "{path}");
         }
-        assert_eq!(line_of("{\"kind\": 1,\n \"spec\": {\n \"a\": 2}}", &parse_path("spec.a")), Some(3));
-        assert_eq!(line_of("a: [", &[]), None);
+        assert_eq!(
+            Outline::read("{\"kind\": 1,\n \"spec\": {\n \"a\": 2}}").unwrap().line_of(&parse_path("spec.a")),
+            Some(3)
+        );
+        assert!(Outline::read("a: [").is_none());
     }
 }

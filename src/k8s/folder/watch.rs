@@ -105,7 +105,8 @@ impl FolderWatch {
         }
         for watch in self.status.watches() {
             watch.set_in_sync();
-            if let Some(reason) = watch.note_event() {
+            watch.note_event();
+            if let Some(reason) = watch.note_well() {
                 info!(kind = %watch.kind, reason, "manifests can be read again");
             }
         }

@@ -12,7 +12,8 @@ use std::sync::Arc;
 
 use crate::net::{Prefix, Protocol};
 
-/// A name of a table, chain, set or map: letters, digits, `-` and `_`, at most 64 bytes.
+/// A name of a table, chain, set or map: a letter, then letters, digits, `-` and `_`, at most 64 bytes. No word of
+/// nft's grammar that could stand in its place (`mark`, `drop` …), or the text form cannot be loaded.
 pub type Name = Arc<str>;
 
 /// Everything one table (family `inet`) should hold.
@@ -174,7 +175,7 @@ pub struct Rule {
     pub matches: Vec<Match>,
     /// What happens then.
     pub statements: Vec<Statement>,
-    /// Why the rule is there, shown by `nft list`; at most 100 bytes.
+    /// Why the rule is there, shown by `nft list`; at most 100 bytes, no quotes or control characters.
     pub comment: Name,
 }
 
@@ -320,7 +321,8 @@ pub enum Statement {
     },
     /// Lower the TCP maximum segment size option to this (`tcp option maxseg size set`), bytes.
     ClampSegment(u16),
-    /// Send to a netlink log group at a limited rate.
+    /// Send to a netlink log group at a limited rate. Must be the last statement of its rule: beyond the rate, nft
+    /// ends the rule here, and a drop behind it would depend on how much was logged.
     Log {
         /// The group.
         group: u16,
@@ -342,4 +344,46 @@ pub enum Statement {
 /// The fewest prefixes that cover exactly the same addresses, none overlapping: interval sets refuse overlaps.
 pub fn merge_prefixes(prefixes: impl IntoIterator<Item = Prefix>) -> BTreeSet<Prefix> {
     Prefix::aggregate(&prefixes.into_iter().map(|prefix| prefix.trunc()).collect::<Vec<_>>()).into_iter().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn merged(blocks: &[&str]) -> Vec<String> {
+        merge_prefixes(blocks.iter().map(|block| block.parse().unwrap())).iter().map(Prefix::to_string).collect()
+    }
+
+    #[test]
+    fn merges_overlaps_and_neighbours() {
+        assert_eq!(merged(&["10.0.0.0/8", "10.1.0.0/16", "10.1.2.3/32"]), ["10.0.0.0/8"]);
+        assert_eq!(merged(&["10.0.0.0/24", "10.0.1.0/24", "10.0.2.0/24"]), ["10.0.0.0/23", "10.0.2.0/24"]);
+        assert_eq!(merged(&["10.0.0.7/8"]), ["10.0.0.0/8"], "host bits do not count");
+        assert_eq!(merged(&["0.0.0.0/1", "128.0.0.0/1", "::/0", "fd00::/8"]), ["0.0.0.0/0", "::/0"]);
+        assert!(merged(&[]).is_empty());
+    }
+
+    proptest! {
+        #[test]
+        fn merged_blocks_hold_the_same_addresses_and_are_disjoint(
+            blocks in proptest::collection::vec((any::<u8>(), 0..=8u8), 0..12),
+            probe in any::<u8>(),
+        ) {
+            // One byte of address space is enough to try every relation of two blocks.
+            let prefix = |(byte, length): (u8, u8)| {
+                let network = Ipv4Addr::new(10, 0, 0, byte);
+                Prefix::from(ipnet::Ipv4Net::new(network, 24 + length).unwrap())
+            };
+            let merged = merge_prefixes(blocks.iter().copied().map(prefix));
+            let probe = IpAddr::from(Ipv4Addr::new(10, 0, 0, probe));
+            prop_assert_eq!(
+                merged.iter().any(|block| block.contains(&probe)),
+                blocks.iter().copied().map(prefix).any(|block| block.contains(&probe))
+            );
+            for (one, other) in merged.iter().zip(merged.iter().skip(1)) {
+                prop_assert!(!one.contains(other) && !other.contains(one));
+            }
+        }
+    }
 }

@@ -322,4 +322,5 @@ pub fn remove(table: &Name, observed: Option<&Observed>) -> Transaction {
 }
 
 #[cfg(test)]
+#[path = "tests.rs"]
 mod tests;

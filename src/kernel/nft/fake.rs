@@ -247,8 +247,10 @@ impl Table {
             if set.key != [field] {
                 return Err(Refusal::EINVAL);
             }
-            let overlaps = |other: &Prefix| other.contains(prefix) || prefix.contains(other);
-            if members.iter().any(overlaps) {
+            // Among disjoint blocks in order, only the neighbours can overlap a new one.
+            let before = members.range(..=*prefix).next_back().is_some_and(|other| other.contains(prefix));
+            let after = members.range(*prefix..).next().is_some_and(|other| prefix.contains(other));
+            if before || after {
                 return Err(Refusal::EEXIST);
             }
             members.insert(*prefix);
@@ -389,5 +391,51 @@ fn selected_type(selector: Selector) -> FieldType {
         Selector::SourcePort | Selector::DestinationPort | Selector::OriginalDestinationPort => FieldType::Port,
         Selector::Mark => FieldType::Mark,
         Selector::InputInterface | Selector::OutputInterface => FieldType::Interface,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::filter::plan::plan;
+    use crate::testing::contract::nft::{TABLE, everything, promises, random_ruleset};
+
+    #[test]
+    #[expect(clippy::print_stdout, reason = "names the promise that is broken")]
+    fn keeps_every_promise() {
+        for (name, promise) in promises::<FakeNft>() {
+            println!("{name}");
+            promise(&mut FakeNft::new());
+        }
+    }
+
+    #[test]
+    fn an_injected_failure_changes_nothing_and_hits_one_commit() {
+        let (mut fake, table) = (FakeNft::new(), Name::from(TABLE));
+        let transaction = plan(&table, &everything(), None);
+        fake.fail_next(Refusal::ENOBUFS);
+        let error = fake.commit(&transaction).unwrap_err();
+        assert_eq!((error.errno, error.kind), (Some(Refusal::ENOBUFS), Disposition::Retry));
+        assert!(fake.tables().next().is_none() && fake.commits().is_empty());
+        fake.commit(&transaction).unwrap();
+        assert_eq!(fake.ruleset(TABLE).map(|found| found.chains), Some(everything().chains));
+        assert_eq!(fake.commits(), [transaction]);
+    }
+
+    #[test]
+    fn loops_of_jumps_are_refused() {
+        let mut ruleset = random_ruleset(1);
+        let jump = |to: &str| Chain {
+            base: None,
+            rules: vec![Rule {
+                matches: Vec::new(),
+                statements: vec![Statement::Jump(Name::from(to))],
+                comment: Name::from(""),
+            }],
+        };
+        ruleset.chains.insert(Name::from("x"), jump("y"));
+        ruleset.chains.insert(Name::from("y"), jump("x"));
+        let error = FakeNft::new().commit(&plan(&Name::from(TABLE), &ruleset, None)).unwrap_err();
+        assert_eq!((error.errno, error.kind), (Some(ELOOP), Disposition::Fatal));
     }
 }

@@ -24,3 +24,6 @@ pub trait Nft: Send {
     /// All or nothing. The error names the first change that failed.
     fn commit(&mut self, transaction: &Transaction) -> Result<(), Error>;
 }
+
+#[cfg(test)]
+mod tests;

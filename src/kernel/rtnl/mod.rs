@@ -194,3 +194,6 @@ pub trait Rtnl: Send {
     /// In order, pipelined, one answer per op. A failed op leaves the others done.
     fn apply(&mut self, ops: &[Op]) -> Vec<Result<(), Error>>;
 }
+
+#[cfg(test)]
+mod tests;

@@ -55,19 +55,15 @@ impl Monitor {
             let mut ready = self.socket.readable_mut().await?;
             let mut events = Vec::new();
             let visit = &mut |kind: u16, payload: &[u8]| events.extend(decode(kind, payload));
-            match ready.try_io(|socket| socket.get_mut().read(visit)) {
-                Ok(heard) => {
-                    if heard? == Heard::Lost {
-                        events.push(Event::Overflow);
-                    }
-                    events.sort_unstable();
-                    events.dedup();
-                    if !events.is_empty() {
-                        return Ok(events);
-                    }
-                }
-                // A false alarm: wait again.
-                Err(_) => {}
+            // An error here is a false alarm: wait again.
+            let Ok(heard) = ready.try_io(|socket| socket.get_mut().read(visit)) else { continue };
+            if heard? == Heard::Lost {
+                events.push(Event::Overflow);
+            }
+            events.sort_unstable();
+            events.dedup();
+            if !events.is_empty() {
+                return Ok(events);
             }
         }
     }

@@ -8,7 +8,7 @@ use crate::kernel::ipvs::Ipvs;
 use crate::kernel::nft::Nft;
 use crate::kernel::rtnl::Rtnl;
 use crate::kernel::sysctl::Sysctl;
-use crate::proxy::book::Touched;
+use crate::proxy::book::{Element, Touched};
 use crate::proxy::nat::{Frame, element_changes};
 use crate::reconcile::{Outcome, Read};
 
@@ -19,9 +19,11 @@ impl<I: Ipvs, N: Nft, R: Rtnl, C: Conntrack, S: Sysctl> Room<I, N, R, C, S> {
         let Some(view) = &self.view else { return };
         let frame = Frame::new(&self.config, view, &self.book, self.direct.clone());
         let done = if read == Read::Remembered && self.frame.as_ref() == Some(&frame) {
-            let changes = element_changes(&touched.added, &touched.removed);
+            let (added, removed) = self.hold_guards(touched);
+            let changes = element_changes(&added, &removed);
             self.commit(Transaction { table: Some(self.table.clone()), changes }, outcome)
         } else {
+            let _ = self.hold_guards(touched);
             let drifted = read == Read::Kernel && !first && self.frame.as_ref() == Some(&frame) && touched.is_empty();
             self.rewrite_filter(&frame, drifted, outcome)
         };
@@ -35,9 +37,29 @@ impl<I: Ipvs, N: Nft, R: Rtnl, C: Conntrack, S: Sysctl> Room<I, N, R, C, S> {
         }
     }
 
+    /// A VIP whose Service is gone stays guarded while connections to it end: the elements to add and to remove now.
+    fn hold_guards(&mut self, touched: &Touched) -> (Vec<Element>, Vec<Element>) {
+        let mut added = touched.added.clone();
+        let mut removed = touched.removed.clone();
+        added.retain(|element| !self.held.remove(element));
+        let release: Vec<Element> = self.held.iter().filter(|element| !self.is_busy(element)).copied().collect();
+        for element in &release {
+            self.held.remove(element);
+        }
+        let (hold, now): (Vec<Element>, Vec<Element>) = removed.drain(..).partition(|element| self.is_busy(element));
+        self.held.extend(hold);
+        removed = now;
+        removed.extend(release);
+        (added, removed)
+    }
+
+    fn is_busy(&self, element: &Element) -> bool {
+        matches!(element, Element::Guarded(vip) if self.has_virtual_server(*vip))
+    }
+
     fn rewrite_filter(&mut self, frame: &Frame, drifted: bool, outcome: &mut Outcome) -> Result<(), Error> {
         let observed = self.kernel.nft.dump(&self.table)?;
-        let desired = frame.ruleset(self.book.elements());
+        let desired = frame.ruleset(self.book.elements().chain(&self.held));
         let transaction = plan(&self.table, &desired, observed.as_ref());
         if drifted {
             outcome.drift += transaction.changes.len();

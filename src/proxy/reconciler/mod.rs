@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use super::book::{Book, Touched};
+use super::book::{Book, Element, Touched};
 use super::desired::build_service;
 use super::drain::{CHECK_INTERVAL, Draining};
 use super::nat::Frame;
@@ -93,6 +93,8 @@ pub struct Room<I, N, R, C, S> {
     /// How VIPs were bound in the last pass.
     as_addresses: bool,
     frame: Option<Frame>,
+    /// Set elements nobody asks for that stay until their last connection has ended.
+    held: BTreeSet<Element>,
     direct: dsr::DsrNeeds,
     direct_notices: Vec<Notice>,
     settings_notices: Vec<Notice>,
@@ -134,6 +136,7 @@ impl<I: Ipvs, N: Nft, R: Rtnl, C: Conntrack, S: Sysctl> Room<I, N, R, C, S> {
             to_unbind: BTreeSet::new(),
             as_addresses: true,
             frame: None,
+            held: BTreeSet::new(),
             direct: dsr::DsrNeeds::default(),
             direct_notices: Vec::new(),
             settings_notices: Vec::new(),

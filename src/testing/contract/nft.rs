@@ -19,8 +19,11 @@ use crate::net::{Family, Prefix, Protocol};
 /// The table most promises are tried on.
 pub const TABLE: &str = "ferrovia-contract";
 
-/// Every promise on a namespace of its own, by name.
-pub fn promises<N: Nft>() -> Vec<(&'static str, fn(&mut N))> {
+/// A promise and its name.
+pub type Promise<N> = (&'static str, fn(&mut N));
+
+/// Every promise; each wants a namespace of its own.
+pub fn promises<N: Nft>() -> Vec<Promise<N>> {
     vec![
         ("reads_back_everything_it_wrote", reads_back_everything_it_wrote),
         ("an_absent_table_is_none", an_absent_table_is_none),

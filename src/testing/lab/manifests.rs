@@ -451,6 +451,15 @@ fn pod_object(pod: &Pod, grace_period: u32) -> Value {
             "hostIP": topology::node_address(Family::V4, pod.node),
             "podIP": pod.address(Family::V4),
             "podIPs": addresses,
+            "containerStatuses": [{
+                "name": "server",
+                "image": "server",
+                "imageID": "server",
+                "containerID": format!("containerd://{}", pod.name),
+                "ready": true,
+                "restartCount": 0,
+                "state": {"running": {}},
+            }],
         },
     })
 }

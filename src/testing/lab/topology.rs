@@ -171,6 +171,8 @@ pub(super) fn node(number: u16, n_nodes: u16, pods: &[(String, String)]) -> Stri
     for (pod, namespace) in pods {
         lines.push_str(&format!("link add v-{pod} type veth peer name eth0 netns {namespace}\n"));
         lines.push_str(&format!("link set v-{pod} master {POD_BRIDGE} up\n"));
+        // As the CNI configuration asks for (hairpinMode): a pod's packet may leave by the port it came in.
+        lines.push_str(&format!("link set v-{pod} type bridge_slave hairpin on\n"));
     }
     for other in (1..=n_nodes).filter(|other| *other != number) {
         for family in Family::ALL {

@@ -1,0 +1,162 @@
+//! Changes that keep coming: does the room keep up?
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, ensure};
+use ferrovia::model::{Generation, Published};
+use ferrovia::reconcile::Applied;
+use ferrovia::reconcile::driver::{self, Observer, Pass, Timing, Wiring};
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, MissedTickBehavior};
+
+use super::cluster::{ENDPOINTS, World};
+use super::doors::room;
+use super::place::fresh;
+use super::scenarios::N_SERVICES;
+use super::table::{Row, Samples, show};
+
+/// Endpoint changes in a second.
+const RATE: usize = 1_000;
+/// For how many seconds.
+const SECONDS: usize = 30;
+/// The longest that 99 of 100 changes may wait for their last ACK.
+const BAR: Duration = Duration::from_secs(1);
+/// The longest the last changes may take after the stream has ended.
+const CATCH_UP: Duration = Duration::from_secs(60);
+
+/// Notes for every change how long it took until a pass that held it had ended.
+struct Watchman {
+    start: Instant,
+    notes: Mutex<Notes>,
+}
+
+#[derive(Default)]
+struct Notes {
+    /// Changes not yet in force.
+    open: VecDeque<(Generation, Duration)>,
+    lags: Samples,
+    n_passes: usize,
+    failed: Option<String>,
+}
+
+impl Watchman {
+    fn notes(&self) -> MutexGuard<'_, Notes> {
+        self.notes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Observer for Watchman {
+    fn pass(&self, pass: &Pass<'_>) {
+        let now = self.start.elapsed();
+        let mut notes = self.notes();
+        notes.n_passes += 1;
+        if let Some((key, reason)) = pass.outcome.failed.first_key_value() {
+            notes.failed = Some(format!("{key}: {reason}"));
+        }
+        while let Some((_, since)) = notes.open.front().copied().filter(|(g, _)| *g <= pass.outcome.generation) {
+            notes.open.pop_front();
+            notes.lags.push(now.saturating_sub(since));
+        }
+    }
+}
+
+/// A thousand changes a second on the big cluster, through the daemon's own loop.
+pub(crate) fn changes_per_second(_repetitions: usize) -> Result<Vec<Row>> {
+    let mut world = World::with_services(N_SERVICES);
+    let watchman = Arc::new(Watchman { start: Instant::now(), notes: Mutex::default() });
+    let span = fresh(|| run(&mut world, &watchman))?;
+    let notes = watchman.notes();
+    ensure!(notes.failed.is_none(), "a pass failed: {:?}", notes.failed);
+    ensure!(notes.lags.len() == RATE * SECONDS, "{} changes came into force", notes.lags.len());
+    let slow = notes.lags.percentile(99);
+    let rate = (RATE * SECONDS) as f64 / span.as_secs_f64();
+    Ok(vec![
+        Row::figure(
+            &format!(
+                "{} endpoints replaced in {} at {N_SERVICES} Services: event to last ACK, 99th percentile",
+                RATE * SECONDS,
+                show(span)
+            ),
+            format!("{}, {} passes", notes.lags.spread(), notes.n_passes),
+            show(slow),
+            &format!("≤ {}", show(BAR)),
+            slow <= BAR,
+        ),
+        Row::figure(
+            "… changes a second that the source could offer",
+            String::new(),
+            format!("{rate:.0}"),
+            &format!("≥ {}", RATE * 9 / 10),
+            rate >= (RATE * 9 / 10) as f64,
+        ),
+    ])
+}
+
+/// The room's loop on this thread, the source of events on another; how long the source took.
+fn run(world: &mut World, watchman: &Arc<Watchman>) -> Result<Duration> {
+    let (room, _) = room(false)?;
+    let (snapshots, receiver) = watch::channel(None);
+    let (stop, stopped) = watch::channel(false);
+    let (applied, in_force) = watch::channel(Applied::default());
+    let (notices, _told) = mpsc::unbounded_channel();
+    let (_disturb, disturbances) = mpsc::channel(1);
+    let (_ask, queries) = mpsc::channel(1);
+    let observer = Arc::clone(watchman);
+    let wiring = Wiring { snapshots: receiver, disturbances, queries, stop: stopped, applied, notices, observer };
+    let timing = Timing { resync: Duration::from_secs(3600), started: watchman.start };
+    std::thread::scope(|scope| {
+        let source = scope.spawn(move || {
+            let result = runtime()?.block_on(feed(world, &snapshots, in_force, watchman));
+            // The loop also ends when this is dropped, so an error does not leave it waiting.
+            drop(stop);
+            result
+        });
+        runtime()?.block_on(driver::run(room, wiring, timing));
+        source.join().map_err(|_| anyhow!("the source of events panicked"))?
+    })
+}
+
+/// A runtime for one thread.
+fn runtime() -> Result<Runtime> {
+    Builder::new_current_thread().enable_all().build().context("start a runtime")
+}
+
+/// Publishes the cluster, waits until it is in force, then replaces endpoints at [`RATE`] and waits for the last.
+async fn feed(
+    world: &mut World,
+    snapshots: &watch::Sender<Option<Published>>,
+    mut in_force: watch::Receiver<Applied>,
+    watchman: &Watchman,
+) -> Result<Duration> {
+    let publish = |world: &mut World| -> Result<Generation> {
+        let snapshot = Arc::new(world.snapshot());
+        let generation = snapshot.generation;
+        let oldest_event = watchman.start.elapsed();
+        watchman.notes().open.push_back((generation, oldest_event));
+        snapshots.send(Some(Published { snapshot, oldest_event })).map_err(|_| anyhow!("the room's loop ended"))?;
+        Ok(generation)
+    };
+    let mut last = publish(world)?;
+    in_force.wait_for(|applied| applied.generation >= last).await.context("the room's loop ended")?;
+    *watchman.notes() = Notes::default();
+
+    let begin = Instant::now();
+    let mut ticks = tokio::time::interval(Duration::from_secs(1) / u32::try_from(RATE)?);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
+    for n in 0..RATE * SECONDS {
+        ticks.tick().await;
+        let first = n % N_SERVICES * ENDPOINTS + n / N_SERVICES + 1;
+        world.set_endpoints(n % N_SERVICES, first..first + ENDPOINTS);
+        last = publish(world)?;
+    }
+    let span = begin.elapsed();
+    let drained = in_force.wait_for(|applied| applied.generation >= last);
+    let drained = tokio::time::timeout(CATCH_UP, drained).await;
+    drained
+        .map_err(|_| anyhow!("changes still wait {CATCH_UP:?} after the last one"))?
+        .context("the room's loop ended")?;
+    Ok(span)
+}
