@@ -1,7 +1,6 @@
 //! Whatever happened before, a pass brings the kernel where the newest cluster state says.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 
 use ferrovia::kernel::filter::{Chain, Ruleset};
 use ferrovia::kernel::ipvs::{
@@ -28,7 +27,10 @@ fn configs() -> Vec<(&'static str, Config)> {
     vec![
         ("plain", config()),
         ("graceful", Config { graceful_termination: true, ..config() }),
-        ("everything", Config { masquerade_all: true, node_port_all_addresses: true, runtime_endpoint: true, ..config() }),
+        (
+            "everything",
+            Config { masquerade_all: true, node_port_all_addresses: true, runtime_endpoint: true, ..config() },
+        ),
         ("routes, no guard", Config { vip_binding: VipBinding::Route, input_firewall: false, ..config() }),
     ]
 }
@@ -122,7 +124,8 @@ fn assert_settled(node: &FakeNode, room: &mut FakeRoom, state: &Snapshot, config
     let before = node.written();
     let outcome = pass(&mut node.room(config), state, Read::Kernel, 0);
     assert!(outcome.failed.is_empty(), "{what}: {:?}", outcome.failed);
-    assert_eq!(outcome.ops, 0, "{what}: after a restart: {:?}", node.written().since(&before));
+    assert_eq!(outcome.ops, 0, "{what}: after a restart");
+    assert_eq!(node.written(), before, "{what}: after a restart");
 }
 
 fn follow(run: &Run, config: &Config, what: &str) {
@@ -183,50 +186,83 @@ fn lists() -> Vec<(&'static str, Vec<Snapshot>)> {
     };
     let web = || three(cluster("n1"));
     vec![
-        ("endpoints come and go", vec![
-            web().build(),
-            web().ready("shop/web", &["10.244.2.5"], 8080).ready("shop/dns", &[], 53).build(),
-            web().ready("shop/web", &["10.244.2.5", "10.244.1.8"], 8081).build(),
-            web().endpoints("shop/hash", vec![terminating("10.244.1.7")], 8443).build(),
-        ]),
-        ("Services change their addresses", vec![
-            web().build(),
-            web().service(service("shop/web", "10.96.0.11").port(81)).build(),
-            web().without("shop/dns").service(service("shop/web", "10.96.0.11").udp(53)).build(),
-            web().service(service("shop/web", "10.96.0.10").node_port(80, 30081)).build(),
-        ]),
-        ("the holder of a shared address goes", vec![
-            cluster("n1").service(shared("shop/old", 1, "10.96.0.1")).service(shared("shop/young", 2, "10.96.0.2"))
-                .ready("shop/old", &["10.244.1.1"], 80).ready("shop/young", &["10.244.1.2"], 80).build(),
-            cluster("n1").service(shared("shop/young", 2, "10.96.0.2")).ready("shop/young", &["10.244.1.2"], 80).build(),
-            cluster("n1").service(shared("shop/old", 3, "10.96.0.1")).service(shared("shop/young", 2, "10.96.0.2"))
-                .ready("shop/old", &["10.244.1.1"], 80).build(),
-        ]),
-        ("a cluster address becomes an external one", vec![
-            cluster("n1").service(service("shop/a", "10.96.0.1").port(80).external_ip("198.51.100.1")).build(),
-            cluster("n1").service(service("shop/b", "10.96.0.2").port(80).external_ip("198.51.100.1")).build(),
-            cluster("n1").service(service("shop/b", "10.96.0.1").port(80).external_ip("198.51.100.2")).build(),
-        ]),
-        ("direct return comes, changes and goes", vec![
-            direct("198.51.100.1", Rr, &["10.244.1.5"]).build(),
-            direct("198.51.100.1", Mh, &["10.244.1.5", "10.244.2.5"]).build(),
-            direct("198.51.100.2", Mh, &["10.244.2.5"]).build(),
-            direct("198.51.100.2", Mh, &[]).build(),
-            direct("198.51.100.2", Rr, &["10.244.2.5"]).ready("shop/direct", &["10.244.2.5"], 8080).build(),
-            three(direct("198.51.100.1", Rr, &["10.244.1.5"])).build(),
-        ]),
-        ("policies, ranges and health checks", vec![
-            balanced(&[], TrafficPolicy::Cluster).build(),
-            balanced(&["192.0.2.0/24"], TrafficPolicy::Cluster).build(),
-            balanced(&["192.0.2.0/25", "2001:db8::/32"], TrafficPolicy::Local).build(),
-            balanced(&["192.0.2.0/25"], TrafficPolicy::Local).ready("shop/lb", &["10.244.1.9", "10.244.2.9"], 8080).build(),
-        ]),
-        ("the node changes", vec![
-            web().build(),
-            web().node(|node| node.pod_cidrs = vec![prefix("10.244.2.0/24")]).build(),
-            web().node(|node| node.internal_ips = vec![ip("fd10::11"), ip("192.168.10.11")]).build(),
-            web().node(|node| node.zone = Some("a".into())).build(),
-        ]),
+        (
+            "endpoints come and go",
+            vec![
+                web().build(),
+                web().ready("shop/web", &["10.244.2.5"], 8080).ready("shop/dns", &[], 53).build(),
+                web().ready("shop/web", &["10.244.2.5", "10.244.1.8"], 8081).build(),
+                web().endpoints("shop/hash", vec![terminating("10.244.1.7")], 8443).build(),
+            ],
+        ),
+        (
+            "Services change their addresses",
+            vec![
+                web().build(),
+                web().service(service("shop/web", "10.96.0.11").port(81)).build(),
+                web().without("shop/dns").service(service("shop/web", "10.96.0.11").udp(53)).build(),
+                web().service(service("shop/web", "10.96.0.10").node_port(80, 30081)).build(),
+            ],
+        ),
+        (
+            "the holder of a shared address goes",
+            vec![
+                cluster("n1")
+                    .service(shared("shop/old", 1, "10.96.0.1"))
+                    .service(shared("shop/young", 2, "10.96.0.2"))
+                    .ready("shop/old", &["10.244.1.1"], 80)
+                    .ready("shop/young", &["10.244.1.2"], 80)
+                    .build(),
+                cluster("n1")
+                    .service(shared("shop/young", 2, "10.96.0.2"))
+                    .ready("shop/young", &["10.244.1.2"], 80)
+                    .build(),
+                cluster("n1")
+                    .service(shared("shop/old", 3, "10.96.0.1"))
+                    .service(shared("shop/young", 2, "10.96.0.2"))
+                    .ready("shop/old", &["10.244.1.1"], 80)
+                    .build(),
+            ],
+        ),
+        (
+            "a cluster address becomes an external one",
+            vec![
+                cluster("n1").service(service("shop/a", "10.96.0.1").port(80).external_ip("198.51.100.1")).build(),
+                cluster("n1").service(service("shop/b", "10.96.0.2").port(80).external_ip("198.51.100.1")).build(),
+                cluster("n1").service(service("shop/b", "10.96.0.1").port(80).external_ip("198.51.100.2")).build(),
+            ],
+        ),
+        (
+            "direct return comes, changes and goes",
+            vec![
+                direct("198.51.100.1", Rr, &["10.244.1.5"]).build(),
+                direct("198.51.100.1", Mh, &["10.244.1.5", "10.244.2.5"]).build(),
+                direct("198.51.100.2", Mh, &["10.244.2.5"]).build(),
+                direct("198.51.100.2", Mh, &[]).build(),
+                direct("198.51.100.2", Rr, &["10.244.2.5"]).ready("shop/direct", &["10.244.2.5"], 8080).build(),
+                three(direct("198.51.100.1", Rr, &["10.244.1.5"])).build(),
+            ],
+        ),
+        (
+            "policies, ranges and health checks",
+            vec![
+                balanced(&[], TrafficPolicy::Cluster).build(),
+                balanced(&["192.0.2.0/24"], TrafficPolicy::Cluster).build(),
+                balanced(&["192.0.2.0/25", "2001:db8::/32"], TrafficPolicy::Local).build(),
+                balanced(&["192.0.2.0/25"], TrafficPolicy::Local)
+                    .ready("shop/lb", &["10.244.1.9", "10.244.2.9"], 8080)
+                    .build(),
+            ],
+        ),
+        (
+            "the node changes",
+            vec![
+                web().build(),
+                web().node(|node| node.pod_cidrs = vec![prefix("10.244.2.0/24")]).build(),
+                web().node(|node| node.internal_ips = vec![ip("fd10::11"), ip("192.168.10.11")]).build(),
+                web().node(|node| node.zone = Some("a".into())).build(),
+            ],
+        ),
     ]
 }
 
@@ -241,7 +277,9 @@ pub(crate) fn terminating(address: &str) -> ferrovia::model::Endpoint {
 fn every_way_through_every_list_converges() {
     for (config_name, config) in configs() {
         for (name, states) in lists() {
-            for run in expand(&states) {
+            // Half of the configurations only go there, back, and through nothing.
+            let n_runs = if ["plain", "graceful"].contains(&config_name) { usize::MAX } else { 3 };
+            for run in expand(&states).into_iter().take(n_runs) {
                 follow(&run, &config, &format!("{config_name}, {name}"));
             }
         }
@@ -249,7 +287,7 @@ fn every_way_through_every_list_converges() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 60, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 40, ..ProptestConfig::default() })]
 
     #[test]
     fn random_clusters_converge(states in states(), config in 0_usize..4, run in 0_usize..9) {
@@ -270,18 +308,28 @@ fn a_failure_anywhere_is_reported_and_repaired() {
                 let [from, to] = pair else { unreachable!() };
                 let mut to = to.clone();
                 to.generation.0 += 1;
-                for fault in [Fault::Refused, Fault::Fatal, Fault::AnswerLost] {
-                    for read in [Read::Remembered, Read::Kernel] {
-                        let mut n = 0;
-                        while fails_at(n, fault, read, from, &to, &config, &format!("{config_name}, {name}")) {
-                            n += 1;
-                        }
-                        n_places += n;
+                let wanted = fresh(&to, &config);
+                for (fault, read) in ways(config_name) {
+                    let what = format!("{config_name}, {name}");
+                    let mut n = 0;
+                    while fails_at(n, fault, read, from, (&to, &wanted), &config, &what) {
+                        n += 1;
                     }
+                    n_places += n;
                 }
             }
-            assert!(n_places > 100, "{config_name}, {name}: {n_places} places to fail");
+            assert!(n_places > 5, "{config_name}, {name}: {n_places} places to fail");
         }
+    }
+}
+
+/// Not every way under every configuration: what fails does not depend on it.
+fn ways(config_name: &str) -> Vec<(Fault, Read)> {
+    match config_name {
+        "plain" => vec![(Fault::Refused, Read::Remembered), (Fault::Refused, Read::Kernel)],
+        "graceful" => vec![(Fault::Fatal, Read::Remembered), (Fault::AnswerLost, Read::Remembered)],
+        "everything" => vec![(Fault::Fatal, Read::Kernel), (Fault::AnswerLost, Read::Kernel)],
+        _ => vec![(Fault::Refused, Read::Links)],
     }
 }
 
@@ -289,31 +337,40 @@ fn a_failure_anywhere_is_reported_and_repaired() {
 fn a_failure_anywhere_in_a_cold_start_is_reported_and_repaired() {
     let (_, config) = configs().swap_remove(2);
     let state = three(direct("198.51.100.1", ferrovia::model::Scheduler::Mh, &["10.244.1.5"])).build();
+    let wanted = fresh(&state, &config);
     for fault in [Fault::Refused, Fault::Fatal, Fault::AnswerLost] {
         let mut n = 0;
-        while cold_start_fails_at(n, fault, &state, &config) {
+        while cold_start_fails_at(n, fault, (&state, &wanted), &config) {
             n += 1;
         }
         assert!(n > 40, "only {n} places to fail");
     }
 }
 
-fn cold_start_fails_at(n: usize, fault: Fault, state: &Snapshot, config: &Config) -> bool {
+fn cold_start_fails_at(n: usize, fault: Fault, (state, wanted): (&Snapshot, &State), config: &Config) -> bool {
     let node = host();
     let mut room = node.room(config);
     node.faults.lock().unwrap().plan(n, fault);
     let outcome = pass(&mut room, state, Read::Kernel, 0);
-    repaired(&node, &mut room, &outcome, fault, state, config, "cold start")
+    repaired(&node, &mut room, &outcome, fault, (state, wanted), config, "cold start")
 }
 
-fn fails_at(n: usize, fault: Fault, read: Read, from: &Snapshot, to: &Snapshot, config: &Config, what: &str) -> bool {
+fn fails_at(
+    n: usize,
+    fault: Fault,
+    read: Read,
+    from: &Snapshot,
+    (to, wanted): (&Snapshot, &State),
+    config: &Config,
+    what: &str,
+) -> bool {
     let node = host();
     let mut room = node.room(config);
     let outcome = pass(&mut room, from, Read::Kernel, 0);
     assert!(outcome.failed.is_empty(), "{what}: {:?}", outcome.failed);
     node.faults.lock().unwrap().plan(n, fault);
     let outcome = pass(&mut room, to, read, 1);
-    repaired(&node, &mut room, &outcome, fault, to, config, what)
+    repaired(&node, &mut room, &outcome, fault, (to, wanted), config, what)
 }
 
 /// What must hold after a pass with a failure. False when the pass was over before the failure was due.
@@ -322,16 +379,15 @@ fn repaired(
     room: &mut FakeRoom,
     outcome: &ferrovia::reconcile::Outcome,
     fault: Fault,
-    state: &Snapshot,
+    (state, wanted): (&Snapshot, &State),
     config: &Config,
     what: &str,
 ) -> bool {
     let met = node.faults.lock().unwrap().met().map(str::to_owned);
     *node.faults.lock().unwrap() = ferrovia::testing::node::Faults::default();
-    let wanted = fresh(state, config);
     let Some(met) = met else {
         assert!(outcome.failed.is_empty(), "{what}: {:?}", outcome.failed);
-        assert_same(&node.state(), &wanted, what);
+        assert_same(&node.state(), wanted, what);
         return false;
     };
     let what = format!("{what}, {fault:?} at {met}");
@@ -348,7 +404,7 @@ fn repaired(
     }
     let outcome = pass(room, state, Read::Kernel, 2);
     assert!(outcome.failed.is_empty(), "{what}, then {:?}", outcome.failed);
-    assert_same(&node.state(), &wanted, &what);
+    assert_same(&node.state(), wanted, &what);
     assert_settled(node, room, state, config, 3, &what);
     true
 }

@@ -11,5 +11,7 @@
 mod book;
 mod cli;
 mod convergence;
+mod drain;
 mod generate;
 mod golden;
+mod kernel;
