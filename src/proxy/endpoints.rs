@@ -393,11 +393,11 @@ mod tests {
     /// One case: policy, lines, zone of this node, the addresses expected (`None`: not served), the reason.
     type Case = (&'static str, TrafficPolicy, &'static [&'static str], Option<&'static [&'static str]>, Reason);
 
-    #[test]
-    fn selects_what_kube_proxy_selects() {
+    /// The spec of kube-proxy as a table.
+    const CASES: &[Case] = {
         use Reason::*;
         use TrafficPolicy::{Cluster, Local};
-        let cases: &[Case] = &[
+        &[
             ("nothing at all", Cluster, &[], Some(&[]), NoEndpoints),
             ("nothing at all, local", Local, &[], None, NoLocalEndpoints),
             ("all ready", Cluster, &["10.0.0.2 node=n2", "10.0.0.1 node=n1"], Some(&["10.0.0.1", "10.0.0.2"]), Ready),
@@ -500,8 +500,13 @@ mod tests {
                 Some(&["10.0.0.1", "10.0.0.2"]),
                 SameZone,
             ),
-        ];
-        for (what, policy, lines, expected, reason) in cases {
+        ]
+    };
+
+    #[test]
+    fn selects_what_kube_proxy_selects() {
+        use TrafficPolicy::{Cluster, Local};
+        for (what, policy, lines, expected, reason) in CASES {
             let mut service = service();
             let slices = [slice("http", Protocol::Tcp, 8080, lines)];
             // The same must come of either policy field, each asked by its own traffic.

@@ -305,8 +305,10 @@ mod tests {
     };
 
     /// What each process's network was last made to be, and which processes cannot be entered.
+    type Entered = (BTreeMap<u32, BTreeSet<IpAddr>>, BTreeSet<u32>);
+
     #[derive(Clone, Default)]
-    struct Networks(Arc<Mutex<(BTreeMap<u32, BTreeSet<IpAddr>>, BTreeSet<u32>)>>);
+    struct Networks(Arc<Mutex<Entered>>);
 
     impl Networks {
         fn of(&self, pid: u32) -> Option<BTreeSet<IpAddr>> {
@@ -418,7 +420,7 @@ mod tests {
         assert_eq!(stage.networks.of(11), Some(more.vips.clone()));
         assert_eq!(stage.networks.of(12), Some(b.vips.clone()));
 
-        stage.set(&[b.clone()]);
+        stage.set(std::slice::from_ref(&b));
         stage.wait_for(|states| !states.contains_key(&key("a"))).await;
         poll(|| stage.networks.of(11) == Some(BTreeSet::new())).await;
         assert_eq!(stage.networks.of(12), Some(b.vips.clone()));
@@ -434,7 +436,7 @@ mod tests {
         let mut stage = stage(TIMING);
         let mut pod = setup("a", "a", &["10.255.0.1"]);
         pod.services.insert(ServiceKey::new("default", "api"));
-        stage.set(&[pod.clone()]);
+        stage.set(std::slice::from_ref(&pod));
         stage.wait_for(failed("a", "--runtime-endpoint")).await;
         let mut notices = Vec::new();
         for _ in 0..2 {
@@ -477,7 +479,7 @@ mod tests {
         // A short absence is not worth a word: the first report came after several tries.
         assert!(runtime.calls().len() > QUIET_FAILURES as usize, "{:?}", runtime.calls());
         let new = setup("a", "new", &["10.255.0.1"]);
-        stage.set(&[new.clone()]);
+        stage.set(std::slice::from_ref(&new));
         stage.wait_for(configured(&new)).await;
     }
 
@@ -487,7 +489,7 @@ mod tests {
         let runtime = FakeRuntime::start(&stage.socket).unwrap();
         runtime.set("a", FakeContainer::Running(11));
         let pod = setup("a", "a", &["10.255.0.1"]);
-        stage.set(&[pod.clone()]);
+        stage.set(std::slice::from_ref(&pod));
         stage.wait_for(configured(&pod)).await;
         stage.networks.0.lock().unwrap().0.clear();
         poll(|| stage.networks.of(11) == Some(pod.vips.clone())).await;
@@ -499,7 +501,7 @@ mod tests {
         let runtime = FakeRuntime::start(&stage.socket).unwrap();
         runtime.set("a", FakeContainer::Running(11));
         let pod = setup("a", "a", &["10.255.0.1"]);
-        stage.set(&[pod.clone()]);
+        stage.set(std::slice::from_ref(&pod));
         stage.wait_for(configured(&pod)).await;
         let before = runtime.calls().len();
         runtime.remove("a");
@@ -510,7 +512,7 @@ mod tests {
         // A pod of the same name is a new one.
         runtime.set("z", FakeContainer::Running(33));
         let next = setup("a", "z", &["10.255.0.9"]);
-        stage.set(&[next.clone()]);
+        stage.set(std::slice::from_ref(&next));
         stage.wait_for(configured(&next)).await;
     }
 }
