@@ -1,15 +1,17 @@
 //! Is the daemon well, and is the node programmed (pure).
 //!
 //! *Healthy* decides whether the kubelet restarts the daemon, so only what a restart may cure turns it red: a room
-//! that no longer ends its passes, programming that fails for long, watches that never saw the cluster. An API server
-//! that went away later does none of these: the last snapshot stays in force.
-//! *Ready* says that this node forwards as the cluster wants: every room ended its first pass.
+//! that no longer ends its passes, a whole part of the kernel that cannot be programmed for long, watches that never
+//! saw the cluster. One key that fails is no reason, however long: a Service that asks for what this kernel does not
+//! have would restart the daemon for ever. Nor is an API server that went away later: the last snapshot stays in force.
+//! *Ready* says that this node forwards: every room ended its first pass, and no whole part fails. Single keys are told
+//! beside it as remarks.
 
 use std::time::Duration;
 
 use crate::reconcile::Applied;
 
-/// How long a room may fail before the daemon is called unhealthy.
+/// How long a whole part of a room may fail before the daemon is called unhealthy.
 pub const FAILING_LIMIT: Duration = Duration::from_secs(300);
 
 /// How much longer than its resync period a room may go without ending a pass.
@@ -23,9 +25,10 @@ pub struct RoomHealth {
     pass_within: Duration,
     passes: u64,
     last_pass: Option<Duration>,
-    failing_since: Option<Duration>,
+    /// Since when a whole part fails, and the first such part with its reason.
+    broken: Option<(Duration, String)>,
     /// How many keys failed in the last pass, and the first of them with its reason.
-    failed: (usize, String),
+    failed: Option<(usize, String)>,
 }
 
 impl RoomHealth {
@@ -36,8 +39,8 @@ impl RoomHealth {
             pass_within: resync.saturating_add(STALL_MARGIN),
             passes: 0,
             last_pass: None,
-            failing_since: None,
-            failed: (0, String::new()),
+            broken: None,
+            failed: None,
         }
     }
 
@@ -48,27 +51,30 @@ impl RoomHealth {
         }
         self.passes = applied.passes;
         self.last_pass = Some(now);
-        match applied.failed.first_key_value() {
-            None => {
-                self.failing_since = None;
-                self.failed = (0, String::new());
-            }
-            Some((key, reason)) => {
-                self.failing_since = self.failing_since.or(Some(now));
-                self.failed = (applied.failed.len(), format!("{key}: {reason}"));
-            }
-        }
+        let with_reason = |(key, reason): (&String, &String)| format!("{key}: {reason}");
+        self.failed = applied.failed.first_key_value().map(|first| (applied.failed.len(), with_reason(first)));
+        let broken = applied.failed.iter().find(|(key, _)| applied.broken.contains(*key)).map(with_reason);
+        let since = self.broken.as_ref().map_or(now, |(since, _)| *since);
+        self.broken = broken.map(|part| (since, part));
     }
 
-    /// Why this room is not well; `None` when it is. `in_sync_at` is when the first snapshot was there.
-    fn fault(&self, now: Duration, in_sync_at: Duration) -> Option<String> {
+    /// That the room ends no passes any more. `in_sync_at` is when the first snapshot was there.
+    fn stalled(&self, now: Duration, in_sync_at: Duration) -> Option<String> {
         let quiet = now.saturating_sub(self.last_pass.unwrap_or(in_sync_at));
-        if quiet > self.pass_within {
-            return Some(format!("{}: no pass ended for {}s", self.name, quiet.as_secs()));
-        }
-        let failing = self.failing_since.map(|since| now.saturating_sub(since)).filter(|time| *time > FAILING_LIMIT)?;
-        let (n_failed, first) = &self.failed;
-        Some(format!("{}: {n_failed} keys failing for {}s, first {first}", self.name, failing.as_secs()))
+        (quiet > self.pass_within).then(|| format!("{}: no pass ended for {}s", self.name, quiet.as_secs()))
+    }
+
+    /// The whole part that fails, and for how long.
+    fn fault(&self, now: Duration) -> Option<(Duration, String)> {
+        let (since, part) = self.broken.as_ref()?;
+        let failing = now.saturating_sub(*since);
+        Some((failing, format!("{}: failing for {}s: {part}", self.name, failing.as_secs())))
+    }
+
+    /// The keys that fail.
+    fn remark(&self) -> Option<String> {
+        let (n_failed, first) = self.failed.as_ref()?;
+        Some(format!("{}: {n_failed} keys not in force, first {first}", self.name))
     }
 }
 
@@ -94,6 +100,8 @@ pub struct Verdict {
     pub unhealthy: Vec<String>,
     /// Why the node is not ready; empty when it is.
     pub unready: Vec<String>,
+    /// What is not in force although the node forwards.
+    pub remarks: Vec<String>,
 }
 
 impl Verdict {
@@ -127,9 +135,16 @@ pub fn judge<'a>(now: Duration, watches: WatchHealth, rooms: impl IntoIterator<I
         if room.last_pass.is_none() {
             verdict.unready.push(format!("{}: the first pass has not ended", room.name));
         }
-        if let Some(fault) = room.fault(now, in_sync_at) {
-            verdict.unready.push(fault.clone());
-            verdict.unhealthy.push(fault);
+        if let Some(stalled) = room.stalled(now, in_sync_at) {
+            verdict.unready.push(stalled.clone());
+            verdict.unhealthy.push(stalled);
+        }
+        match room.fault(now) {
+            Some((failing, fault)) => {
+                verdict.unready.push(fault.clone());
+                verdict.unhealthy.extend((failing > FAILING_LIMIT).then_some(fault));
+            }
+            None => verdict.remarks.extend(room.remark()),
         }
     }
     verdict
@@ -149,7 +164,8 @@ mod tests {
 
     fn applied(passes: u64, failed: &[&str]) -> Applied {
         let failed: BTreeMap<String, String> = failed.iter().map(|key| ((*key).into(), "EINVAL".into())).collect();
-        Applied { failed, passes, ..Applied::default() }
+        let broken = failed.keys().filter(|key| *key == "ipvs").cloned().collect();
+        Applied { failed, broken, passes, ..Applied::default() }
     }
 
     fn room() -> RoomHealth {
@@ -188,17 +204,29 @@ mod tests {
     }
 
     #[test]
-    fn failing_turns_red_only_when_it_lasts_and_green_at_the_first_success() {
+    fn a_part_that_fails_is_unready_at_once_unhealthy_when_it_lasts_and_green_at_the_first_success() {
         let mut room = room();
         for n in 0..11 {
+            room.observe(seconds(10 + n * 30), &applied(n + 1, &["default/web:http", "ipvs"]));
+        }
+        let early = judge(seconds(310), IN_SYNC, [&room]);
+        assert!(early.is_healthy() && !early.is_ready(), "exactly the limit: {early:?}");
+        let late = judge(seconds(311), IN_SYNC, [&room]);
+        assert_eq!(late.unhealthy, ["proxy: failing for 301s: ipvs: EINVAL"]);
+        room.observe(seconds(312), &applied(12, &[]));
+        assert_eq!(judge(seconds(312), IN_SYNC, [&room]), Verdict::default());
+        room.observe(seconds(313), &applied(13, &["ipvs"]));
+        assert!(judge(seconds(314), IN_SYNC, [&room]).is_healthy(), "the time starts over");
+    }
+
+    #[test]
+    fn keys_that_fail_for_ever_are_only_told() {
+        let mut room = room();
+        for n in 0..100 {
             room.observe(seconds(10 + n * 30), &applied(n + 1, &["default/web:http", "default/api:http"]));
         }
-        assert!(judge(seconds(310), IN_SYNC, [&room]).is_healthy(), "exactly the limit");
-        let late = judge(seconds(311), IN_SYNC, [&room]);
-        assert_eq!(late.unhealthy, ["proxy: 2 keys failing for 301s, first default/api:http: EINVAL"]);
-        room.observe(seconds(312), &applied(12, &[]));
-        assert!(judge(seconds(312), IN_SYNC, [&room]).is_healthy());
-        room.observe(seconds(313), &applied(13, &["x"]));
-        assert!(judge(seconds(314), IN_SYNC, [&room]).is_healthy(), "the time starts over");
+        let verdict = judge(seconds(2990), IN_SYNC, [&room]);
+        assert!(verdict.is_healthy() && verdict.is_ready());
+        assert_eq!(verdict.remarks, ["proxy: 2 keys not in force, first default/api:http: EINVAL"]);
     }
 }

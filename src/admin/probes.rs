@@ -18,18 +18,21 @@ pub type MetricsText = Arc<dyn Fn() -> String + Send + Sync>;
 /// The health server's routes.
 pub fn health_routes(judge: Judge) -> Router {
     let ready = Arc::clone(&judge);
-    Router::new()
-        .route("/healthz", get(move || async move { answer("Unhealthy", &judge().unhealthy) }))
-        .route("/readyz", get(move || async move { answer("Not ready", &ready().unready) }))
+    Router::new().route("/healthz", get(move || async move { answer("Unhealthy", &judge().unhealthy, &[]) })).route(
+        "/readyz",
+        get(move || async move {
+            let verdict = ready();
+            answer("Not ready", &verdict.unready, &verdict.remarks)
+        }),
+    )
 }
 
-/// 200 `OK`, or 500 with what speaks against it, one reason a line.
-fn answer(word: &str, against: &[String]) -> (StatusCode, String) {
-    if against.is_empty() {
-        return (StatusCode::OK, "OK\n".to_owned());
-    }
-    let reasons: String = against.iter().map(|reason| format!("{reason}\n")).collect();
-    (StatusCode::INTERNAL_SERVER_ERROR, format!("{word}\n{reasons}"))
+/// 200 `OK`, or 500 with what speaks against it, one reason a line; then what else is to be told.
+fn answer(word: &str, against: &[String], remarks: &[String]) -> (StatusCode, String) {
+    let (status, word) =
+        if against.is_empty() { (StatusCode::OK, "OK") } else { (StatusCode::INTERNAL_SERVER_ERROR, word) };
+    let lines: String = against.iter().chain(remarks).map(|line| format!("{line}\n")).collect();
+    (status, format!("{word}\n{lines}"))
 }
 
 /// The metrics server's routes: `path` begins with a slash and holds no pattern.
@@ -63,9 +66,13 @@ mod tests {
 
     #[tokio::test]
     async fn healthy_answers_as_kube_router_does_and_unready_says_why() {
-        let judge: Judge = Arc::new(|| Verdict { unhealthy: vec![], unready: vec!["proxy: first".into()] });
+        let unready = Verdict { unready: vec!["proxy: first".into()], ..Verdict::default() };
+        let judge: Judge = Arc::new(move || unready.clone());
         assert_eq!(ask(health_routes(Arc::clone(&judge)), "/healthz").await, (200, "OK\n".into()));
         assert_eq!(ask(health_routes(judge), "/readyz").await, (500, "Not ready\nproxy: first\n".into()));
+        let judge: Judge = Arc::new(|| Verdict { remarks: vec!["proxy: 1 key".into()], ..Verdict::default() });
+        assert_eq!(ask(health_routes(Arc::clone(&judge)), "/healthz").await, (200, "OK\n".into()));
+        assert_eq!(ask(health_routes(judge), "/readyz").await, (200, "OK\nproxy: 1 key\n".into()));
     }
 
     #[tokio::test]

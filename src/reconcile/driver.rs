@@ -1,6 +1,6 @@
 //! The loop around a room: what makes it run, how soon it is tried again, what is told afterwards.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -111,6 +111,8 @@ struct Loop {
     told: BTreeSet<Notice>,
     passes: u64,
     last_failed: Option<String>,
+    /// Keys that failed since the kernel was read last, and those of them that are whole parts.
+    failing: (BTreeMap<String, String>, BTreeSet<String>),
 }
 
 impl Loop {
@@ -130,6 +132,7 @@ impl Loop {
             told: BTreeSet::new(),
             passes: 0,
             last_failed: None,
+            failing: Default::default(),
         }
     }
 
@@ -174,19 +177,14 @@ impl Loop {
     fn pass<S: Subsystem>(&mut self, room: &mut S, published: &Published, wiring: &Wiring) {
         let read = std::mem::replace(&mut self.wanted, Read::Remembered);
         let begun = Instant::now();
-        let span = tracing::debug_span!("reconcile", room = S::NAME, generation = published.snapshot.generation.0);
-        let outcome = span.in_scope(|| room.sync(&published.snapshot, read, begun - self.timing.started));
+        let span = tracing::info_span!("reconcile", room = S::NAME, generation = published.snapshot.generation.0);
+        let mut outcome = span.in_scope(|| room.sync(&published.snapshot, read, begun - self.timing.started));
         let ended = Instant::now();
         if read == Read::Kernel {
             self.next_resync = ended + self.timing.resync;
         }
         self.again = outcome.again_in.map(|delay| ended + delay);
-        if outcome.failed.is_empty() {
-            self.backoff.succeeded();
-            self.retry = None;
-        } else if self.retry.is_none() {
-            self.retry = Some(ended + self.backoff.failed());
-        }
+        self.note_failures(&mut outcome, read, ended);
         self.schedule();
         self.passes += 1;
 
@@ -195,40 +193,58 @@ impl Loop {
         let lag = is_new.then(|| (ended - self.timing.started).saturating_sub(published.oldest_event));
         let pass = Pass { room: S::NAME, outcome: &outcome, read, took: ended - begun, lag };
         wiring.observer.pass(&pass);
-        self.log(&pass);
+        span.in_scope(|| self.log(&pass));
         self.tell(&outcome, wiring);
         wiring.applied.send_replace(Applied {
             generation: outcome.generation,
             failed: outcome.failed,
+            broken: outcome.broken,
             passes: self.passes,
         });
     }
 
+    /// Plan the next try. What failed counts as failed until the kernel was read again: a pass that trusts its memory
+    /// need not come across it.
+    fn note_failures(&mut self, outcome: &mut Outcome, read: Read, ended: Instant) {
+        if read != Read::Kernel {
+            for (key, reason) in std::mem::take(&mut self.failing.0) {
+                outcome.failed.entry(key).or_insert(reason);
+            }
+            outcome.broken.append(&mut self.failing.1);
+        }
+        if outcome.failed.is_empty() {
+            self.backoff.succeeded();
+            self.retry = None;
+        } else if self.retry.is_none() {
+            self.retry = Some(ended + self.backoff.failed());
+        }
+        self.failing = (outcome.failed.clone(), outcome.broken.clone());
+    }
+
     /// One line for each pass that did something, and one for a failure when it is not the same as before.
     fn log(&mut self, pass: &Pass<'_>) {
-        let Pass { room, outcome, took, .. } = pass;
-        let took_ms = took.as_secs_f64() * 1000.0;
+        let Pass { outcome, took, .. } = pass;
+        let took_ms = (took.as_secs_f64() * 10_000.0).round() / 10.0;
         if outcome.drift > 0 {
-            tracing::warn!(room, n_drift = outcome.drift, "kernel state was changed by somebody else and is repaired");
+            tracing::warn!(n_drift = outcome.drift, "kernel state was changed by somebody else and is repaired");
         }
         let failed = outcome.failed.iter().next().map(|(key, reason)| format!("{key}: {reason}"));
         match &failed {
             Some(first) if failed != self.last_failed => {
                 tracing::warn!(
-                    room,
                     n_failed = outcome.failed.len(),
                     reason = first,
                     "could not bring everything into force, retrying"
                 );
             }
-            None if self.last_failed.is_some() => tracing::info!(room, "everything is in force again"),
+            None if self.last_failed.is_some() => tracing::info!("everything is in force again"),
             _ => {}
         }
         self.last_failed = failed;
         if outcome.ops > 0 {
-            tracing::debug!(room, generation = outcome.generation.0, n_ops = outcome.ops, took_ms, "pass");
+            tracing::debug!(n_ops = outcome.ops, took_ms, "pass");
         } else {
-            tracing::trace!(room, generation = outcome.generation.0, took_ms, "pass without changes");
+            tracing::trace!(took_ms, "pass without changes");
         }
     }
 
@@ -243,5 +259,84 @@ impl Loop {
             let _ = wiring.notices.send(notice.clone());
         }
         self.told = current;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{NodeName, Snapshot};
+    use crate::reconcile::query::View;
+
+    /// Cannot read the kernel until told that it can; finds nothing wrong where it trusts its memory.
+    struct Blind {
+        sees: watch::Receiver<bool>,
+    }
+
+    impl Subsystem for Blind {
+        const NAME: &'static str = "blind";
+
+        fn sync(&mut self, snapshot: &Snapshot, read: Read, _now: Duration) -> Outcome {
+            let mut outcome = Outcome { generation: snapshot.generation, ..Outcome::default() };
+            if read == Read::Kernel && !*self.sees.borrow() {
+                outcome.fail_part("eyes", "shut");
+                outcome.fail("shop/web", "not seen");
+            }
+            outcome
+        }
+
+        fn answer(&mut self, _what: &View) -> String {
+            String::new()
+        }
+    }
+
+    struct Nobody;
+
+    impl Observer for Nobody {
+        fn pass(&self, _pass: &Pass<'_>) {}
+    }
+
+    fn published(generation: u64) -> Option<Published> {
+        let mut snapshot = Snapshot::empty(NodeName::new("n1"));
+        snapshot.generation.0 = generation;
+        Some(Published { snapshot: Arc::new(snapshot), oldest_event: Duration::ZERO })
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_failed_stays_told_until_the_kernel_was_read_again() {
+        let (see, sees) = watch::channel(false);
+        let (snapshots, published_snapshots) = watch::channel(None);
+        let (_news, disturbances) = mpsc::channel(1);
+        let (_ear, queries) = mpsc::channel(1);
+        let (stop, stopping) = watch::channel(false);
+        let (applied, mut reports) = watch::channel(Applied::default());
+        let wiring = Wiring {
+            snapshots: published_snapshots,
+            disturbances,
+            queries,
+            stop: stopping,
+            applied,
+            notices: mpsc::unbounded_channel().0,
+            observer: Arc::new(Nobody),
+        };
+        let timing = Timing { resync: Duration::from_secs(300), started: Instant::now() };
+        let running = tokio::spawn(run(Blind { sees }, wiring, timing));
+
+        snapshots.send_replace(published(1));
+        reports.wait_for(|report| report.generation.0 == 1).await.unwrap();
+        // The first reading of the kernel by the timer.
+        reports.wait_for(|report| !report.failed.is_empty()).await.unwrap();
+        snapshots.send_replace(published(2));
+        let report = reports.wait_for(|report| report.generation.0 == 2).await.unwrap().clone();
+        assert_eq!(report.failed.len(), 2, "the pass for a snapshot does not hide it: {report:?}");
+        assert!(report.broken.contains("eyes") && !report.broken.contains("shop/web"));
+
+        see.send_replace(true);
+        let begun = Instant::now();
+        let report = reports.wait_for(|report| report.failed.is_empty()).await.unwrap().clone();
+        assert!(report.broken.is_empty());
+        assert!(begun.elapsed() < Duration::from_secs(31), "retried long before the next resync");
+        stop.send_replace(true);
+        running.await.unwrap();
     }
 }

@@ -9,7 +9,8 @@ pub mod driver;
 pub mod query;
 pub mod tracker;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Display;
 use std::time::Duration;
 
 use crate::model::{Generation, Notice, Snapshot};
@@ -50,10 +51,26 @@ pub struct Outcome {
     pub drift: usize,
     /// Keys that could not be brought to their desired state, with the reason. Empty when all is well.
     pub failed: BTreeMap<String, String>,
+    /// Those failed keys that stand for a whole part of the room: behind them nothing can be programmed.
+    pub broken: BTreeSet<String>,
     /// Call again after this long even if nothing happens (draining). `None`: nothing is due.
     pub again_in: Option<Duration>,
     /// What the owners of objects should know. The driver passes on only what is new.
     pub notices: Vec<Notice>,
+}
+
+impl Outcome {
+    /// A key is not in its desired state; the rest of the pass goes on.
+    pub fn fail(&mut self, key: impl Into<String>, reason: impl Display) {
+        self.failed.insert(key.into(), reason.to_string());
+    }
+
+    /// A whole part cannot be read or written, not just one key of it.
+    pub fn fail_part(&mut self, part: impl Into<String>, reason: impl Display) {
+        let part = part.into();
+        self.broken.insert(part.clone());
+        self.fail(part, reason);
+    }
 }
 
 /// What a room has in force, for whoever must wait for it (routing announces only what forwards) and for health.
@@ -63,6 +80,8 @@ pub struct Applied {
     pub generation: Generation,
     /// Keys not in force.
     pub failed: BTreeMap<String, String>,
+    /// Those of them that stand for a whole part of the room.
+    pub broken: BTreeSet<String>,
     /// Passes so far.
     pub passes: u64,
 }

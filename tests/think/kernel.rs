@@ -1,7 +1,7 @@
 //! The room and what else happens in the kernel: stale flows, other people's changes, how VIPs are bound.
 
 use ferrovia::kernel::conntrack::Flow;
-use ferrovia::kernel::ipvs::{RealServer, VirtualServerKey};
+use ferrovia::kernel::ipvs::{self, RealServer, VirtualServerKey};
 use ferrovia::kernel::rtnl::{Address, Op, Rtnl};
 use ferrovia::model::{Scheduler, Snapshot};
 use ferrovia::net::{Protocol, host_prefix};
@@ -255,6 +255,40 @@ fn an_address_in_an_excluded_range_is_served_and_settles() {
     sync(&mut room, &cluster("n1").build());
     assert!(!node.ipvs.open().table().contains_key(&at("10.96.200.9", Protocol::Tcp, 80)));
     assert!(node.ipvs.open().table().contains_key(&at("10.96.200.1", Protocol::Tcp, 80)), "the other one is foreign");
+}
+
+#[test]
+fn no_virtual_server_is_written_before_the_table_was_read() {
+    let node = FakeNode::new();
+    let mut room = node.room(&Config::default());
+    let state = web().build();
+    node.ipvs.open().fail_next_dump(105);
+    let blind = pass(&mut room, &state, Read::Kernel, 0);
+    assert!(blind.broken.contains("ipvs"), "{blind:?}");
+    assert!(node.written().ipvs.is_empty() && node.state().servers.is_empty());
+    let seeing = pass(&mut room, &state, Read::Remembered, 1);
+    assert!(seeing.failed.is_empty() && seeing.broken.is_empty() && seeing.drift == 0, "{seeing:?}");
+    assert!(!node.state().servers.is_empty());
+}
+
+#[test]
+fn it_is_a_whole_part_that_fails_where_no_virtual_server_can_be_written() {
+    let refuse = |n_refused: usize| {
+        let node = FakeNode::new();
+        let mut room = node.room(&Config::default());
+        let mut cluster = cluster("n1");
+        for (name, vip) in [("shop/web", "10.96.0.10"), ("shop/api", "10.96.0.11")] {
+            cluster = cluster.service(service(name, vip).port(80)).ready(name, &["10.244.1.5"], 8080);
+        }
+        for _ in 0..n_refused {
+            node.ipvs.open().fail_next(|op| matches!(op, ipvs::Op::AddVirtualServer(..)), 1);
+        }
+        pass(&mut room, &cluster.build(), Read::Kernel, 0)
+    };
+    let one = refuse(1);
+    assert!(one.failed.len() == 1 && one.broken.is_empty(), "{one:?}");
+    let all = refuse(2);
+    assert!(all.failed.len() == 3 && all.broken.contains("every virtual server"), "{all:?}");
 }
 
 fn many(n_vips: u32) -> Snapshot {

@@ -24,7 +24,7 @@ impl<I: Ipvs, N: Nft, R: Rtnl, C: Conntrack, S: Sysctl> Room<I, N, R, C, S> {
         let dummy = match self.kernel.rtnl.links() {
             Ok(links) => links.into_iter().find(|link| link.name == DUMMY_LINK).map(|link| link.index),
             Err(error) => {
-                outcome.failed.insert("links".to_owned(), error.to_string());
+                outcome.fail("links", error);
                 None
             }
         };
@@ -53,7 +53,7 @@ impl<I: Ipvs, N: Nft, R: Rtnl, C: Conntrack, S: Sysctl> Room<I, N, R, C, S> {
                 ops.extend(routes.into_iter().filter(is_ours).map(Op::DeleteRoute));
             }
             Err(error) => {
-                outcome.failed.insert(format!("table {TABLE}"), error.to_string());
+                outcome.fail(format!("table {TABLE}"), error);
             }
         }
         outcome.ops += ops.len();
@@ -67,14 +67,14 @@ impl<I: Ipvs, N: Nft, R: Rtnl, C: Conntrack, S: Sysctl> Room<I, N, R, C, S> {
             if transaction.is_empty() { Ok(()) } else { self.kernel.nft.commit(&transaction) }
         });
         if let Err(error) = done {
-            outcome.failed.insert(format!("table {}", self.table), error.to_string());
+            outcome.fail(format!("table {}", self.table), error);
         }
     }
 
     fn clean_ops(&mut self, ops: &[Op], what: &str, outcome: &mut Outcome) {
         for (op, result) in ops.iter().zip(self.kernel.rtnl.apply(ops)) {
             if let Err(error) = or_already_so(result) {
-                outcome.failed.insert(format!("{what} {op:?}"), error.to_string());
+                outcome.fail(format!("{what} {op:?}"), error);
             }
         }
     }

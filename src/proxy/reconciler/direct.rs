@@ -24,7 +24,7 @@ impl<I: Ipvs, N: Nft, R: Rtnl, C: Conntrack, S: Sysctl> Room<I, N, R, C, S> {
                 self.direct_marks_observed = self.direct_rules.iter().filter_map(|rule| rule.mark).collect();
             }
             Err(error) => {
-                outcome.failed.insert("routing rules".to_owned(), error.to_string());
+                outcome.fail("routing rules", error);
             }
         }
     }
@@ -71,7 +71,7 @@ impl<I: Ipvs, N: Nft, R: Rtnl, C: Conntrack, S: Sysctl> Room<I, N, R, C, S> {
             return;
         }
         if let Err(error) = self.try_sync_direct(&desired, outcome) {
-            outcome.failed.insert("direct server return".to_owned(), error.to_string());
+            outcome.fail("direct server return", error);
         }
     }
 

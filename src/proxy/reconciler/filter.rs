@@ -33,7 +33,7 @@ impl<I: Ipvs, N: Nft, R: Rtnl, C: Conntrack, S: Sysctl> Room<I, N, R, C, S> {
             Err(error) => {
                 // What the table holds is not known any more: the next pass compares it as a whole.
                 self.frame = None;
-                outcome.failed.insert(format!("table {}", self.table), error.to_string());
+                outcome.fail_part(format!("table {}", self.table), error);
             }
         }
     }

@@ -77,7 +77,7 @@ impl<I: Ipvs, N: Nft, R: Rtnl, C: Conntrack, S: Sysctl> Room<I, N, R, C, S> {
             match deleted {
                 Ok(()) => self.flows.pending.retain(|key| key.family() != family),
                 Err(error) => {
-                    outcome.failed.insert(format!("conntrack {family}"), error.to_string());
+                    outcome.fail(format!("conntrack {family}"), error);
                 }
             }
         }

@@ -22,7 +22,7 @@ impl<I: Ipvs, N: Nft, R: Rtnl, C: Conntrack, S: Sysctl> Room<I, N, R, C, S> {
     /// Make sure the dummy link is there and up, and read what is on it and beside it.
     pub(super) fn read_links(&mut self, snapshot: &Snapshot, outcome: &mut Outcome) {
         if let Err(error) = self.try_read_links(snapshot, outcome) {
-            outcome.failed.insert(format!("link {DUMMY_LINK}"), error.to_string());
+            outcome.fail_part(format!("link {DUMMY_LINK}"), error);
         }
     }
 
@@ -153,7 +153,7 @@ impl<I: Ipvs, N: Nft, R: Rtnl, C: Conntrack, S: Sysctl> Room<I, N, R, C, S> {
         outcome.ops += ops.len();
         for (result, vip) in self.kernel.rtnl.apply(ops).into_iter().zip(owners) {
             if let Err(error) = or_already_so(result) {
-                outcome.failed.insert(format!("vip {vip}"), error.to_string());
+                outcome.fail(format!("vip {vip}"), error);
                 failed.insert(*vip);
             }
         }

@@ -84,6 +84,8 @@ pub struct Room<I, N, R, C, S> {
     last: Option<Snapshot>,
     pods_by_address: BTreeMap<IpAddr, PodKey>,
     servers: Tracker<VirtualServerKey, Arc<VirtualServer>>,
+    /// The table has been read: nothing is written to it before.
+    servers_read: bool,
     draining: Draining,
     link: Option<u32>,
     loopback: Option<u32>,
@@ -110,7 +112,6 @@ pub struct Room<I, N, R, C, S> {
     /// VIPs whose address goes while their route stays.
     surplus_addresses: Vec<IpAddr>,
     flows: flows::StaleFlows,
-    passes: u64,
 }
 
 impl<I: Ipvs, N: Nft, R: Rtnl, C: Conntrack, S: Sysctl> Room<I, N, R, C, S> {
@@ -129,6 +130,7 @@ impl<I: Ipvs, N: Nft, R: Rtnl, C: Conntrack, S: Sysctl> Room<I, N, R, C, S> {
             last: None,
             pods_by_address: BTreeMap::new(),
             servers: Tracker::default(),
+            servers_read: false,
             draining: Draining::default(),
             link: None,
             loopback: None,
@@ -147,7 +149,6 @@ impl<I: Ipvs, N: Nft, R: Rtnl, C: Conntrack, S: Sysctl> Room<I, N, R, C, S> {
             uplinks: Vec::new(),
             surplus_addresses: Vec::new(),
             flows: flows::StaleFlows::default(),
-            passes: 0,
         }
     }
 
@@ -236,9 +237,8 @@ impl<I: Ipvs, N: Nft, R: Rtnl, C: Conntrack, S: Sysctl> Subsystem for Room<I, N,
     const NAME: &'static str = "proxy";
 
     fn sync(&mut self, snapshot: &Snapshot, read: Read, now: Duration) -> Outcome {
-        let first = self.passes == 0;
+        let first = !self.servers_read;
         let read = if first { Read::Kernel } else { read };
-        self.passes += 1;
         let mut outcome = Outcome { generation: snapshot.generation, ..Outcome::default() };
         if read >= Read::Links {
             self.read_links(snapshot, &mut outcome);

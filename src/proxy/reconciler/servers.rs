@@ -35,7 +35,7 @@ impl<I: Ipvs, N: Nft, R: Rtnl, C: Conntrack, S: Sysctl> Room<I, N, R, C, S> {
         let table = match self.kernel.ipvs.dump() {
             Ok(table) => table,
             Err(error) => {
-                outcome.failed.insert("ipvs".to_owned(), error.to_string());
+                outcome.fail_part("ipvs", error);
                 return;
             }
         };
@@ -51,6 +51,7 @@ impl<I: Ipvs, N: Nft, R: Rtnl, C: Conntrack, S: Sysctl> Room<I, N, R, C, S> {
             };
             observed.insert(key, shared);
         }
+        self.servers_read = true;
         let drift = self.servers.replace_observed(observed);
         if !first {
             outcome.drift += drift;
@@ -90,6 +91,9 @@ impl<I: Ipvs, N: Nft, R: Rtnl, C: Conntrack, S: Sysctl> Room<I, N, R, C, S> {
 
     /// Plan and write every virtual server that is not as it should be.
     pub(super) fn sync_servers(&mut self, now: Duration, outcome: &mut Outcome) {
+        if !self.servers_read {
+            return;
+        }
         let pending: Vec<VirtualServerKey> = self.servers.pending().copied().collect();
         for keys in pending.chunks(CHUNK) {
             let mut ops = Vec::new();
@@ -109,6 +113,20 @@ impl<I: Ipvs, N: Nft, R: Rtnl, C: Conntrack, S: Sysctl> Room<I, N, R, C, S> {
                 let answers = results.get(span).unwrap_or_default();
                 self.note_results(key, done, answers, outcome);
             }
+        }
+        self.tell_if_none_is_in_force(outcome);
+    }
+
+    /// Where no virtual server at all can be written, it is not for what some Service asks.
+    fn tell_if_none_is_in_force(&self, outcome: &mut Outcome) {
+        let n_desired = self.servers.all_desired().len();
+        if n_desired < 2 || self.servers.n_pending() < n_desired || outcome.failed.is_empty() {
+            return;
+        }
+        let mut failures = self.servers.all_desired().keys().map(|key| outcome.failed.get(&self.name_of(key)));
+        let Some(Some(reason)) = failures.next().map(|reason| reason.cloned()) else { return };
+        if failures.all(|reason| reason.is_some()) {
+            outcome.fail_part("every virtual server", reason);
         }
     }
 
@@ -159,7 +177,7 @@ impl<I: Ipvs, N: Nft, R: Rtnl, C: Conntrack, S: Sysctl> Room<I, N, R, C, S> {
             match self.kernel.ipvs.read(&key) {
                 Ok(state) => self.share(&key, state),
                 Err(error) => {
-                    outcome.failed.insert(self.name_of(&key), error.to_string());
+                    outcome.fail(self.name_of(&key), error);
                     return;
                 }
             }
@@ -168,7 +186,7 @@ impl<I: Ipvs, N: Nft, R: Rtnl, C: Conntrack, S: Sysctl> Room<I, N, R, C, S> {
         if self.servers.desired(&key) != self.servers.observed(&key)
             && let Some(error) = failure
         {
-            outcome.failed.insert(self.name_of(&key), error.to_string());
+            outcome.fail(self.name_of(&key), error);
         }
     }
 
@@ -187,7 +205,7 @@ impl<I: Ipvs, N: Nft, R: Rtnl, C: Conntrack, S: Sysctl> Room<I, N, R, C, S> {
             let connections = match self.kernel.ipvs.connections(&key) {
                 Ok(connections) => connections,
                 Err(error) => {
-                    outcome.failed.insert(self.name_of(&key), error.to_string());
+                    outcome.fail(self.name_of(&key), error);
                     continue;
                 }
             };

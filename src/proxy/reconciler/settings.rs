@@ -91,7 +91,7 @@ impl<I: Ipvs, N: Nft, R: Rtnl, C: Conntrack, S: Sysctl> Room<I, N, R, C, S> {
                 return true;
             }
             Err(error) => {
-                outcome.failed.insert(format!("sysctl {key}"), format!("cannot be read: {error}"));
+                outcome.fail(format!("sysctl {key}"), format!("cannot be read: {error}"));
                 return false;
             }
         };
@@ -115,7 +115,7 @@ impl<I: Ipvs, N: Nft, R: Rtnl, C: Conntrack, S: Sysctl> Room<I, N, R, C, S> {
         let told = self.node_notice("SysctlNotWritable", message.clone());
         self.settings_notices.extend(told);
         if key.starts_with("net/ipv4/vs/") {
-            outcome.failed.insert(format!("sysctl {key}"), message);
+            outcome.fail(format!("sysctl {key}"), message);
         }
         false
     }
