@@ -14,8 +14,15 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
 
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::Semaphore;
 
 /// Why a server cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -80,24 +87,49 @@ fn is_socket(found: &std::fs::Metadata) -> bool {
     std::os::unix::fs::FileTypeExt::is_socket(&found.file_type())
 }
 
-/// Answer requests until `stop` resolves.
-///
-/// # Errors
-/// Whatever ends accepting; single connections end on their own.
-pub async fn serve<L>(
-    listener: L,
-    routes: axum::Router,
-    stop: impl Future<Output = ()> + Send + 'static,
-) -> io::Result<()>
+/// Connections served at a time by one server: probes, a scraper or two, an operator. More wait to be accepted.
+const MOST_CONNECTIONS: usize = 64;
+
+/// How long a client may take to send a request's header, and how long a connection may be idle.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Answer requests until `stop` resolves; then end when the requests that are being answered are.
+pub async fn serve<L>(mut listener: L, routes: axum::Router, stop: impl Future<Output = ()> + Send + 'static)
 where
     L: axum::serve::Listener,
-    L::Addr: std::fmt::Debug,
 {
-    axum::serve(listener, routes).with_graceful_shutdown(stop).await
+    let mut server = auto::Builder::new(TokioExecutor::new()).http1_only();
+    server.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
+    let free = Arc::new(Semaphore::new(MOST_CONNECTIONS));
+    let open = GracefulShutdown::new();
+    let mut stop = std::pin::pin!(stop);
+    loop {
+        let accepted = async {
+            let place = Arc::clone(&free).acquire_owned().await;
+            (place, listener.accept().await)
+        };
+        let (place, (stream, _)) = tokio::select! {
+            accepted = accepted => accepted,
+            () = &mut stop => break,
+        };
+        let service = TowerToHyperService::new(routes.clone());
+        let connection = open.watch(server.serve_connection(TokioIo::new(stream), service).into_owned());
+        tokio::spawn(async move {
+            // A client that breaks off or dawdles hurts only itself.
+            let _ = connection.await;
+            drop(place);
+        });
+    }
+    open.shutdown().await;
 }
 
 #[cfg(test)]
 mod tests {
+    use axum::routing::get;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::UnixStream;
+    use tokio::sync::oneshot;
+
     use super::*;
 
     #[tokio::test]
@@ -119,5 +151,40 @@ mod tests {
         std::fs::write(&file, "precious").unwrap();
         assert!(bind_socket(&file).is_err());
         assert_eq!(std::fs::read_to_string(&file).unwrap(), "precious");
+    }
+
+    /// A server on a socket of its own; it ends when the sender is gone.
+    fn server(folder: &Path) -> (PathBuf, oneshot::Sender<()>, tokio::task::JoinHandle<()>) {
+        let path = folder.join("socket");
+        let (stop, stopping) = oneshot::channel();
+        let routes = axum::Router::new().route("/", get(|| async { "here" }));
+        let stopped = async move { drop(stopping.await) };
+        let running = tokio::spawn(serve(bind_socket(&path).unwrap(), routes, stopped));
+        (path, stop, running)
+    }
+
+    async fn answer(stream: &mut UnixStream) -> String {
+        let mut text = String::new();
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n").await.unwrap();
+        stream.read_to_string(&mut text).await.unwrap();
+        text
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn clients_that_say_nothing_are_dropped_and_keep_out_nobody_for_long() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, stop, running) = server(folder.path());
+        let mut silent = Vec::new();
+        for _ in 0..MOST_CONNECTIONS {
+            silent.push(UnixStream::connect(&path).await.unwrap());
+        }
+        let mut late = UnixStream::connect(&path).await.unwrap();
+        let begun = tokio::time::Instant::now();
+        let text = answer(&mut late).await;
+        assert!(text.starts_with("HTTP/1.1 200 OK") && text.ends_with("here"), "{text}");
+        assert!(begun.elapsed() >= HEADER_TIMEOUT, "served beside the others, after {:?}", begun.elapsed());
+        drop(stop);
+        running.await.unwrap();
+        assert!(UnixStream::connect(&path).await.is_err(), "it has stopped");
     }
 }

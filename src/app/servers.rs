@@ -62,20 +62,32 @@ impl Servers {
         };
         if let Some(listener) = self.health {
             let server = admin::serve(listener, probes::health_routes(judge), until_stop());
-            tasks.spawn(async move { ("health server", server.await.context("accepting")) });
+            tasks.spawn(async move {
+                server.await;
+                ("health server", Ok(()))
+            });
         }
         if let Some(listener) = self.metrics {
             let routes = probes::metrics_routes(metrics_path, CONTENT_TYPE, metrics);
             let server = admin::serve(listener, routes, until_stop());
-            tasks.spawn(async move { ("metrics server", server.await.context("accepting")) });
+            tasks.spawn(async move {
+                server.await;
+                ("metrics server", Ok(()))
+            });
         }
         if let Some(listener) = self.profile {
             let server = admin::serve(listener, profile::routes(), until_stop());
-            tasks.spawn(async move { ("profile server", server.await.context("accepting")) });
+            tasks.spawn(async move {
+                server.await;
+                ("profile server", Ok(()))
+            });
         }
         if let Some(listener) = self.admin {
             let server = admin::serve(listener, debug::routes(sources), until_stop());
-            tasks.spawn(async move { ("admin socket", server.await.context("accepting")) });
+            tasks.spawn(async move {
+                server.await;
+                ("admin socket", Ok(()))
+            });
         }
     }
 }

@@ -144,7 +144,7 @@ pub(super) fn log_rejections(change: &RejectionChange) {
         info!(kind = %change.kind, object = %change.object, "object reads without complaint now");
     }
     for Rejection { field, value, message, reason } in &change.rejections {
-        warn!(kind = %change.kind, object = %change.object, field, value, reason, message, "object holds a value that cannot be used");
+        warn!(kind = %change.kind, object = %change.object, field, value, reason, detail = message, "object holds a value that cannot be used");
     }
 }
 

@@ -112,8 +112,8 @@ pub(super) async fn run(
         }
         let Notice { subject, severity, reason, message } = &notice;
         match severity {
-            Severity::Warning => warn!(%subject, reason, message, "notice"),
-            Severity::Normal => info!(%subject, reason, message, "notice"),
+            Severity::Warning => warn!(%subject, reason, detail = message, "notice"),
+            Severity::Normal => info!(%subject, reason, detail = message, "notice"),
         }
         if let Some(shared) = api.as_ref().filter(|_| limits.may_write(now)) {
             let snapshot = Arc::clone(&snapshots.borrow().snapshot);

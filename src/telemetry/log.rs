@@ -72,7 +72,8 @@ fn filter(options: &LogOptions) -> Result<EnvFilter, LogError> {
             .map_err(|error| LogError::BadFilter { value: value.to_owned(), reason: error.to_string() });
     }
     let directives = match options.verbosity {
-        i32::MIN..=0 => "warn,ferrovia=info",
+        // Libraries warn of every reconnection; our own line for it says more.
+        i32::MIN..=0 => "warn,kube_runtime=error,kube_client=error,ferrovia=info",
         1 => "info",
         2 => "info,ferrovia=debug",
         3.. => "info,ferrovia=trace",

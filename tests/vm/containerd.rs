@@ -58,7 +58,7 @@ struct Containerd {
 impl Containerd {
     fn start() -> Result<Containerd> {
         let directory = PathBuf::from(format!("/run/containerd-test-{}", std::process::id()));
-        for folder in ["cni/bin", "cni/conf", "image/root/bin"] {
+        for folder in ["cni/bin", "cni/conf", "image/rootfs/bin"] {
             fs::create_dir_all(directory.join(folder))?;
         }
         for name in ["lab", "loopback"] {
@@ -84,8 +84,8 @@ impl Containerd {
     /// Makes an image of one static program, and gives it to containerd.
     fn import(&self) -> Result<()> {
         let image = self.directory.join("image");
-        fs::copy(which("busybox")?, image.join("root/bin/busybox"))?;
-        run(&image, "tar -cf layer.tar -C root .")?;
+        fs::copy(which("busybox")?, image.join("rootfs/bin/busybox"))?;
+        run(&image, "tar -cf layer.tar -C rootfs .")?;
         let digest = run(&image, "sha256sum layer.tar")?;
         let digest = digest.split_whitespace().next().context("no digest")?.to_owned();
         let configuration = serde_json::json!({
