@@ -11,7 +11,7 @@ use super::{SOON, with_lab};
 /// The program the kernel asks for modules.
 const LOADER: &str = "/proc/sys/kernel/modprobe";
 /// IPVS with its schedulers.
-const IPVS: &str = "ip_vs_dh ip_vs_fo ip_vs_lblc ip_vs_lblcr ip_vs_lc ip_vs_mh ip_vs_nq ip_vs_ovf ip_vs_rr ip_vs_sed \
+const IPVS: &str = "xt_ipvs ip_vs_dh ip_vs_fo ip_vs_lblc ip_vs_lblcr ip_vs_lc ip_vs_mh ip_vs_nq ip_vs_ovf ip_vs_rr ip_vs_sed \
                     ip_vs_sh ip_vs_twos ip_vs_wlc ip_vs_wrr ip_vs";
 
 /// Modules taken away: unloaded, and not to be had from the kernel's loader. Given back on drop.
