@@ -72,7 +72,7 @@ fn run(arguments: &[String]) -> Result<bool> {
 
 /// How the daemons run in the demonstration.
 pub(crate) fn daemon_options() -> DaemonOptions {
-    DaemonOptions::with(&["--ipvs-graceful-termination=true", "--ipvs-graceful-period=10s"])
+    DaemonOptions::with(&["--ipvs-graceful-termination=true", "--ipvs-sync-period=3s"])
 }
 
 /// One daemon on every node, all reading the same folder.

@@ -100,6 +100,9 @@ fn killed_at_any_point_of_a_cold_start_the_next_start_finishes_the_work() {
     with_lab(one_node(), |lab| {
         write_many(lab, N_SERVICES)?;
         let ns = lab.node(1)?.ns.clone();
+        // In 6.12 the first calibration of the rate estimators can oops while thousands of real servers appear.
+        ns.command("modprobe ip_vs")?;
+        ns.set_sysctls(&[("net/ipv4/vs/run_estimation", "0")])?;
         let all = (usize::from(N_SERVICES), 2 * usize::from(N_SERVICES));
         let mut interrupted = 0;
         // Kill as soon as this much is there; each start goes on where the last one died.
@@ -159,7 +162,7 @@ fn foreign_changes_are_repaired() {
                 Ok(())
             })?;
         }
-        for (key, value) in [("net/ipv4/vs/conntrack", "0"), ("net/ipv4/conf/all/arp_ignore", "0")] {
+        for (key, value) in [("net/ipv4/vs/conntrack", "0"), ("net/ipv4/conf/eth0/arp_ignore", "0")] {
             let right = ns.sysctl(key)?;
             ensure!(right != value, "{key} is {value} already");
             ns.set_sysctls(&[(key, value)])?;
@@ -175,7 +178,7 @@ fn settled(ns: &Namespace) -> Result<String> {
     let first = fingerprint(ns)?;
     std::thread::yield_now();
     let second = fingerprint(ns)?;
-    ensure!(first == second && first.contains("00000010"), "it still changes");
+    ensure!(first == second && first.contains("0A60000A:0050"), "it still changes");
     Ok(without_handles(&first))
 }
 
@@ -377,8 +380,14 @@ fn state_left_by_kube_router_is_taken_over_without_losing_a_connection() {
         }
         let v6 = format!("[{}]:30080", lab.node(1)?.address(Family::V6));
         wait::until("the IPv6 node port answers", SOON, || traffic::http(&lab.near, v6.parse()?, 2))?;
-        let rules = ns.command("iptables-nft-save")?;
-        ensure!(!rules.contains("KUBE-ROUTER"), "kube-router's chains still take part:\n{rules}");
+        wait::until("kube-router's chains are gone", SOON, || {
+            let rules = ns.command("iptables-nft-save")?;
+            ensure!(!rules.contains("KUBE-ROUTER"), "{rules}");
+            Ok(())
+        })?;
+        for (connection, pod) in open.iter_mut().zip(&pods) {
+            ensure!(connection.request()?.pod == *pod, "an open connection was lost with the chains");
+        }
         Ok(())
     });
 }
