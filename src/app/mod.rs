@@ -14,8 +14,8 @@ mod once;
 mod rooms;
 mod servers;
 mod signals;
-mod takeover;
 mod status;
+mod takeover;
 mod traffic;
 mod vitals;
 
