@@ -152,6 +152,11 @@ impl Book {
         self.elements.counts.keys()
     }
 
+    /// True when a Service asks for a set element.
+    pub fn asks_for(&self, element: &Element) -> bool {
+        self.elements.counts.contains_key(element)
+    }
+
     /// Source ranges by Service.
     pub fn sources(&self) -> impl Iterator<Item = (&ServiceKey, &SourceRanges)> {
         self.special.iter().filter_map(|key| Some((key, self.services.get(key)?.sources.as_ref()?)))

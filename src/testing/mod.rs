@@ -10,6 +10,7 @@
 pub mod builders;
 pub mod cluster;
 pub mod contract;
+pub mod expand;
 pub mod golden;
 pub mod lab;
 pub mod node;

@@ -1,7 +1,7 @@
 //! A node in memory: all fakes behind doors that any number of rooms can share, one after the other, with failures at
 //! any place.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -244,6 +244,37 @@ pub struct State {
     pub rules: Vec<Rule>,
     /// Kernel settings.
     pub settings: BTreeMap<String, String>,
+}
+
+impl State {
+    /// What is here and not in `other` (`+`), and the other way round (`-`), a line each. Empty when they are equal.
+    pub fn difference(&self, other: &State) -> String {
+        let (ours, theirs) = (self.lines(), other.lines());
+        let added = ours.difference(&theirs).map(|line| format!("+ {line}\n"));
+        added.chain(theirs.difference(&ours).map(|line| format!("- {line}\n"))).collect()
+    }
+
+    fn lines(&self) -> BTreeSet<String> {
+        let mut lines: BTreeSet<String> =
+            self.servers.iter().map(|(key, server)| format!("ipvs {key:?} {server:?}")).collect();
+        lines.extend(self.tables.iter().flat_map(|(name, ruleset)| {
+            let text = crate::kernel::nft::text::render(name, ruleset);
+            let mut block = String::new();
+            let line = |line: &str| {
+                if line.ends_with(" {") {
+                    block = line.trim().to_owned();
+                }
+                format!("nft {name} {block} {}", line.trim())
+            };
+            text.lines().map(line).collect::<Vec<_>>()
+        }));
+        lines.extend(self.links.iter().map(|link| format!("link {link:?}")));
+        lines.extend(self.addresses.iter().map(|address| format!("address {address}")));
+        lines.extend(self.routes.iter().map(|route| format!("route {route}")));
+        lines.extend(self.rules.iter().map(|rule| format!("rule {rule}")));
+        lines.extend(self.settings.iter().map(|(key, value)| format!("sysctl {key}={value}")));
+        lines
+    }
 }
 
 impl FakeNode {

@@ -10,5 +10,8 @@
 
 mod book;
 mod cli;
+mod convergence;
+mod drain;
 mod generate;
 mod golden;
+mod kernel;

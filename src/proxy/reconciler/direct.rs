@@ -7,9 +7,10 @@ use super::links::or_already_so;
 use crate::kernel::conntrack::Conntrack;
 use crate::kernel::ipvs::{Ipvs, VirtualServerKey};
 use crate::kernel::nft::Nft;
-use crate::kernel::rtnl::{Op, Route, RouteFilter, Rtnl, Rule};
+use crate::kernel::rtnl::{Op, Route, RouteFilter, RouteKind, Rtnl, Rule};
 use crate::kernel::sysctl::Sysctl;
 use crate::model::Snapshot;
+use crate::net::Family;
 use crate::proxy::direct::Direct;
 use crate::proxy::dsr::{TABLE, owns_rule};
 use crate::reconcile::{Outcome, Read};
@@ -59,7 +60,13 @@ impl<I: Ipvs, N: Nft, R: Rtnl, C: Conntrack, S: Sysctl> Room<I, N, R, C, S> {
 
     /// Rules and the table that make marked packets local.
     pub(super) fn sync_direct(&mut self, read: Read, outcome: &mut Outcome) {
-        let desired = self.direct.rules();
+        let mut desired = self.direct.rules();
+        // A rule tells whose a virtual server with its mark is: it stays until that has gone.
+        let in_use = |rule: &&Rule| {
+            let key = rule.mark.map(|mark| VirtualServerKey::Mark { mark, family: rule.family });
+            key.is_some_and(|key| self.servers.observed(&key).is_some())
+        };
+        desired.extend(self.direct_rules.iter().filter(in_use));
         if read == Read::Remembered && desired == self.direct_rules {
             return;
         }
@@ -69,20 +76,20 @@ impl<I: Ipvs, N: Nft, R: Rtnl, C: Conntrack, S: Sysctl> Room<I, N, R, C, S> {
     }
 
     fn try_sync_direct(&mut self, desired: &BTreeSet<Rule>, outcome: &mut Outcome) -> Result<(), crate::kernel::Error> {
-        let mut ops = Vec::new();
-        if !desired.is_empty()
-            && let Some(loopback) = self.loopback
-        {
-            let filter = RouteFilter { table: Some(TABLE), ..RouteFilter::default() };
-            let observed = self.kernel.rtnl.routes(filter)?;
-            let is_there = |route: &Route| {
-                observed.iter().any(|known| known.destination == route.destination && known.kind == route.kind)
-            };
-            let missing = self.direct.routes(loopback).into_iter().filter(|route| !is_there(route));
-            ops.extend(missing.map(Op::ReplaceRoute));
-        }
+        let observed = self.kernel.rtnl.routes(RouteFilter { table: Some(TABLE), ..RouteFilter::default() })?;
+        let wanted = self.loopback.map(|loopback| self.direct.routes(loopback)).unwrap_or_default();
+        let same = |a: &Route, b: &Route| a.destination == b.destination && a.kind == b.kind;
+        let is_idle = |route: &&Route| {
+            let family = Family::of(route.destination.addr());
+            let is_default = route.kind == RouteKind::Local && route.destination.prefix_len() == 0;
+            is_default && !desired.iter().any(|rule| rule.family == family)
+        };
+        let missing = wanted.iter().filter(|route| !observed.iter().any(|known| same(known, route)));
+        let surplus = observed.iter().filter(is_idle);
+        let mut ops: Vec<Op> = missing.cloned().map(Op::ReplaceRoute).collect();
         ops.extend(desired.difference(&self.direct_rules).map(|rule| Op::AddRule(*rule)));
         ops.extend(self.direct_rules.difference(desired).map(|rule| Op::DeleteRule(*rule)));
+        ops.extend(surplus.cloned().map(Op::DeleteRoute));
         if ops.is_empty() {
             return Ok(());
         }

@@ -4,7 +4,7 @@ use super::Room;
 use crate::kernel::Error;
 use crate::kernel::conntrack::Conntrack;
 use crate::kernel::filter::plan::{Transaction, plan};
-use crate::kernel::ipvs::Ipvs;
+use crate::kernel::ipvs::{Ipvs, VirtualServerKey};
 use crate::kernel::nft::Nft;
 use crate::kernel::rtnl::Rtnl;
 use crate::kernel::sysctl::Sysctl;
@@ -24,6 +24,7 @@ impl<I: Ipvs, N: Nft, R: Rtnl, C: Conntrack, S: Sysctl> Room<I, N, R, C, S> {
             self.commit(Transaction { table: Some(self.table.clone()), changes }, outcome)
         } else {
             let _ = self.hold_guards(touched);
+            self.find_held();
             let drifted = read == Read::Kernel && !first && self.frame.as_ref() == Some(&frame) && touched.is_empty();
             self.rewrite_filter(&frame, drifted, outcome)
         };
@@ -51,6 +52,20 @@ impl<I: Ipvs, N: Nft, R: Rtnl, C: Conntrack, S: Sysctl> Room<I, N, R, C, S> {
         removed = now;
         removed.extend(release);
         (added, removed)
+    }
+
+    /// What an earlier daemon held, or should have: VIPs that carry connections of Services that are gone.
+    fn find_held(&mut self) {
+        let is_left = |key: &&VirtualServerKey| self.servers.desired(key).is_none();
+        let guard = |key: &VirtualServerKey| match *key {
+            VirtualServerKey::Address { address, .. } if self.bindings.routes.contains_key(&address) => {
+                Some(Element::Guarded(address))
+            }
+            _ => None,
+        };
+        let left = self.servers.all_observed().keys().filter(is_left).filter_map(guard);
+        let held: Vec<Element> = left.filter(|element| !self.book.asks_for(element)).collect();
+        self.held.extend(held);
     }
 
     fn is_busy(&self, element: &Element) -> bool {

@@ -61,13 +61,16 @@ impl<I: Ipvs, N: Nft, R: Rtnl, C: Conntrack, S: Sysctl> Room<I, N, R, C, S> {
     ///
     /// IPVS has no marker for ownership. Ours is what a Service asks for, and what lies where only we put virtual
     /// servers: on a granted range, on a VIP of the dummy link, on a NodePort of this node, on a mark of direct
-    /// return. Everything in `--excluded-cidrs` and everything elsewhere is somebody else's.
+    /// return. Everything else in `--excluded-cidrs`, and everything elsewhere, is somebody else's.
     pub(super) fn is_ours(&self, key: &VirtualServerKey) -> bool {
         match *key {
             VirtualServerKey::Mark { mark, .. } => {
                 self.servers.desired(key).is_some() || self.direct_marks_observed.contains(&mark)
             }
             VirtualServerKey::Address { address, port, .. } => {
+                if self.servers.desired(key).is_some() || self.servers.observed(key).is_some() {
+                    return true;
+                }
                 if self.config.excluded.iter().any(|prefix| prefix.contains(&address)) {
                     return false;
                 }
@@ -77,9 +80,7 @@ impl<I: Ipvs, N: Nft, R: Rtnl, C: Conntrack, S: Sysctl> Room<I, N, R, C, S> {
                     &self.config.load_balancer_ip_ranges,
                 ];
                 let (first, last) = self.config.node_port_range;
-                self.servers.desired(key).is_some()
-                    || self.servers.observed(key).is_some()
-                    || granted.iter().any(|ranges| ranges.iter().any(|range| range.contains(&address)))
+                granted.iter().any(|ranges| ranges.iter().any(|range| range.contains(&address)))
                     || self.bindings.addresses.contains(&address)
                     || self.bindings.routes.contains_key(&address)
                     || ((first..=last).contains(&port) && self.view.as_ref().is_some_and(|view| view.is_local(address)))

@@ -42,8 +42,8 @@ impl<I: Ipvs, N: Nft, R: Rtnl, C: Conntrack, S: Sysctl> Room<I, N, R, C, S> {
             }
         }
         if self.sloppy || self.sloppy_was_set {
-            self.set("net/ipv4/vs/sloppy_tcp", if self.sloppy { "1" } else { "0" }, outcome);
-            self.sloppy_was_set = self.sloppy;
+            let done = self.set("net/ipv4/vs/sloppy_tcp", if self.sloppy { "1" } else { "0" }, outcome);
+            self.sloppy_was_set = self.sloppy || !done;
         }
         if self.get("net/ipv4/ip_forward").as_deref() == Some("0") {
             let told = self.node_notice(
@@ -82,27 +82,28 @@ impl<I: Ipvs, N: Nft, R: Rtnl, C: Conntrack, S: Sysctl> Room<I, N, R, C, S> {
     }
 
     /// Write a setting where it differs, and make sure it took. A setting this kernel does not have is left out.
-    fn set(&mut self, key: &str, value: &str, outcome: &mut Outcome) {
+    /// False when it is not as it should be.
+    fn set(&mut self, key: &str, value: &str, outcome: &mut Outcome) -> bool {
         let before = match self.kernel.sysctl.read(key) {
             Ok(Some(before)) => before,
             Ok(None) => {
                 tracing::debug!(key, "setting does not exist on this kernel");
-                return;
+                return true;
             }
             Err(error) => {
                 outcome.failed.insert(format!("sysctl {key}"), format!("cannot be read: {error}"));
-                return;
+                return false;
             }
         };
         if before == value {
-            return;
+            return true;
         }
         outcome.ops += 1;
         let written = self.kernel.sysctl.write(key, value);
         let after = self.get(key);
         if after.as_deref() == Some(value) {
             tracing::info!(key, before, value, "kernel setting changed");
-            return;
+            return true;
         }
         let why = match written {
             Err(error) => error.to_string(),
@@ -116,6 +117,7 @@ impl<I: Ipvs, N: Nft, R: Rtnl, C: Conntrack, S: Sysctl> Room<I, N, R, C, S> {
         if key.starts_with("net/ipv4/vs/") {
             outcome.failed.insert(format!("sysctl {key}"), message);
         }
+        false
     }
 }
 
