@@ -52,6 +52,10 @@ fn run(arguments: &[String]) -> Result<bool> {
     );
     let lab = Lab::up(Options { plain_names: true, ..Options::default() })?;
     narrator.say(&format!("{} nodes, 6 pods with HTTP on 8080 and UDP echo on 5353, two clients.", lab.nodes().len()));
+    narrator.say(
+        "Listings are the tools' own output. Requests come from a client inside this program, which also tells whom\n\
+                  the pod saw: starting curl would take longer than the request. The command shown asks the same.",
+    );
     let mut daemons = start(&lab, &mut narrator)?;
     for step in steps::ALL {
         narrator.step(step.title);

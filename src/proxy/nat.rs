@@ -28,6 +28,7 @@ use crate::kernel::filter::{
     Base, BaseKind, Chain, CtState, Elements, Field, FieldType, Hook, Key, Map, Match, Name, Rule, Ruleset, Selector,
     Set, Statement, Value, ValueType, merge_prefixes,
 };
+use crate::kernel::ipvs::VirtualServerKey;
 use crate::kernel::nft::priority;
 use crate::model::ServiceKey;
 use crate::net::{Family, Prefix, Protocol};
@@ -71,7 +72,7 @@ impl Frame {
             node_addresses: Family::ALL.into_iter().filter_map(|family| node.best_ip(family)).collect(),
             local_addresses: node.local_addresses.clone(),
             pod_cidrs: node.pod_cidrs.clone(),
-            sources: book.sources().map(|(key, sources)| (key.clone(), sources.clone())).collect(),
+            sources: sources_in_force(book),
             direct,
             mtu: node.mtu,
         }
@@ -244,6 +245,24 @@ impl Frame {
     fn node_address(&self, family: Family) -> Option<IpAddr> {
         self.node_addresses.iter().copied().find(|address| Family::of(*address) == family)
     }
+}
+
+/// Source ranges by Service, without the virtual servers that belong to another Service: its clients are not theirs to
+/// choose.
+fn sources_in_force(book: &Book) -> BTreeMap<ServiceKey, SourceRanges> {
+    let direct = book.direct();
+    let owns = |service: &ServiceKey, tuple: &Tuple| {
+        let (address, protocol, port) = *tuple;
+        let owner = book.owner(&VirtualServerKey::Address { address, protocol, port });
+        let owner = owner.or_else(|| direct.get(tuple).map(|(owner, _)| *owner));
+        owner == Some(service)
+    };
+    let in_force = |(service, sources): (&ServiceKey, &SourceRanges)| {
+        let tuples: Vec<Tuple> = sources.tuples.iter().filter(|tuple| owns(service, tuple)).copied().collect();
+        let sources = SourceRanges { tuples, prefixes: sources.prefixes.clone() };
+        (!sources.tuples.is_empty()).then(|| (service.clone(), sources))
+    };
+    book.sources().filter_map(in_force).collect()
 }
 
 /// The changes of the large sets that these elements mean.

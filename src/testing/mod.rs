@@ -14,3 +14,5 @@ pub mod expand;
 pub mod golden;
 pub mod lab;
 pub mod node;
+pub mod oracle;
+pub mod tracer;

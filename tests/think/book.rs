@@ -29,7 +29,7 @@ fn picture(book: &Book) -> String {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
 
     /// A book changed key by key through any sequence of clusters equals one filled from the last cluster alone.
     #[test]

@@ -287,7 +287,7 @@ fn every_way_through_every_list_converges() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 40, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 40, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn random_clusters_converge(states in states(), config in 0_usize..4, run in 0_usize..9) {

@@ -15,3 +15,4 @@ mod drain;
 mod generate;
 mod golden;
 mod kernel;
+mod trace;

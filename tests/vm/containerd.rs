@@ -17,7 +17,7 @@ use ferrovia::proxy::cri::Client;
 use ferrovia::proxy::dsr::PodSetup;
 use ferrovia::proxy::pod_worker::{self, PodState, Timing};
 use ferrovia::proxy::pods::KernelPods;
-use ferrovia::testing::lab::{report, wait};
+use ferrovia::testing::lab::wait;
 use http::uri::PathAndQuery;
 use prost::Message;
 use tokio::sync::{mpsc, watch};
@@ -319,12 +319,9 @@ fn configure_a_pod_of_containerd() -> Result<()> {
 #[test]
 fn a_pod_of_containerd_gets_its_tunnels() {
     guest!();
-    if which("containerd").and(which("runc")).is_err() {
-        report(
-            "a_pod_of_containerd_gets_its_tunnels: skipped: needs containerd and runc in PATH; the packages need not be \
-             installed, apt-get download and dpkg -x are enough",
-        );
-        return;
-    }
+    assert!(
+        which("containerd").and(which("runc")).is_ok(),
+        "containerd and runc must be in PATH; `cargo xtask vm test` fetches them"
+    );
     configure_a_pod_of_containerd().unwrap();
 }
