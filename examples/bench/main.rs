@@ -96,18 +96,8 @@ fn run(arguments: &Arguments) -> Result<bool> {
     if std::env::var_os("FERROVIA_VM").is_none() {
         bail!("the benchmarks fill the kernel's IPVS table: run them in the guest, with `cargo xtask bench`");
     }
-<<<<<<< HEAD
     // Also loads the module, whose settings namespaces have only then.
     floor::family_number()?;
-    let mut rows = Vec::new();
-    for (name, measure) in SCENARIOS {
-        if names.is_empty() || names.iter().any(|asked| asked == name) {
-            eprintln!("bench: {name}");
-            rows.extend(measure(repetitions).with_context(|| format!("scenario {name}"))?);
-        }
-    }
-=======
->>>>>>> w-bench
     println!("# Benchmarks\n");
     let mut rows = measure(SCENARIOS, arguments)?;
     if let Some(file) = file {
