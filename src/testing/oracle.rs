@@ -215,7 +215,7 @@ impl<'a> Oracle<'a> {
         let for_node: Vec<_> = ready
             .iter()
             .copied()
-            .filter(|(_, endpoint)| endpoint.node_hints.iter().any(|hint| *hint == self.snapshot.node_name))
+            .filter(|(_, endpoint)| endpoint.node_hints.contains(&self.snapshot.node_name))
             .collect();
         if !for_node.is_empty() && ready.iter().all(|(_, endpoint)| !endpoint.node_hints.is_empty()) {
             return for_node;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use ferrovia::kernel::filter::{Chain, Ruleset};
 use ferrovia::kernel::ipvs::{
-    Connections, Forwarding, RealServer, RealServerKey, Scheduler, VirtualServer, VirtualServerKey, VirtualServerSpec,
+    Forwarding, RealServer, RealServerKey, Scheduler, VirtualServer, VirtualServerKey, VirtualServerSpec,
 };
 use ferrovia::kernel::rtnl::{Address, Op, Route, RouteKind, Rtnl, Rule, protocol, table};
 use ferrovia::model::{Snapshot, TrafficPolicy};
