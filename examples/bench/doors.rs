@@ -9,10 +9,10 @@ use ferrovia::kernel::conntrack::ConntrackClient;
 use ferrovia::kernel::ipvs::{
     Connections, Ipvs, IpvsClient, Op, RealServerKey, Stats, Table, Timeouts, VirtualServer, VirtualServerKey,
 };
-use ferrovia::kernel::nft::NftClient;
-use ferrovia::kernel::rtnl::RtnlClient;
+use ferrovia::kernel::nft::{Nft, NftClient};
+use ferrovia::kernel::rtnl::{RouteFilter, Rtnl, RtnlClient, table};
 use ferrovia::kernel::sysctl::ProcSys;
-use ferrovia::proxy::Config;
+use ferrovia::proxy::{Config, DUMMY_LINK, TABLE};
 use ferrovia::proxy::reconciler::{Kernel, Outputs, Room};
 
 /// The room as the daemon runs it, but for the clock.
@@ -60,6 +60,27 @@ pub(crate) fn room(remember: bool) -> Result<(RealRoom, Clock)> {
         sysctl: ProcSys::default(),
     };
     Ok((Room::new(Config::default(), kernel, Outputs::default()), clock))
+}
+
+/// Reads everything once that the room keeps in the kernel, and does nothing with it: what it takes, and how many
+/// virtual servers, VIPs and rules there were.
+///
+/// # Errors
+/// Where something cannot be read.
+pub(crate) fn read_once() -> Result<(Duration, [usize; 3])> {
+    let (mut ipvs, mut nft, mut rtnl) = (IpvsClient::open()?, NftClient::open()?, RtnlClient::open()?);
+    let start = Instant::now();
+    let links = rtnl.links()?;
+    let link = links.iter().find(|link| link.name == DUMMY_LINK).context("no dummy link")?.index;
+    let addresses = rtnl.addresses(None)?;
+    let routes = rtnl.routes(RouteFilter { table: Some(table::LOCAL), protocol: None, link: Some(link) })?;
+    let rules = rtnl.rules()?;
+    let virtual_servers = ipvs.dump()?;
+    let filter = nft.dump(&Arc::from(TABLE))?.context("no packet filter table")?;
+    let took = start.elapsed();
+    let n_rules = filter.chains.values().map(|chain| chain.rules.len()).sum();
+    drop((addresses, rules));
+    Ok((took, [virtual_servers.len(), routes.len(), n_rules]))
 }
 
 impl Timed {

@@ -1,9 +1,12 @@
 //! `make bench`: what the daemon costs, held against the floor of the same kernel.
 //!
 //! Runs as root in the guest of `cargo xtask vm`; `cargo xtask bench` arranges that and keeps the table. An emulated
-//! guest is slow, so nothing here is an absolute time to quote: the bars are ratios between two measurements of the
-//! same guest, taken in turn, and counts. Each measurement has a network namespace of its own, because IPVS keeps
+//! guest is slow, so nothing measured there is an absolute time to quote: the bars are ratios between two measurements
+//! of the same guest, taken in turn, and counts. Each measurement has a network namespace of its own, because IPVS keeps
 //! deleted real servers for minutes and every addition walks them.
+//!
+//! What needs no kernel is measured before that, on the machine itself (`--native`), and handed to the run in the guest
+//! in a file, so that there is one table.
 #![allow(
     clippy::print_stdout,
     clippy::print_stderr,
@@ -11,18 +14,24 @@
     reason = "a benchmark prints its table, waits for plain time and measures it"
 )]
 
+mod api_server;
 mod cluster;
 mod doors;
 mod floor;
 mod memory;
+mod native;
+mod null;
+mod objects;
 mod place;
 mod scenarios;
 mod sustained;
 mod table;
 
 use std::process::ExitCode;
+use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
 
 use table::Row;
 
@@ -32,18 +41,37 @@ const REPETITIONS: usize = 5;
 /// Measures something so many times.
 type Scenario = fn(usize) -> Result<Vec<Row>>;
 
-/// What can be measured, by name.
+/// What can be measured in a guest, by name.
 const SCENARIOS: &[(&str, Scenario)] = &[
     ("start", scenarios::cold_start_and_restart),
     ("change", scenarios::one_change),
     ("mh", scenarios::hashed_service),
     ("sustained", sustained::changes_per_second),
-    ("memory", memory::resident),
+    ("memory-api", memory::from_an_api_server),
+    ("memory-folder", memory::from_a_folder),
 ];
+/// What can be measured anywhere.
+const NATIVE: &[(&str, Scenario)] = &[("processor", native::one_change)];
+/// Names the file that takes the native rows to the guest.
+const NATIVE_FILE: &str = "FERROVIA_BENCH_NATIVE";
+
+/// What the command line asks for.
+struct Arguments {
+    repetitions: usize,
+    native: bool,
+    names: Vec<String>,
+}
+
+/// Rows on their way to the guest.
+#[derive(Serialize, Deserialize)]
+struct Native {
+    machine: String,
+    rows: Vec<Row>,
+}
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    match run(&arguments) {
+    match parse(&arguments).and_then(|arguments| run(&arguments)) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
@@ -54,20 +82,35 @@ fn main() -> ExitCode {
 }
 
 /// Measures and prints; true where every bar held.
-fn run(arguments: &[String]) -> Result<bool> {
-    let (repetitions, names) = parse(arguments)?;
+fn run(arguments: &Arguments) -> Result<bool> {
+    let file = std::env::var_os(NATIVE_FILE);
+    if arguments.native {
+        let rows = measure(NATIVE, arguments)?;
+        let text = serde_json::to_string(&Native { machine: machine()?, rows: rows.clone() })?;
+        match file {
+            Some(file) => std::fs::write(&file, text).with_context(|| format!("write {}", file.display()))?,
+            None => print!("{}", table::markdown(&rows)),
+        }
+        return Ok(true);
+    }
     if std::env::var_os("FERROVIA_VM").is_none() {
         bail!("the benchmarks fill the kernel's IPVS table: run them in the guest, with `cargo xtask bench`");
     }
-    let mut rows = Vec::new();
-    for (name, measure) in SCENARIOS {
-        if names.is_empty() || names.iter().any(|asked| asked == name) {
-            eprintln!("bench: {name}");
-            rows.extend(measure(repetitions).with_context(|| format!("scenario {name}"))?);
-        }
-    }
+    // Also loads the module, whose settings namespaces have only then.
+    floor::family_number()?;
     println!("# Benchmarks\n");
-    println!("Kernel {}, {repetitions} repetitions. Ratios and counts; times hold for this guest only.\n", kernel()?);
+    let mut rows = measure(SCENARIOS, arguments)?;
+    if let Some(file) = file {
+        let text = std::fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))?;
+        let native: Native = serde_json::from_str(&text).with_context(|| format!("read {}", file.display()))?;
+        println!("Native rows: {}.\n", native.machine);
+        rows.extend(native.rows);
+    }
+    println!(
+        "All other rows: {}, {} repetitions; ratios, counts and memory, and times that hold for this guest only.\n",
+        machine()?,
+        arguments.repetitions
+    );
     print!("{}", table::markdown(&rows));
     let n_failed = rows.iter().filter(|row| !row.passed).count();
     println!(
@@ -77,21 +120,46 @@ fn run(arguments: &[String]) -> Result<bool> {
     Ok(n_failed == 0)
 }
 
-/// `[--repetitions N] [SCENARIO…]`.
-fn parse(arguments: &[String]) -> Result<(usize, &[String])> {
-    let (repetitions, names) = match arguments {
-        [flag, n, names @ ..] if flag == "--repetitions" => (n.parse().context("--repetitions takes a number")?, names),
-        names => (REPETITIONS, names),
-    };
-    if let Some(unknown) = names.iter().find(|name| !SCENARIOS.iter().any(|(known, _)| known == name)) {
-        let known: Vec<&str> = SCENARIOS.iter().map(|(name, _)| *name).collect();
-        bail!("no scenario {unknown:?}; there are {}", known.join(", "));
+/// Runs those of `scenarios` that are asked for.
+fn measure(scenarios: &[(&str, Scenario)], arguments: &Arguments) -> Result<Vec<Row>> {
+    let mut rows = Vec::new();
+    for (name, measure) in scenarios {
+        if arguments.names.is_empty() || arguments.names.iter().any(|asked| asked == name) {
+            let start = Instant::now();
+            rows.extend(measure(arguments.repetitions).with_context(|| format!("scenario {name}"))?);
+            eprintln!("bench: {name} took {}", table::show(start.elapsed()));
+        }
     }
-    Ok((repetitions, names))
+    Ok(rows)
 }
 
-/// The kernel's release.
-fn kernel() -> Result<String> {
+/// `[--native] [--repetitions N] [SCENARIO…]`.
+fn parse(arguments: &[String]) -> Result<Arguments> {
+    let mut parsed = Arguments { repetitions: REPETITIONS, native: false, names: Vec::new() };
+    let mut words = arguments.iter();
+    while let Some(word) = words.next() {
+        match word.as_str() {
+            "--native" => parsed.native = true,
+            "--repetitions" => {
+                let number = words.next().and_then(|word| word.parse().ok()).filter(|number| *number > 0);
+                parsed.repetitions = number.context("--repetitions takes a number from 1")?;
+            }
+            name => parsed.names.push(name.to_owned()),
+        }
+    }
+    let known: Vec<&str> = SCENARIOS.iter().chain(NATIVE).map(|(name, _)| *name).collect();
+    if let Some(unknown) = parsed.names.iter().find(|name| !known.contains(&name.as_str())) {
+        bail!("no scenario {unknown:?}; there are {}", known.join(", "));
+    }
+    Ok(parsed)
+}
+
+/// Processor and kernel, as they call themselves.
+fn machine() -> Result<String> {
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").context("read the kernel's release")?;
-    Ok(release.trim().to_owned())
+    let processors = std::fs::read_to_string("/proc/cpuinfo").context("read what the processor is")?;
+    let model = processors.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
+    let model = model.map_or("unknown processor", |(_, name)| name.trim());
+    let n_processors = processors.lines().filter(|line| line.starts_with("processor")).count();
+    Ok(format!("{n_processors} × {model}, Linux {}", release.trim()))
 }

@@ -1,61 +1,141 @@
-//! How much memory the daemon itself takes: the real binary, fed from a folder.
+//! How much memory the daemon itself takes: the real program, fed from an API server or from a folder.
 
+use std::fs::File;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
-use ferrovia::testing::lab::{DaemonOptions, Lab, Options, wait};
-use serde_json::{Value, json};
+use anyhow::{Context, Result, anyhow, ensure};
+use ferrovia::testing::lab::daemon::binary;
+use ferrovia::testing::lab::wait;
+use serde_json::Value;
 
+use super::api_server::{ApiServer, Lists};
 use super::cluster::ENDPOINTS;
+use super::objects::{N_PODS, node, pod, service};
+use super::place::fresh;
 use super::scenarios::N_SERVICES;
 use super::table::Row;
 
-/// Pods of the cluster.
-const N_PODS: usize = 10_000;
 /// Objects of one file.
 const FILE: usize = 500;
 /// What the daemon may keep resident, MiB.
 const BAR: f64 = 80.0;
-/// Reading all those files takes a while in an emulated guest.
+/// Reading all those objects takes a while in an emulated guest.
 const LIMIT: Duration = Duration::from_secs(300);
+/// How long the daemon is left alone before its settled size is read.
+const SETTLE: Duration = Duration::from_secs(5);
 
-/// Runs the daemon on a folder of 10,000 Services, 50,000 endpoints and 10,000 pods and reads its resident size.
-pub(crate) fn resident(_repetitions: usize) -> Result<Vec<Row>> {
-    let lab = Lab::up(Options { nodes: 1, pods: 1, ..Options::default() })?;
+/// The daemon against an API server, with streamed and with paged lists.
+pub(crate) fn from_an_api_server(_repetitions: usize) -> Result<Vec<Row>> {
+    let mut rows = Vec::new();
+    for (lists, words) in [(Lists::Streamed, "streamed lists"), (Lists::Paged, "paged lists")] {
+        let sizes = fresh(|| {
+            let server = ApiServer::start(lists)?;
+            measure(&[format!("--master=http://{}", server.address)])
+        })?;
+        rows.push(sizes.row(&format!("API server, {words}")));
+    }
+    Ok(rows)
+}
+
+/// The daemon on a folder of manifests.
+pub(crate) fn from_a_folder(_repetitions: usize) -> Result<Vec<Row>> {
+    let folder = std::env::temp_dir().join("ferrovia-bench-manifests");
+    std::fs::create_dir_all(&folder)?;
+    write(&folder, "node", &[node()])?;
     for first in (0..N_PODS).step_by(FILE) {
-        let pods: Vec<Value> = (first..first + FILE).map(pod).collect();
-        lab.manifests().write(&format!("pods-{first}"), &pods)?;
+        write(&folder, &format!("pods-{first}"), &(first..first + FILE).map(pod).collect::<Vec<_>>())?;
     }
     for first in (0..N_SERVICES).step_by(FILE) {
         let objects: Vec<Value> = (first..first + FILE).flat_map(service).collect();
-        lab.manifests().write(&format!("services-{first}"), &objects)?;
+        write(&folder, &format!("services-{first}"), &objects)?;
     }
-    let node = &lab.node(1)?.ns;
-    let mut options = DaemonOptions::with(&["--service-cluster-ip-range=10.0.0.0/8,fd00:96::/112"]);
-    options.environment.clear();
-    let mut daemon = lab.start_daemon(1, &options)?;
+    let sizes = fresh(|| measure(&[format!("--manifests={}", folder.display())]))?;
+    std::fs::remove_dir_all(&folder)?;
+    Ok(vec![sizes.row("folder of YAML")])
+}
+
+/// One file with these documents.
+fn write(folder: &Path, name: &str, objects: &[Value]) -> Result<()> {
+    let mut text = String::new();
+    for object in objects {
+        text.push_str("---\n");
+        text.push_str(&serde_saphyr::to_string(object)?);
+    }
+    std::fs::write(folder.join(format!("{name}.yaml")), text).context("write a manifest")
+}
+
+/// What the daemon took, MiB.
+struct Sizes {
+    settled: f64,
+    /// Of that, memory of its own: neither its program file nor libraries.
+    anonymous: f64,
+    peak: f64,
+}
+
+impl Sizes {
+    fn row(&self, source: &str) -> Row {
+        Row::figure(
+            &format!(
+                "resident memory at {N_SERVICES} Services, {} endpoints, {N_PODS} pods: {source}",
+                N_SERVICES * ENDPOINTS
+            ),
+            format!("{:.0} MiB ({:.0} MiB anonymous); peak {:.0} MiB", self.settled, self.anonymous, self.peak),
+            &format!("≤ {BAR:.0} MiB settled"),
+            self.settled <= BAR,
+        )
+    }
+}
+
+/// A running daemon, ended when dropped.
+struct Daemon(Child);
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
+/// Starts the daemon in the calling thread's namespace, waits until everything is programmed, and reads its size.
+fn measure(source: &[String]) -> Result<Sizes> {
+    let folder = std::env::temp_dir().join(format!("ferrovia-bench-{}", std::process::id()));
+    std::fs::create_dir_all(&folder)?;
+    let log = folder.join("log");
+    let child = Command::new(binary()?)
+        .args(["--run-service-proxy=true", "--run-router=false", "--run-firewall=false", "--enable-ipv6=false"])
+        .args(["--service-cluster-ip-range=10.100.0.0/16", "--hostname-override=n1", "--cache-sync-timeout=5m"])
+        // Pods are watched only where something needs them.
+        .args(["--ipvs-graceful-termination=true", "--health-port=20244", "--metrics-port=0"])
+        .arg(format!("--admin-socket={}", folder.join("socket").display()))
+        .arg(format!("--state-dir={}", folder.display()))
+        .args(source)
+        .stdin(Stdio::null())
+        .stdout(File::create(&log)?)
+        .stderr(File::options().append(true).open(&log)?)
+        .spawn()
+        .context("start the daemon")?;
+    let mut daemon = Daemon(child);
     wait::until("everything is programmed", LIMIT, || {
-        if let Some(status) = daemon.try_status()? {
-            return Ok(Err(anyhow::anyhow!("the daemon ended: {status}\n{}", daemon.log())));
+        if let Some(status) = daemon.0.try_wait()? {
+            let log = std::fs::read_to_string(&log)?;
+            return Ok(Err(anyhow!("the daemon ended: {status}\n{log}")));
         }
-        let n = node.run(|| {
-            let table = std::fs::read_to_string("/proc/thread-self/net/ip_vs")?;
-            Ok(table.lines().filter(|line| line.trim_start().starts_with("-> ") && line.contains("Masq")).count())
-        })?;
+        let table = std::fs::read_to_string("/proc/thread-self/net/ip_vs")?;
+        let n = table.lines().filter(|line| line.trim_start().starts_with("-> ") && line.contains("Masq")).count();
         ensure!(n == N_SERVICES * ENDPOINTS, "{n} real servers");
         Ok(Ok(()))
     })??;
-    daemon.wait_ready()?;
-    let status = format!("/proc/{}/status", daemon.pid().context("the daemon is gone")?);
+    std::thread::sleep(SETTLE);
+    let status = format!("/proc/{}/status", daemon.0.id());
     let status = std::fs::read_to_string(&status).with_context(|| format!("read {status}"))?;
-    let (resident, peak) = (mebibytes(&status, "VmRSS:")?, mebibytes(&status, "VmHWM:")?);
-    Ok(vec![Row::figure(
-        &format!("resident memory at {N_SERVICES} Services, {} endpoints, {N_PODS} pods", N_SERVICES * ENDPOINTS),
-        format!("peak {peak:.0} MiB"),
-        format!("{resident:.0} MiB"),
-        &format!("≤ {BAR:.0} MiB"),
-        resident <= BAR,
-    )])
+    Ok(Sizes {
+        settled: mebibytes(&status, "VmRSS:")?,
+        anonymous: mebibytes(&status, "RssAnon:")?,
+        peak: mebibytes(&status, "VmHWM:")?,
+    })
 }
 
 /// A field of `/proc/PID/status`.
@@ -63,57 +143,4 @@ fn mebibytes(status: &str, field: &str) -> Result<f64> {
     let line = status.lines().find_map(|line| line.strip_prefix(field)).with_context(|| format!("no {field}"))?;
     let kibibytes: f64 = line.trim().trim_end_matches(" kB").parse().with_context(|| format!("{field} {line}"))?;
     Ok(kibibytes / 1024.0)
-}
-
-/// The address of pod `index`.
-fn pod_address(index: usize) -> String {
-    format!("10.128.{}.{}", index / 250, index % 250 + 1)
-}
-
-/// A pod as the API would give it.
-fn pod(index: usize) -> Value {
-    json!({
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {"name": format!("pod-{index}"), "namespace": "bench", "labels": {"app": "bench"}},
-        "spec": {"nodeName": format!("n{}", index % 100), "containers": [{"name": "c", "image": "i"}]},
-        "status": {"phase": "Running", "podIP": pod_address(index), "podIPs": [{"ip": pod_address(index)}]},
-    })
-}
-
-/// A Service and its slice.
-fn service(index: usize) -> [Value; 2] {
-    let name = format!("service-{index}");
-    let endpoints: Vec<Value> = (0..ENDPOINTS)
-        .map(|n| {
-            let pod = (index * ENDPOINTS + n) % N_PODS;
-            json!({
-                "addresses": [pod_address(pod)],
-                "conditions": {"ready": true},
-                "nodeName": format!("n{}", pod % 100),
-                "targetRef": {"kind": "Pod", "name": format!("pod-{pod}"), "namespace": "bench"},
-            })
-        })
-        .collect();
-    let address = format!("10.100.{}.{}", index / 250, index % 250 + 1);
-    [
-        json!({
-            "apiVersion": "v1",
-            "kind": "Service",
-            "metadata": {"name": name, "namespace": "bench"},
-            "spec": {
-                "clusterIP": address,
-                "clusterIPs": [address],
-                "ports": [{"name": "http", "port": 80, "targetPort": 8080}],
-            },
-        }),
-        json!({
-            "apiVersion": "discovery.k8s.io/v1",
-            "kind": "EndpointSlice",
-            "metadata": {"name": format!("{name}-a"), "namespace": "bench", "labels": {"kubernetes.io/service-name": name}},
-            "addressType": "IPv4",
-            "ports": [{"name": "http", "port": 8080}],
-            "endpoints": endpoints,
-        }),
-    ]
 }

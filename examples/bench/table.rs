@@ -3,6 +3,8 @@
 use std::fmt::Write;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 /// Repeated measurements of one thing.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Samples(Vec<Duration>);
@@ -36,9 +38,14 @@ impl Samples {
         self.percentile(50)
     }
 
+    /// The highest.
+    pub(crate) fn highest(&self) -> Duration {
+        self.percentile(100)
+    }
+
     /// `median (lowest – highest)`.
     pub(crate) fn spread(&self) -> String {
-        format!("{} ({} – {})", show(self.median()), show(self.lowest()), show(self.percentile(100)))
+        format!("{} ({} – {})", show(self.median()), show(self.lowest()), show(self.highest()))
     }
 }
 
@@ -58,53 +65,64 @@ pub(crate) fn show(duration: Duration) -> String {
     format!("{value:.digits$} {unit}")
 }
 
+/// The quotients of measurements taken in turn, in ascending order: what disturbs the machine for a while disturbs
+/// both sides of a quotient.
+fn quotients(measured: &Samples, against: &Samples) -> Vec<f64> {
+    let mut all: Vec<f64> =
+        measured.0.iter().zip(&against.0).map(|(ours, theirs)| ours.as_secs_f64() / theirs.as_secs_f64()).collect();
+    all.sort_unstable_by(f64::total_cmp);
+    all
+}
+
 /// One line of the table.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Row {
     /// What was measured.
     pub(crate) what: String,
-    /// The measurement.
-    pub(crate) measured: String,
-    /// What it is held against.
-    pub(crate) against: String,
-    /// The ratio or figure the bar is about.
-    pub(crate) figure: String,
     /// The bar, in words; empty for a line that only informs.
     pub(crate) bar: String,
+    /// The measurement, and what it is held against.
+    pub(crate) measured: String,
     /// Whether it held.
     pub(crate) passed: bool,
 }
 
 impl Row {
-    /// A line whose ratio of two medians must stay under a bar.
-    pub(crate) fn ratio(what: &str, measured: &Samples, against: (&str, &Samples), at_most: f64) -> Row {
-        let ratio = measured.median().as_secs_f64() / against.1.median().as_secs_f64();
+    /// A line about the quotient of two measurements taken in turn, whose median must not be above the bar; no bar,
+    /// no verdict.
+    pub(crate) fn ratio(what: &str, measured: &Samples, against: (&str, &Samples), at_most: Option<f64>) -> Row {
+        let quotients = quotients(measured, against.1);
+        let median = quotients.get((quotients.len().max(1) - 1) / 2).copied().unwrap_or(f64::NAN);
+        let (lowest, highest) =
+            (quotients.first().copied().unwrap_or(f64::NAN), quotients.last().copied().unwrap_or(f64::NAN));
         Row {
             what: what.to_owned(),
-            measured: measured.spread(),
-            against: format!("{}: {}", against.0, against.1.spread()),
-            figure: format!("{ratio:.2}"),
-            bar: format!("≤ {at_most}"),
-            passed: ratio <= at_most,
+            bar: at_most.map(|bar| format!("≤ {bar} × {}", against.0)).unwrap_or_default(),
+            measured: format!(
+                "{median:.2} × ({lowest:.2} – {highest:.2}): {} against {}: {}",
+                measured.spread(),
+                against.0,
+                against.1.spread()
+            ),
+            passed: at_most.is_none_or(|bar| median <= bar),
         }
     }
 
     /// A line about a count or an amount.
-    pub(crate) fn figure(what: &str, measured: String, figure: String, bar: &str, passed: bool) -> Row {
-        Row { what: what.to_owned(), measured, against: String::new(), figure, bar: bar.to_owned(), passed }
+    pub(crate) fn figure(what: &str, measured: String, bar: &str, passed: bool) -> Row {
+        Row { what: what.to_owned(), bar: bar.to_owned(), measured, passed }
     }
 
     /// A line without a bar.
-    pub(crate) fn note(what: &str, measured: String, against: String, figure: String) -> Row {
-        Row { what: what.to_owned(), measured, against, figure, bar: String::new(), passed: true }
+    pub(crate) fn note(what: &str, measured: String) -> Row {
+        Row { what: what.to_owned(), bar: String::new(), measured, passed: true }
     }
 }
 
 /// The table as Markdown.
 pub(crate) fn markdown(rows: &[Row]) -> String {
     let mut text = String::from(
-        "| scenario | measured: median (lowest – highest) | held against | figure | bar | verdict |\n\
-         | --- | --- | --- | --- | --- | --- |\n",
+        "| what | bar | measured: median (lowest – highest) | verdict |\n| --- | --- | --- | --- |\n",
     );
     for row in rows {
         let verdict = match (row.bar.as_str(), row.passed) {
@@ -113,11 +131,7 @@ pub(crate) fn markdown(rows: &[Row]) -> String {
             (_, false) => "**FAIL**",
         };
         // Writing to a String cannot fail.
-        let _ = writeln!(
-            text,
-            "| {} | {} | {} | {} | {} | {verdict} |",
-            row.what, row.measured, row.against, row.figure, row.bar
-        );
+        let _ = writeln!(text, "| {} | {} | {} | {verdict} |", row.what, row.bar, row.measured);
     }
     text
 }

@@ -52,6 +52,10 @@ fn run(arguments: &[String]) -> Result<bool> {
     );
     let lab = Lab::up(Options { plain_names: true, ..Options::default() })?;
     narrator.say(&format!("{} nodes, 6 pods with HTTP on 8080 and UDP echo on 5353, two clients.", lab.nodes().len()));
+    narrator.say(
+        "Listings are the tools' own output. Requests come from a client inside this program, which also tells whom\n\
+                  the pod saw: starting curl would take longer than the request. The command shown asks the same.",
+    );
     let mut daemons = start(&lab, &mut narrator)?;
     for step in steps::ALL {
         narrator.step(step.title);
@@ -72,7 +76,7 @@ fn run(arguments: &[String]) -> Result<bool> {
 
 /// How the daemons run in the demonstration.
 pub(crate) fn daemon_options() -> DaemonOptions {
-    DaemonOptions::with(&["--ipvs-graceful-termination=true", "--ipvs-graceful-period=10s"])
+    DaemonOptions::with(&["--ipvs-graceful-termination=true", "--ipvs-sync-period=3s"])
 }
 
 /// One daemon on every node, all reading the same folder.

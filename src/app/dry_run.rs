@@ -47,10 +47,7 @@ pub(super) struct Dry<D> {
 pub(super) type DryKernel<I, N, R, C, S> = Kernel<Dry<I>, Dry<N>, Dry<R>, Dry<C>, Dry<S>>;
 
 /// The same kernel, not written to.
-pub(super) fn dry<I, N, R, C, S>(
-    kernel: Kernel<I, N, R, C, S>,
-    journal: &Journal,
-) -> DryKernel<I, N, R, C, S> {
+pub(super) fn dry<I, N, R, C, S>(kernel: Kernel<I, N, R, C, S>, journal: &Journal) -> DryKernel<I, N, R, C, S> {
     Kernel {
         ipvs: Dry::new(kernel.ipvs, journal),
         nft: Dry::new(kernel.nft, journal),

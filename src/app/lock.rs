@@ -38,7 +38,8 @@ pub(super) fn take(name: &str) -> Result<InstanceLock, LockError> {
 
 /// The process that listens, as far as it can be seen from here: another container may hide its number.
 fn owner(address: &SocketAddr) -> String {
-    let peer = UnixStream::connect_addr(address).ok().and_then(|stream| rustix::net::sockopt::socket_peercred(stream).ok());
+    let peer =
+        UnixStream::connect_addr(address).ok().and_then(|stream| rustix::net::sockopt::socket_peercred(stream).ok());
     match peer {
         Some(peer) => format!("process {}", peer.pid.as_raw_nonzero()),
         None => "in another container".to_owned(),

@@ -15,6 +15,7 @@ mod rooms;
 mod servers;
 mod signals;
 mod status;
+mod takeover;
 mod traffic;
 mod vitals;
 
@@ -181,6 +182,7 @@ async fn daemon(config: &Config, node: NodeName) -> anyhow::Result<ExitCode> {
         notices: notices.clone(),
         observer: counting,
     };
+    tokio::spawn(takeover::run(reports.clone()));
     tasks.spawn(async move {
         vitals.follow(0, reports).await;
         ("vitals", Ok(()))

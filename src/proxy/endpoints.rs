@@ -393,115 +393,117 @@ mod tests {
     /// One case: policy, lines, zone of this node, the addresses expected (`None`: not served), the reason.
     type Case = (&'static str, TrafficPolicy, &'static [&'static str], Option<&'static [&'static str]>, Reason);
 
+    use Reason::{NoEndpoints, NoLocalEndpoints, Ready, SameNode, SameZone, Terminating};
+    use TrafficPolicy::{Cluster, Local};
+
+    const CASES: &[Case] = &[
+        ("nothing at all", Cluster, &[], Some(&[]), NoEndpoints),
+        ("nothing at all, local", Local, &[], None, NoLocalEndpoints),
+        ("all ready", Cluster, &["10.0.0.2 node=n2", "10.0.0.1 node=n1"], Some(&["10.0.0.1", "10.0.0.2"]), Ready),
+        ("local only", Local, &["10.0.0.1 node=n1", "10.0.0.2 node=n2"], Some(&["10.0.0.1"]), Ready),
+        ("no node name is not local", Local, &["10.0.0.1"], None, NoLocalEndpoints),
+        ("none local", Local, &["10.0.0.2 node=n2"], None, NoLocalEndpoints),
+        ("unready is no candidate", Cluster, &["10.0.0.1 unready", "10.0.0.2"], Some(&["10.0.0.2"]), Ready),
+        ("only unready", Cluster, &["10.0.0.1 unready", "10.0.0.2 gone"], Some(&[]), NoEndpoints),
+        ("only unready, local", Local, &["10.0.0.1 node=n1 unready"], None, NoLocalEndpoints),
+        (
+            "terminating ones wait while one is ready",
+            Cluster,
+            &["10.0.0.1 serving-terminating", "10.0.0.2"],
+            Some(&["10.0.0.2"]),
+            Ready,
+        ),
+        (
+            "terminating ones serve when none is ready",
+            Cluster,
+            &["10.0.0.1 serving-terminating", "10.0.0.2 unready", "10.0.0.3 gone"],
+            Some(&["10.0.0.1"]),
+            Terminating,
+        ),
+        (
+            "the fallback is the scope's own",
+            Local,
+            &["10.0.0.1 node=n1 serving-terminating", "10.0.0.2 node=n2"],
+            Some(&["10.0.0.1"]),
+            Terminating,
+        ),
+        (
+            "a ready local one keeps local terminating ones out",
+            Local,
+            &["10.0.0.1 node=n1 serving-terminating", "10.0.0.3 node=n1"],
+            Some(&["10.0.0.3"]),
+            Ready,
+        ),
+        ("published although not ready", Cluster, &["10.0.0.1 ready-terminating"], Some(&["10.0.0.1"]), Ready),
+        (
+            "zone hints",
+            Cluster,
+            &["10.0.0.1 zh=a", "10.0.0.2 zh=b", "10.0.0.3 zh=a,b"],
+            Some(&["10.0.0.1", "10.0.0.3"]),
+            SameZone,
+        ),
+        (
+            "one ready endpoint without a zone hint: all",
+            Cluster,
+            &["10.0.0.1 zh=a", "10.0.0.2"],
+            Some(&["10.0.0.1", "10.0.0.2"]),
+            Ready,
+        ),
+        (
+            "an unready endpoint without a hint does not matter",
+            Cluster,
+            &["10.0.0.1 zh=a", "10.0.0.2 unready", "10.0.0.3 zh=b"],
+            Some(&["10.0.0.1"]),
+            SameZone,
+        ),
+        (
+            "an unready endpoint with our hint does not count",
+            Cluster,
+            &["10.0.0.1 zh=a unready", "10.0.0.3 zh=b"],
+            Some(&["10.0.0.3"]),
+            Ready,
+        ),
+        ("no hint for our zone: all", Cluster, &["10.0.0.1 zh=b"], Some(&["10.0.0.1"]), Ready),
+        (
+            "hints do not apply to local policy",
+            Local,
+            &["10.0.0.1 node=n1 zh=b nh=n2", "10.0.0.2 node=n2 zh=a nh=n1"],
+            Some(&["10.0.0.1"]),
+            Ready,
+        ),
+        (
+            "hints do not apply to the fallback",
+            Cluster,
+            &["10.0.0.1 zh=b serving-terminating", "10.0.0.2 zh=a serving-terminating"],
+            Some(&["10.0.0.1", "10.0.0.2"]),
+            Terminating,
+        ),
+        (
+            "node hints go before zone hints",
+            Cluster,
+            &["10.0.0.1 zh=a nh=n1", "10.0.0.2 zh=a nh=n2"],
+            Some(&["10.0.0.1"]),
+            SameNode,
+        ),
+        (
+            "no node hint for us: zone hints",
+            Cluster,
+            &["10.0.0.1 zh=a nh=n3", "10.0.0.2 zh=b nh=n2"],
+            Some(&["10.0.0.1"]),
+            SameZone,
+        ),
+        (
+            "one endpoint without a node hint: zone hints",
+            Cluster,
+            &["10.0.0.1 zh=a nh=n1", "10.0.0.2 zh=a"],
+            Some(&["10.0.0.1", "10.0.0.2"]),
+            SameZone,
+        ),
+    ];
+
     #[test]
     fn selects_what_kube_proxy_selects() {
-        use Reason::*;
-        use TrafficPolicy::{Cluster, Local};
-        let cases: &[Case] = &[
-            ("nothing at all", Cluster, &[], Some(&[]), NoEndpoints),
-            ("nothing at all, local", Local, &[], None, NoLocalEndpoints),
-            ("all ready", Cluster, &["10.0.0.2 node=n2", "10.0.0.1 node=n1"], Some(&["10.0.0.1", "10.0.0.2"]), Ready),
-            ("local only", Local, &["10.0.0.1 node=n1", "10.0.0.2 node=n2"], Some(&["10.0.0.1"]), Ready),
-            ("no node name is not local", Local, &["10.0.0.1"], None, NoLocalEndpoints),
-            ("none local", Local, &["10.0.0.2 node=n2"], None, NoLocalEndpoints),
-            ("unready is no candidate", Cluster, &["10.0.0.1 unready", "10.0.0.2"], Some(&["10.0.0.2"]), Ready),
-            ("only unready", Cluster, &["10.0.0.1 unready", "10.0.0.2 gone"], Some(&[]), NoEndpoints),
-            ("only unready, local", Local, &["10.0.0.1 node=n1 unready"], None, NoLocalEndpoints),
-            (
-                "terminating ones wait while one is ready",
-                Cluster,
-                &["10.0.0.1 serving-terminating", "10.0.0.2"],
-                Some(&["10.0.0.2"]),
-                Ready,
-            ),
-            (
-                "terminating ones serve when none is ready",
-                Cluster,
-                &["10.0.0.1 serving-terminating", "10.0.0.2 unready", "10.0.0.3 gone"],
-                Some(&["10.0.0.1"]),
-                Terminating,
-            ),
-            (
-                "the fallback is the scope's own",
-                Local,
-                &["10.0.0.1 node=n1 serving-terminating", "10.0.0.2 node=n2"],
-                Some(&["10.0.0.1"]),
-                Terminating,
-            ),
-            (
-                "a ready local one keeps local terminating ones out",
-                Local,
-                &["10.0.0.1 node=n1 serving-terminating", "10.0.0.3 node=n1"],
-                Some(&["10.0.0.3"]),
-                Ready,
-            ),
-            ("published although not ready", Cluster, &["10.0.0.1 ready-terminating"], Some(&["10.0.0.1"]), Ready),
-            (
-                "zone hints",
-                Cluster,
-                &["10.0.0.1 zh=a", "10.0.0.2 zh=b", "10.0.0.3 zh=a,b"],
-                Some(&["10.0.0.1", "10.0.0.3"]),
-                SameZone,
-            ),
-            (
-                "one ready endpoint without a zone hint: all",
-                Cluster,
-                &["10.0.0.1 zh=a", "10.0.0.2"],
-                Some(&["10.0.0.1", "10.0.0.2"]),
-                Ready,
-            ),
-            (
-                "an unready endpoint without a hint does not matter",
-                Cluster,
-                &["10.0.0.1 zh=a", "10.0.0.2 unready", "10.0.0.3 zh=b"],
-                Some(&["10.0.0.1"]),
-                SameZone,
-            ),
-            (
-                "an unready endpoint with our hint does not count",
-                Cluster,
-                &["10.0.0.1 zh=a unready", "10.0.0.3 zh=b"],
-                Some(&["10.0.0.3"]),
-                Ready,
-            ),
-            ("no hint for our zone: all", Cluster, &["10.0.0.1 zh=b"], Some(&["10.0.0.1"]), Ready),
-            (
-                "hints do not apply to local policy",
-                Local,
-                &["10.0.0.1 node=n1 zh=b nh=n2", "10.0.0.2 node=n2 zh=a nh=n1"],
-                Some(&["10.0.0.1"]),
-                Ready,
-            ),
-            (
-                "hints do not apply to the fallback",
-                Cluster,
-                &["10.0.0.1 zh=b serving-terminating", "10.0.0.2 zh=a serving-terminating"],
-                Some(&["10.0.0.1", "10.0.0.2"]),
-                Terminating,
-            ),
-            (
-                "node hints go before zone hints",
-                Cluster,
-                &["10.0.0.1 zh=a nh=n1", "10.0.0.2 zh=a nh=n2"],
-                Some(&["10.0.0.1"]),
-                SameNode,
-            ),
-            (
-                "no node hint for us: zone hints",
-                Cluster,
-                &["10.0.0.1 zh=a nh=n3", "10.0.0.2 zh=b nh=n2"],
-                Some(&["10.0.0.1"]),
-                SameZone,
-            ),
-            (
-                "one endpoint without a node hint: zone hints",
-                Cluster,
-                &["10.0.0.1 zh=a nh=n1", "10.0.0.2 zh=a"],
-                Some(&["10.0.0.1", "10.0.0.2"]),
-                SameZone,
-            ),
-        ];
-        for (what, policy, lines, expected, reason) in cases {
+        for (what, policy, lines, expected, reason) in CASES {
             let mut service = service();
             let slices = [slice("http", Protocol::Tcp, 8080, lines)];
             // The same must come of either policy field, each asked by its own traffic.

@@ -140,5 +140,5 @@ fn remove_real_server(
 }
 
 fn to_weight_zero(key: VirtualServerKey, real_server: &RealServer) -> Option<Op> {
-    (real_server.weight != 0).then(|| Op::SetRealServer(key, RealServer { weight: 0, ..*real_server }))
+    (real_server.weight != 0).then_some(Op::SetRealServer(key, RealServer { weight: 0, ..*real_server }))
 }

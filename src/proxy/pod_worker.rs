@@ -306,15 +306,21 @@ mod tests {
 
     /// What each process's network was last made to be, and which processes cannot be entered.
     #[derive(Clone, Default)]
-    struct Networks(Arc<Mutex<(BTreeMap<u32, BTreeSet<IpAddr>>, BTreeSet<u32>)>>);
+    struct Networks(Arc<Mutex<Known>>);
+
+    #[derive(Default)]
+    struct Known {
+        vips: BTreeMap<u32, BTreeSet<IpAddr>>,
+        shut: BTreeSet<u32>,
+    }
 
     impl Networks {
         fn of(&self, pid: u32) -> Option<BTreeSet<IpAddr>> {
-            self.0.lock().unwrap().0.get(&pid).cloned()
+            self.0.lock().unwrap().vips.get(&pid).cloned()
         }
 
         fn shut(&self, pid: u32, shut: bool) {
-            let closed = &mut self.0.lock().unwrap().1;
+            let closed = &mut self.0.lock().unwrap().shut;
             if shut {
                 closed.insert(pid)
             } else {
@@ -326,10 +332,10 @@ mod tests {
     impl PodNetwork for Networks {
         fn configure(&self, pid: u32, setup: &PodSetup) -> Result<usize, pods::Error> {
             let mut networks = self.0.lock().unwrap();
-            if networks.1.contains(&pid) {
+            if networks.shut.contains(&pid) {
                 return Err(pods::Error::NotThePod { pid, pod: setup.pod.to_string() });
             }
-            let before = networks.0.insert(pid, setup.vips.clone());
+            let before = networks.vips.insert(pid, setup.vips.clone());
             Ok(usize::from(before.as_ref() != Some(&setup.vips)))
         }
     }
@@ -354,8 +360,8 @@ mod tests {
     }
 
     impl Stage {
-        fn set(&self, setups: &[PodSetup]) {
-            self.desired.send_replace(setups.to_vec());
+        fn set<const N: usize>(&self, setups: [&PodSetup; N]) {
+            self.desired.send_replace(setups.map(PodSetup::clone).to_vec());
         }
 
         async fn wait_for(&self, wanted: impl FnMut(&PodStates) -> bool) {
@@ -407,23 +413,23 @@ mod tests {
         runtime.set("a", FakeContainer::Running(11));
         runtime.set("b", FakeContainer::Running(12));
         let (a, b) = (setup("a", "a", &["10.255.0.1"]), setup("b", "b", &["10.255.0.1"]));
-        stage.set(&[a.clone(), b.clone()]);
+        stage.set([&a, &b]);
         stage.wait_for(configured(&a)).await;
         stage.wait_for(configured(&b)).await;
         assert_eq!(stage.networks.of(11), Some(a.vips.clone()));
 
         let more = setup("a", "a", &["10.255.0.1", "10.255.0.2"]);
-        stage.set(&[more.clone(), b.clone()]);
+        stage.set([&more, &b]);
         stage.wait_for(configured(&more)).await;
         assert_eq!(stage.networks.of(11), Some(more.vips.clone()));
         assert_eq!(stage.networks.of(12), Some(b.vips.clone()));
 
-        stage.set(&[b.clone()]);
+        stage.set([&b]);
         stage.wait_for(|states| !states.contains_key(&key("a"))).await;
         poll(|| stage.networks.of(11) == Some(BTreeSet::new())).await;
         assert_eq!(stage.networks.of(12), Some(b.vips.clone()));
 
-        stage.set(&[a.clone(), b]);
+        stage.set([&a, &b]);
         stage.wait_for(configured(&a)).await;
         poll(|| stage.networks.of(11) == Some(a.vips.clone())).await;
         assert_eq!(stage.told(), vec![]);
@@ -434,7 +440,7 @@ mod tests {
         let mut stage = stage(TIMING);
         let mut pod = setup("a", "a", &["10.255.0.1"]);
         pod.services.insert(ServiceKey::new("default", "api"));
-        stage.set(&[pod.clone()]);
+        stage.set([&pod]);
         stage.wait_for(failed("a", "--runtime-endpoint")).await;
         let mut notices = Vec::new();
         for _ in 0..2 {
@@ -458,7 +464,7 @@ mod tests {
         runtime.set("c", FakeContainer::Running(13));
         stage.networks.shut(11, true);
         let setups = ["a", "b", "c"].map(|pod| setup(pod, pod, &["10.255.0.1"]));
-        stage.set(&setups);
+        stage.set(setups.each_ref());
         stage.wait_for(failed("a", "hostPID")).await;
         stage.wait_for(configured(&setups[2])).await;
         stage.networks.shut(11, false);
@@ -472,12 +478,12 @@ mod tests {
         let runtime = FakeRuntime::start(&stage.socket).unwrap();
         runtime.set("old", FakeContainer::Exited);
         runtime.set("new", FakeContainer::Running(22));
-        stage.set(&[setup("a", "old", &["10.255.0.1"])]);
+        stage.set([&setup("a", "old", &["10.255.0.1"])]);
         stage.wait_for(failed("a", "exited")).await;
         // A short absence is not worth a word: the first report came after several tries.
         assert!(runtime.calls().len() > QUIET_FAILURES as usize, "{:?}", runtime.calls());
         let new = setup("a", "new", &["10.255.0.1"]);
-        stage.set(&[new.clone()]);
+        stage.set([&new]);
         stage.wait_for(configured(&new)).await;
     }
 
@@ -487,9 +493,9 @@ mod tests {
         let runtime = FakeRuntime::start(&stage.socket).unwrap();
         runtime.set("a", FakeContainer::Running(11));
         let pod = setup("a", "a", &["10.255.0.1"]);
-        stage.set(&[pod.clone()]);
+        stage.set([&pod]);
         stage.wait_for(configured(&pod)).await;
-        stage.networks.0.lock().unwrap().0.clear();
+        stage.networks.0.lock().unwrap().vips.clear();
         poll(|| stage.networks.of(11) == Some(pod.vips.clone())).await;
     }
 
@@ -499,18 +505,18 @@ mod tests {
         let runtime = FakeRuntime::start(&stage.socket).unwrap();
         runtime.set("a", FakeContainer::Running(11));
         let pod = setup("a", "a", &["10.255.0.1"]);
-        stage.set(&[pod.clone()]);
+        stage.set([&pod]);
         stage.wait_for(configured(&pod)).await;
         let before = runtime.calls().len();
         runtime.remove("a");
-        stage.set(&[]);
+        stage.set([]);
         poll(|| runtime.calls().len() == before + 1).await;
         assert!(stage.states.borrow().is_empty());
         assert_eq!(stage.networks.of(11), Some(pod.vips.clone()), "nothing was written to a process of that number");
         // A pod of the same name is a new one.
         runtime.set("z", FakeContainer::Running(33));
         let next = setup("a", "z", &["10.255.0.9"]);
-        stage.set(&[next.clone()]);
+        stage.set([&next]);
         stage.wait_for(configured(&next)).await;
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use ferrovia::cli::flags::{FLAGS, Group, Standing};
@@ -507,7 +507,7 @@ fn cli_questions_to_a_running_daemon() {
     let default = PathBuf::from("/run/ferrovia/ferrovia.sock");
     assert!(matches!(parse(&["status"]).unwrap(), Request::Status { admin_socket } if admin_socket == default));
     let given = parse(&["snapshot", "--admin-socket=/tmp/s"]).unwrap();
-    assert!(matches!(given, Request::Snapshot { admin_socket } if admin_socket == PathBuf::from("/tmp/s")));
+    assert!(matches!(given, Request::Snapshot { admin_socket } if admin_socket == Path::new("/tmp/s")));
     let explain = parse(&["explain", "service", "default/web"]).unwrap();
     assert!(matches!(explain, Request::Explain { service, .. } if service == "default/web"));
     assert_eq!(code(&["explain", "service", "web"]), 2);

@@ -192,9 +192,8 @@ fn timeouts_are_what_ipvsadm_shows() {
     });
 }
 
-/// A family gets another number when its module is loaded anew.
+/// A family gets another number when its module is loaded anew. Safe because the tests of the guest run one by one.
 #[test]
-#[ignore = "unloads ip_vs under everybody's feet: run it alone"]
 fn client_survives_a_reload_of_the_module() {
     guest!();
     in_own_network(|| {

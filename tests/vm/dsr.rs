@@ -32,6 +32,13 @@ const ATTEMPT: Duration = Duration::from_secs(2);
 /// A port of servers that listen on the VIPs alone.
 const VIP_UDP_PORT: u16 = 5454;
 
+/// Reverse-path filters that would drop what comes out of a tunnel: the way back is another device.
+const STRICT: [(&str, &str); 3] = [
+    ("net/ipv4/conf/all/rp_filter", "1"),
+    ("net/ipv4/conf/default/rp_filter", "1"),
+    ("net/ipv4/conf/eth0/rp_filter", "1"),
+];
+
 /// A container runtime that knows each pod of a lab by its name, as the lab's Pod objects name their containers.
 struct Runtime {
     fake: FakeRuntime,
@@ -99,6 +106,7 @@ fn a_pod_gets_its_tunnels_through_the_runtime_and_loses_them_again() {
     with_lab(Options { nodes: 1, pods: 2, ..Options::default() }, |lab| {
         let runtime = Runtime::start(lab)?;
         let (pod, other) = (lab.pod("p11")?, lab.pod("p12")?);
+        pod.ns.set_sysctls(&STRICT)?;
         let (desired, wanted) = watch::channel(Vec::new());
         let (tell, mut told) = mpsc::unbounded_channel();
         let states = pod_worker::spawn(&runtime.socket, KernelPods, Timing::default(), wanted, tell)?;
@@ -214,6 +222,7 @@ fn packets_go_in_through_the_tunnel_and_straight_back() {
         let _daemons = start_all(lab, &[&runtime.endpoint()])?;
         let (entry, elsewhere) = (lab.node(1)?, lab.node(2)?);
         let pod = lab.pod("p21")?;
+        pod.ns.set_sysctls(&STRICT)?;
         let [v4, v6] = VIPS;
         let from_vip = [("answers-4", format!("ip saddr {v4}")), ("answers-6", format!("ip6 saddr {v6}"))];
         let tunnels = [
@@ -260,6 +269,46 @@ fn packets_go_in_through_the_tunnel_and_straight_back() {
 
         lab.manifests().delete("direct")?;
         nothing_is_left(lab)
+    });
+}
+
+#[test]
+fn a_restart_finds_everything_right_and_removes_what_was_left_behind() {
+    with_lab(Options { nodes: 1, pods: 1, ..Options::default() }, |lab| {
+        let runtime = Runtime::start(lab)?;
+        let flags = [runtime.endpoint(), "--ipvs-sync-period=1s".to_owned()];
+        let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+        let node = lab.node(1)?;
+        // A mark of a Service that is gone, as kube-router leaves it, and a rule of somebody else beside it.
+        node.ns.ip("rule add pref 32764 fwmark 0x1234 lookup 78\nrule add pref 32764 fwmark 0x1234 lookup 99\n\
+             route add local default dev lo table 78\n")?;
+        lab.manifests().expose(&direct()?.scheduler("mh"), &[lab.pod("p11")?])?;
+        let mut daemons = start_all(lab, &flags)?;
+        let mut connections = Vec::new();
+        for family in Family::ALL {
+            let to = to_vip(family, topology::HTTP_PORT)?;
+            answered_by(lab, "p11", to)?;
+            connections.push(Connection::open(&lab.far, to)?);
+        }
+        let rules = node.ns.command("ip rule")?;
+        let left = rules.lines().filter(|line| line.contains("0x1234")).collect::<Vec<_>>();
+        ensure!(left.len() == 1 && left.iter().all(|line| line.contains("lookup 99")), "{rules}");
+        ensure!(node.ns.sysctl("net/ipv4/vs/sloppy_tcp")? == "1", "mh needs connections taken up midway");
+
+        for daemon in &mut daemons {
+            ensure!(daemon.metric("ferrovia_ops_total", &[])? > 0.0, "the first start wrote, and must say so");
+            daemon.stop()?;
+        }
+        for connection in &mut connections {
+            connection.request().context("forwarding must not need the daemon")?;
+        }
+        let daemons = start_all(lab, &flags)?;
+        wait::throughout("nothing is written", Duration::from_secs(3), || {
+            for connection in &mut connections {
+                connection.request()?;
+            }
+            Ok(daemons.iter().map(|daemon| daemon.metric("ferrovia_ops_total", &[])).sum::<Result<f64>>()? == 0.0)
+        })
     });
 }
 

@@ -13,9 +13,12 @@ use ferrovia::testing::lab::{
 use super::{SOON, with_daemons, with_lab};
 
 /// Programming thousands of services takes its time where everything is emulated.
-const BULK: Duration = Duration::from_secs(120);
-/// How many services the bulk tests use.
-const N_SERVICES: u16 = 2000;
+const BULK: Duration = Duration::from_secs(300);
+/// Virtual servers of the bulk test.
+const N_VIRTUAL_SERVERS: u16 = 2000;
+/// Ports of each Service there. Many: reading YAML is not what is tested, and a debug build in an emulated guest takes
+/// 25 ms for an object.
+const PORTS: u16 = 10;
 
 fn one_node() -> Options {
     Options { nodes: 1, ..Options::default() }
@@ -60,7 +63,9 @@ fn counts(ns: &Namespace) -> Result<(usize, usize)> {
 fn fingerprint(ns: &Namespace) -> Result<String> {
     let mut text: String = table(ns)?.into_iter().map(|line| line + "\n").collect();
     for command in ["ip -o addr show dev kube-dummy-if", "ip route show table local", "ip -6 route show table local"] {
-        let mut lines: Vec<String> = ns.command(command)?.lines().map(str::to_owned).collect();
+        // A link that was made again has another link-local address.
+        let output = ns.command(command)?;
+        let mut lines: Vec<String> = output.lines().filter(|line| !line.contains("fe80:")).map(str::to_owned).collect();
         lines.sort();
         text.push_str(&lines.join("\n"));
     }
@@ -79,15 +84,16 @@ fn own_tables(ns: &Namespace) -> Result<Vec<String>> {
         .collect())
 }
 
-/// Services `0..n` of two endpoints, in files of 100.
+/// Services of [`PORTS`] ports and two endpoints each, `n` virtual servers in all, in files of 100.
 fn write_many(lab: &Lab, n: u16) -> Result<()> {
     let pods = lab.pods(&["p11", "p12"])?;
-    for first in (0..n).step_by(100) {
-        let services: Vec<ServiceSpec> = (first..n.min(first + 100))
+    let n_services = n / PORTS;
+    for first in (0..n_services).step_by(100) {
+        let services: Vec<ServiceSpec> = (first..n_services.min(first + 100))
             .map(|i| {
                 let [high, low] = i.to_be_bytes();
-                let address = IpAddr::from([10, 96, 100 + high, low]);
-                ServiceSpec::new(&format!("many-{i}"), &[address]).port(Protocol::Tcp, 80)
+                let service = ServiceSpec::new(&format!("many-{i}"), &[IpAddr::from([10, 96, 100 + high, low])]);
+                (0..PORTS).fold(service, |service, port| service.port(Protocol::Tcp, 80 + port))
             })
             .collect();
         lab.manifests().expose_many(&format!("many-{first}"), &services, &pods)?;
@@ -98,13 +104,17 @@ fn write_many(lab: &Lab, n: u16) -> Result<()> {
 #[test]
 fn killed_at_any_point_of_a_cold_start_the_next_start_finishes_the_work() {
     with_lab(one_node(), |lab| {
-        write_many(lab, N_SERVICES)?;
+        write_many(lab, N_VIRTUAL_SERVERS)?;
         let ns = lab.node(1)?.ns.clone();
-        let all = (usize::from(N_SERVICES), 2 * usize::from(N_SERVICES));
+        // In 6.12 the first calibration of the rate estimators can oops while thousands of real servers appear.
+        ns.command("modprobe ip_vs")?;
+        ns.set_sysctls(&[("net/ipv4/vs/run_estimation", "0")])?;
+        let all = (usize::from(N_VIRTUAL_SERVERS), 2 * usize::from(N_VIRTUAL_SERVERS));
         let mut interrupted = 0;
+        let options = DaemonOptions::with(&["--cache-sync-timeout=10m"]);
         // Kill as soon as this much is there; each start goes on where the last one died.
         for at_least in [1, 600, 1400] {
-            let mut daemon = lab.start_daemon(1, &DaemonOptions::default())?;
+            let mut daemon = lab.start_daemon(1, &options)?;
             let now = wait::until(&format!("{at_least} virtual servers"), BULK, || {
                 let now = counts(&ns)?;
                 ensure!(now.0 >= at_least, "{now:?}");
@@ -114,15 +124,14 @@ fn killed_at_any_point_of_a_cold_start_the_next_start_finishes_the_work() {
             interrupted += usize::from(now != all && counts(&ns)? != all);
         }
         ensure!(interrupted > 0, "the daemon was always quicker than the kill: the test proved nothing");
-        let mut daemon = lab.start_daemon(1, &DaemonOptions::default())?;
-        daemon.wait_ready()?;
+        let _daemon = lab.start_daemon(1, &options)?;
         wait::until("everything is programmed", BULK, || {
             let now = counts(&ns)?;
             ensure!(now == all, "{now:?} of {all:?}");
             Ok(())
         })?;
-        for address in ["10.96.100.0", "10.96.103.232", "10.96.107.207"] {
-            traffic::http(&ns, format!("{address}:80").parse()?, 2)?;
+        for address in ["10.96.100.0:80", "10.96.100.100:82", "10.96.100.199:89"] {
+            traffic::http(&ns, address.parse()?, 2)?;
         }
         Ok(())
     });
@@ -159,7 +168,7 @@ fn foreign_changes_are_repaired() {
                 Ok(())
             })?;
         }
-        for (key, value) in [("net/ipv4/vs/conntrack", "0"), ("net/ipv4/conf/all/arp_ignore", "0")] {
+        for (key, value) in [("net/ipv4/vs/conntrack", "0"), ("net/ipv4/conf/eth0/arp_ignore", "0")] {
             let right = ns.sysctl(key)?;
             ensure!(right != value, "{key} is {value} already");
             ns.set_sysctls(&[(key, value)])?;
@@ -175,7 +184,7 @@ fn settled(ns: &Namespace) -> Result<String> {
     let first = fingerprint(ns)?;
     std::thread::yield_now();
     let second = fingerprint(ns)?;
-    ensure!(first == second && first.contains("00000010"), "it still changes");
+    ensure!(first == second && first.contains("0A60000A:0050"), "it still changes");
     Ok(without_handles(&first))
 }
 
@@ -280,16 +289,16 @@ fn a_restart_with_the_right_state_writes_nothing() {
 fn a_service_deleted_while_the_daemon_was_down_is_removed_at_start() {
     with_lab(one_node(), |lab| {
         lab.manifests().expose(&web(), &lab.pods(&["p11"])?)?;
-        write_many(lab, 3)?;
+        write_many(lab, 10)?;
         let ns = lab.node(1)?.ns.clone();
         let mut daemon = lab.start_daemon(1, &DaemonOptions::default())?;
         daemon.wait_ready()?;
-        wait::until_true("all are there", SOON, || Ok(counts(&ns)?.0 == 3 + 4))?;
+        wait::until_true("all are there", SOON, || Ok(counts(&ns)?.0 == 10 + 4))?;
         daemon.kill()?;
         lab.manifests().delete("web")?;
         let mut daemon = lab.start_daemon(1, &DaemonOptions::default())?;
         daemon.wait_ready()?;
-        wait::until_true("the deleted one is gone", SOON, || Ok(counts(&ns)?.0 == 3))?;
+        wait::until_true("the deleted one is gone", SOON, || Ok(counts(&ns)?.0 == 10))?;
         let addresses = ns.command("ip -o addr show dev kube-dummy-if")?;
         ensure!(!addresses.contains("10.96.0.10/"), "its VIP is still bound: {addresses}");
         Ok(())
@@ -377,8 +386,14 @@ fn state_left_by_kube_router_is_taken_over_without_losing_a_connection() {
         }
         let v6 = format!("[{}]:30080", lab.node(1)?.address(Family::V6));
         wait::until("the IPv6 node port answers", SOON, || traffic::http(&lab.near, v6.parse()?, 2))?;
-        let rules = ns.command("iptables-nft-save")?;
-        ensure!(!rules.contains("KUBE-ROUTER"), "kube-router's chains still take part:\n{rules}");
+        wait::until("kube-router's chains are gone", SOON, || {
+            let rules = ns.command("iptables-nft-save")?;
+            ensure!(!rules.contains("KUBE-ROUTER"), "{rules}");
+            Ok(())
+        })?;
+        for (connection, pod) in open.iter_mut().zip(&pods) {
+            ensure!(connection.request()?.pod == *pod, "an open connection was lost with the chains");
+        }
         Ok(())
     });
 }

@@ -21,12 +21,14 @@ macro_rules! guest {
 
 mod changes;
 mod cluster;
+mod containerd;
 mod contracts_ipvs;
 mod contracts_nft;
 mod contracts_rtnl;
 mod dsr;
 mod faults;
 mod listing;
+mod modules;
 mod packets;
 
 /// How long the daemon may take to bring a change into the kernel, and packets to show it. Generous: an emulated
@@ -48,7 +50,7 @@ fn with_lab(options: Options, test: impl FnOnce(&mut Lab) -> Result<()>) {
     guest!();
     let mut lab = Lab::up(options).expect("the lab comes up");
     if let Err(error) = test(&mut lab) {
-        panic!("{error:?}\n{}", state(&lab));
+        panic!("{error:#}\n{}", state(&lab));
     }
 }
 
@@ -56,13 +58,7 @@ fn with_lab(options: Options, test: impl FnOnce(&mut Lab) -> Result<()>) {
 fn with_daemons(options: Options, flags: &[&str], test: impl FnOnce(&mut Lab, &mut [Daemon]) -> Result<()>) {
     with_lab(options, |lab| {
         let mut daemons = start_all(lab, flags)?;
-        let result = test(lab, &mut daemons);
-        if result.is_err() {
-            for (daemon, node) in daemons.iter().zip(lab.nodes()) {
-                report(&format!("--- log of {} ---\n{}", node.name, daemon.log()));
-            }
-        }
-        result
+        test(lab, &mut daemons)
     });
 }
 
@@ -79,10 +75,15 @@ fn start_all(lab: &Lab, flags: &[&str]) -> Result<Vec<Daemon>> {
     Ok(daemons)
 }
 
-/// What a failed test should show: every node's IPVS table, rules and VIPs.
+/// What a failed test should show: every node's IPVS table, rules, VIPs and the end of its daemon's log.
 fn state(lab: &Lab) -> String {
+    const LINES: usize = 80;
     let mut text = String::new();
     for node in lab.nodes() {
+        let log = std::fs::read_to_string(lab.directory().join(format!("{}.log", node.name))).unwrap_or_default();
+        let skip = log.lines().count().saturating_sub(LINES);
+        let log: Vec<&str> = log.lines().skip(skip).collect();
+        text.push_str(&format!("--- {}: log ---\n{}\n", node.name, log.join("\n")));
         for command in ["ipvsadm -Ln", "ip -o addr show", "ip route show table local", "nft list ruleset"] {
             let output = node.ns.command(command).unwrap_or_else(|error| format!("{error:#}"));
             text.push_str(&format!("--- {}: {command} ---\n{output}\n", node.name));

@@ -193,10 +193,7 @@ impl Socket {
             match self.read_answers(sequence, found, decode)? {
                 Reading::Complete => return Ok(()),
                 Reading::Interrupted if attempt < DUMP_ATTEMPTS => {
-                    #[expect(
-                        clippy::disallowed_methods,
-                        reason = "this thread is the room's own and waits for the kernel"
-                    )]
+                    // This thread is the room's own and waits for the kernel.
                     std::thread::sleep(pause);
                     pause = pause.saturating_mul(2);
                 }

@@ -25,11 +25,14 @@ pub struct DaemonOptions {
     pub flags: Vec<String>,
     /// Environment variables to set.
     pub environment: Vec<(String, String)>,
+    /// True to hide `/lib/modules` from it, as in a container without that mount.
+    pub without_modules: bool,
 }
 
 impl Default for DaemonOptions {
     fn default() -> DaemonOptions {
-        DaemonOptions { flags: Vec::new(), environment: vec![("RUST_LOG".into(), "ferrovia=debug,info".into())] }
+        let environment = vec![("RUST_LOG".into(), "ferrovia=debug,info".into())];
+        DaemonOptions { flags: Vec::new(), environment, without_modules: false }
     }
 }
 
@@ -94,7 +97,14 @@ impl Daemon {
         std::fs::create_dir_all(directory.join(format!("{}.state", node.name)))?;
         let out =
             File::options().create(true).append(true).open(&log).with_context(|| format!("open {}", log.display()))?;
-        let mut command = Command::new(&binary);
+        let mut command = if options.without_modules {
+            let mut command = Command::new("unshare");
+            let hide = "mount -t tmpfs none /lib/modules && exec \"$@\"";
+            command.args(["--mount", "sh", "-c", hide, "sh"]).arg(&binary);
+            command
+        } else {
+            Command::new(&binary)
+        };
         command
             .args(Daemon::flags(&node.name, manifests, directory))
             .args(&options.flags)

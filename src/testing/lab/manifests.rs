@@ -226,10 +226,11 @@ impl ServiceSpec {
         })
     }
 
-    /// The EndpointSlices: one for each family, and the host-network pods apart, whose ports differ.
+    /// The EndpointSlices: one for each family of the Service, and the host-network pods apart, whose ports differ.
     fn slices(&self, endpoints: &[(&Pod, EndpointState)]) -> Vec<Value> {
         let mut slices = Vec::new();
-        for family in Family::ALL {
+        let families = Family::ALL.into_iter();
+        for family in families.filter(|family| self.cluster_ips.iter().any(|ip| Family::of(*ip) == *family)) {
             for host_network in [false, true] {
                 let members: Vec<Value> = endpoints
                     .iter()

@@ -19,6 +19,7 @@ mod qemu;
 mod setup;
 mod state;
 mod test;
+mod tools;
 
 use std::ffi::OsString;
 use std::path::PathBuf;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 
 use super::guest::Guest;
+use super::tools;
 use crate::{cargo, shell};
 
 /// How long the whole run may take: emulated guests on a busy machine are slow.
@@ -46,18 +47,28 @@ pub(crate) fn test(selection: &Selection) -> Result<u8> {
     fs::create_dir_all(&folder)?;
     let mut guest = Guest::new(vec![executable.into()]);
     guest.command.extend(selection.arguments.iter().cloned());
+    // One kernel for all: what one test loads, unloads or fills must not be under another one's feet.
+    guest.command.push("--test-threads=1".into());
     guest.output_copy = Some(folder.join("output.txt"));
     guest.timeout = Some(LIMIT);
     guest.folder = Some(shell::root());
     // Tests that need the guest skip themselves, loudly, where this is not set.
     guest.environment.push(("FERROVIA_VM".into(), "1".into()));
     guest.environment.push(("CARGO_MANIFEST_DIR".into(), shell::root().into()));
+    guest.environment.push(("PATH".into(), path_with_tools()?));
     let status = guest.run()?;
     let output = fs::read(folder.join("output.txt")).unwrap_or_default();
     if status == 0 && !String::from_utf8_lossy(&output).lines().any(ran_something) {
         bail!("no test of `{}` was executed in the guest", selection.binary);
     }
     Ok(status)
+}
+
+/// The search path with the unpacked programs behind everything that is installed.
+fn path_with_tools() -> Result<OsString> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let folders: Vec<_> = std::env::split_paths(&path).chain(tools::folders()?).collect();
+    std::env::join_paths(folders).context("PATH holds a colon inside a folder's name")
 }
 
 /// Whether libtest's closing line tells of at least one executed test.
