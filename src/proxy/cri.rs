@@ -181,11 +181,7 @@ impl Client {
         let text = answer.info.get("info").ok_or_else(|| {
             no_process("its verbose answer has no \"info\"; a cri-dockerd that old needs an update".to_owned())
         })?;
-        let info: Info = serde_json::from_str(text).map_err(|error| no_process(error.to_string()))?;
-        match info.pid {
-            Some(pid) if pid > 0 => Ok(pid),
-            _ => Err(no_process("its verbose answer has no \"pid\"".to_owned())),
-        }
+        process_in(text).map_err(no_process)
     }
 
     fn failure(&self, status: &Status, container: &str) -> Error {
@@ -198,6 +194,16 @@ impl Client {
             _ => Error::Refused { socket, container: container.to_owned(), reason },
         }
     }
+}
+
+/// The process number in the JSON under `info` of a verbose answer (containerd, CRI-O and cri-dockerd write it).
+///
+/// # Errors
+///
+/// Why there is none, for people.
+pub fn process_in(info: &str) -> Result<u32, String> {
+    let info: Info = serde_json::from_str(info).map_err(|error| error.to_string())?;
+    info.pid.filter(|pid| *pid > 0).ok_or_else(|| "its verbose answer has no \"pid\"".to_owned())
 }
 
 /// An error with its causes, innermost last. A status says what it says; transport errors hide theirs.

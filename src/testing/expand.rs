@@ -86,7 +86,7 @@ fn piecemeal(from: &Snapshot, to: &Snapshot, stride: usize) -> Vec<Snapshot> {
         place = (place + stride) % left.len();
         let key = left.remove(place);
         let slices: BTreeSet<SliceKey> =
-            [from, to].iter().flat_map(|state| state.slices_of(&key)).map(|(slice, _)| slice.clone()).collect();
+            [from, to].into_iter().flat_map(|state| state.slices_of(&key)).map(|(slice, _)| slice.clone()).collect();
         match to.services.get(&key) {
             Some(service) => step.services.insert(key, service.clone()),
             None => step.services.remove(&key),

@@ -1,6 +1,6 @@
 //! Real servers that go take no new connections, keep the ones they have, and have an end.
 
-use ferrovia::kernel::ipvs::Connections;
+use ferrovia::kernel::ipvs::{Connections, VirtualServerKey};
 use ferrovia::model::Snapshot;
 use ferrovia::net::Protocol;
 use ferrovia::proxy::Config;
@@ -260,5 +260,37 @@ fn a_drain_survives_failures() {
                 break;
             }
         }
+    }
+}
+
+#[test]
+fn a_virtual_server_of_direct_return_drains_and_leaves_nothing() {
+    for restarts in [false, true] {
+        let config = Config { graceful_termination: true, runtime_endpoint: true, ..config() };
+        let mut scene = Scene::with(config);
+        let one = service("shop/direct", "10.96.0.20").port(80).external_ip("198.51.100.1");
+        let one = one.with(|service| service.settings.dsr = true);
+        scene.see(&cluster("n1").service(one).ready("shop/direct", &BOTH, 80), 0);
+        let empty = cluster("n1").build();
+        let untouched = {
+            let mut other = Scene::with(scene.config.clone());
+            other.look(&empty, Read::Kernel, 0);
+            other.node.state()
+        };
+        let table = scene.node.ipvs.open().table();
+        let is_mark = |key: &VirtualServerKey| matches!(key, VirtualServerKey::Mark { mark, .. } if *mark != 77);
+        let mark = *table.keys().find(|key| is_mark(key)).unwrap();
+        scene.node.ipvs.open().set_connections(&mark, &real("10.244.1.5", 80), OPEN);
+        assert_eq!(scene.look(&empty, Read::Remembered, 1), Some(1));
+        if restarts {
+            scene.restart();
+            assert_eq!(scene.look(&empty, Read::Remembered, 1), Some(1));
+        }
+        assert_eq!(scene.look(&empty, Read::Kernel, 2), Some(1), "restarts: {restarts}");
+        assert_eq!(scene.node.ipvs.open().table()[&mark].real_servers.len(), 1, "restarts: {restarts}");
+        scene.node.ipvs.open().set_connections(&mark, &real("10.244.1.5", 80), Connections::default());
+        assert_eq!(scene.look(&empty, Read::Remembered, 3), None);
+        let state = scene.node.state();
+        assert!(state == untouched, "restarts: {restarts}\n{}", state.difference(&untouched));
     }
 }
