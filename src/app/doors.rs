@@ -14,7 +14,7 @@ use crate::proxy::reconciler::Kernel;
 pub(super) type ProxyKernel = Kernel<IpvsClient, NftClient, RtnlClient, ConntrackClient, ProcSys>;
 
 /// What the service proxy needs of the kernel and can load by itself.
-const MODULES: [&str; 4] = ["ip_vs", "nf_conntrack", "nf_tables", "dummy"];
+const MODULES: [&str; 5] = ["ip_vs", "nf_conntrack", "nf_conntrack_netlink", "nf_tables", "dummy"];
 
 /// Open every door of the service proxy.
 ///
@@ -35,10 +35,14 @@ pub(super) fn open() -> anyhow::Result<ProxyKernel> {
     })
 }
 
-/// Load what is not there. A failure counts only if the door does not open afterwards: the list of modules may be out of
-/// reach while the kernel has everything built in, or loads it by itself.
+/// Load what is not there. A failure counts only if the part is missing when it is used: the list of modules may be out
+/// of reach while the kernel has everything built in, or loads it by itself.
 fn load_modules() -> Vec<String> {
     let modules = Modules::of_this_kernel();
     let failed = MODULES.iter().filter_map(|module| modules.load(module).err());
-    failed.map(|error| error.to_string()).collect()
+    let reasons: Vec<String> = failed.map(|error| error.to_string()).collect();
+    for reason in &reasons {
+        tracing::info!(reason, "could not load a kernel module, which the kernel may have built in or load by itself");
+    }
+    reasons
 }

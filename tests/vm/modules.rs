@@ -70,7 +70,8 @@ fn a_missing_scheduler_is_named_and_hurts_only_its_own_service() {
         };
         lab.manifests().expose(&service("picky", "10.96.0.10")?.scheduler("ovf"), &pods)?;
         lab.manifests().expose(&service("plain", "10.96.0.11")?, &pods)?;
-        let daemon = lab.start_daemon(1, &DaemonOptions::default())?;
+        let options = DaemonOptions { without_modules: true, ..DaemonOptions::default() };
+        let daemon = lab.start_daemon(1, &options)?;
         wait::until("the other Service is served", SOON, || {
             let listing = node.ipvsadm()?;
             ensure!(listing.contains("TCP  10.96.0.11:80 rr\n  -> 10.244.1.11:8080"), "{listing}");
@@ -79,6 +80,22 @@ fn a_missing_scheduler_is_named_and_hurts_only_its_own_service() {
         wait::until_true("the log names the module", SOON, || Ok(daemon.log().contains("ip_vs_ovf")))?;
         drop(missing);
         wait::until("it is served once the module is there", SOON, || {
+            let listing = node.ipvsadm()?;
+            ensure!(listing.contains("TCP  10.96.0.10:80 ovf\n  -> 10.244.1.11:8080"), "{listing}");
+            Ok(())
+        })
+    });
+}
+
+#[test]
+fn a_scheduler_is_loaded_where_the_kernel_has_no_loader() {
+    with_lab(one_node(), |lab| {
+        let node = lab.node(1)?;
+        let _missing = Missing::take(&node.ns, "ip_vs_ovf")?;
+        let service = ServiceSpec::new("web", &["10.96.0.10".parse()?]).port(Protocol::Tcp, 80).scheduler("ovf");
+        lab.manifests().expose(&service, &lab.pods(&["p11"])?)?;
+        let _daemon = lab.start_daemon(1, &DaemonOptions::default())?;
+        wait::until("it is served", SOON, || {
             let listing = node.ipvsadm()?;
             ensure!(listing.contains("TCP  10.96.0.10:80 ovf\n  -> 10.244.1.11:8080"), "{listing}");
             Ok(())

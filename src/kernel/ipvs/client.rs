@@ -1,5 +1,7 @@
 //! The IPVS table of the running kernel, over generic netlink.
 
+use std::collections::BTreeMap;
+
 use super::codec::{
     self, VirtualServerRecord, decode_real_server, decode_virtual_server, encode_dump_real_servers,
     encode_dump_virtual_servers, encode_get_virtual_server, encode_op, encode_timeouts,
@@ -7,6 +9,7 @@ use super::codec::{
 use super::{
     Connections, Ipvs, Op, RealServer, RealServerKey, Stats, Table, Timeouts, VirtualServer, VirtualServerKey,
 };
+use crate::kernel::modules::Modules;
 use crate::kernel::netlink::generic::Family;
 use crate::kernel::netlink::{Batch, Fault, Protocol, Refusal, Socket};
 use crate::kernel::{Disposition, Error};
@@ -171,6 +174,7 @@ impl Ipvs for IpvsClient {
         for some in ops.chunks(OPS_AT_ONCE) {
             self.apply_some(some, &mut results);
         }
+        load_schedulers(ops, &mut results);
         results
     }
 
@@ -179,6 +183,37 @@ impl Ipvs for IpvsClient {
         self.query(&what, |batch, number| encode_timeouts(batch, number, timeouts), |_| Some(()))?
             .map(|_| ())
             .map_err(|refusal| refused(refusal, what()))
+    }
+}
+
+/// Load the modules of schedulers that the kernel misses: it asks modprobe itself, which a host need not have. The
+/// ops stay failed, the next try finds the scheduler. Where the module cannot be had, the error says what to do.
+fn load_schedulers(ops: &[Op], results: &mut [Result<(), Error>]) {
+    let mut tried: BTreeMap<String, Option<String>> = BTreeMap::new();
+    for (op, result) in ops.iter().zip(results) {
+        let (Err(error), Some(scheduler)) = (result, scheduler_of(op)) else { continue };
+        if error.errno != Some(Refusal::ENOENT) {
+            continue;
+        }
+        let module = format!("ip_vs_{scheduler}");
+        let failed = tried.entry(module).or_insert_with_key(|module| match Modules::of_this_kernel().load(module) {
+            Ok(()) => {
+                tracing::info!(module, "loaded the kernel module of a scheduler");
+                None
+            }
+            Err(error) => Some(error.to_string()),
+        });
+        if let Some(reason) = failed {
+            error.message = format!("scheduler {scheduler} is not available: {reason}");
+        }
+    }
+}
+
+/// The scheduler that an op asks the kernel for.
+fn scheduler_of(op: &Op) -> Option<&str> {
+    match op {
+        Op::AddVirtualServer(_, spec) | Op::SetVirtualServer(_, spec) => Some(&spec.scheduler.0),
+        _ => None,
     }
 }
 
