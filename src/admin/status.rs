@@ -41,7 +41,7 @@ pub struct RoomStatus {
     pub passes: u64,
     /// Differences found that somebody else made.
     pub drift: u64,
-    /// Milliseconds from the newest snapshot's publication to the kernel's last answer.
+    /// Milliseconds from the arrival of the oldest event in the last new snapshot to the kernel's last answer.
     pub lag_ms: Option<u64>,
     /// Keys not in force, with the reason.
     pub failed: BTreeMap<String, String>,

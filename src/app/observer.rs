@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::time::Duration;
 
+use crate::reconcile::Read;
 use crate::reconcile::driver::{Observer, Pass};
-use crate::telemetry::registry::{Metrics, OpLabels, PhaseLabels, RoomLabels, StageLabels};
+use crate::telemetry::registry::{Metrics, OpLabels, PassLabels, RoomLabels, StageLabels};
 
 /// Sums that live as long as the daemon.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -38,14 +39,19 @@ impl Observer for Counting {
     fn pass(&self, pass: &Pass<'_>) {
         let (room, outcome, metrics) = (pass.room, pass.outcome, &self.metrics);
         let n_failed = outcome.failed.len();
+        let read = match pass.read {
+            Read::Remembered => "nothing",
+            Read::Links => "links",
+            Read::Kernel => "everything",
+        };
         let took = pass.took.as_secs_f64();
-        metrics.reconcile_duration.get_or_create(&PhaseLabels { room, phase: "pass" }).observe(took);
+        metrics.reconcile_duration.get_or_create(&PassLabels { room, read }).observe(took);
         if room == "proxy" {
             metrics.ipvs_services_sync_time.observe(took);
         }
-        let ops = |result| metrics.ops.get_or_create_owned(&OpLabels { room, op: "any", result });
-        ops("ok").inc_by(u64::try_from(outcome.ops.saturating_sub(n_failed)).unwrap_or(u64::MAX));
-        ops("failed").inc_by(u64::try_from(n_failed).unwrap_or(u64::MAX));
+        let ops = |result| metrics.ops.get_or_create_owned(&OpLabels { room, result });
+        ops("ok").inc_by(u64::try_from(outcome.ops.saturating_sub(pass.n_failed)).unwrap_or(u64::MAX));
+        ops("failed").inc_by(u64::try_from(pass.n_failed).unwrap_or(u64::MAX));
         metrics.failed_keys.get_or_create(&RoomLabels { room }).set(i64::try_from(n_failed).unwrap_or(i64::MAX));
         let drift = u64::try_from(outcome.drift).unwrap_or(u64::MAX);
         metrics.drift.get_or_create(&RoomLabels { room }).inc_by(drift);
@@ -65,7 +71,7 @@ impl Observer for Counting {
 mod tests {
     use super::*;
     use crate::model::Generation;
-    use crate::reconcile::{Outcome, Read};
+    use crate::reconcile::Outcome;
     use crate::telemetry::registry::Scrape;
 
     #[test]
@@ -76,15 +82,15 @@ mod tests {
         let outcome = Outcome { generation: Generation(4), ops: 3, drift: 2, failed, ..Outcome::default() };
         let took = Duration::from_millis(2);
         let lag = Some(Duration::from_millis(9));
-        counting.pass(&Pass { room: "proxy", outcome: &outcome, read: Read::Kernel, took, lag });
-        counting.pass(&Pass { room: "proxy", outcome: &outcome, read: Read::Kernel, took, lag: None });
+        counting.pass(&Pass { room: "proxy", outcome: &outcome, read: Read::Kernel, n_failed: 1, took, lag });
+        counting.pass(&Pass { room: "proxy", outcome: &outcome, read: Read::Kernel, n_failed: 1, took, lag: None });
         assert_eq!(counting.sums("proxy"), Sums { drift: 4, lag });
         assert_eq!(counting.sums("attic"), Sums::default());
         let text = Scrape::new(&metrics, None).text();
         for line in [
             "ferrovia_generation{stage=\"applied\",room=\"proxy\"} 4",
-            "ferrovia_ops_total{room=\"proxy\",op=\"any\",result=\"ok\"} 4",
-            "ferrovia_ops_total{room=\"proxy\",op=\"any\",result=\"failed\"} 2",
+            "ferrovia_ops_total{room=\"proxy\",result=\"ok\"} 4",
+            "ferrovia_ops_total{room=\"proxy\",result=\"failed\"} 2",
             "ferrovia_drift_total{room=\"proxy\"} 4",
             "ferrovia_failed_keys{room=\"proxy\"} 1",
             "ferrovia_event_lag_seconds_count 1",

@@ -51,6 +51,8 @@ pub struct Pass<'a> {
     pub outcome: &'a Outcome,
     /// How much of the kernel it read.
     pub read: Read,
+    /// Keys that failed in this very pass; the outcome also names those that still wait for the next try.
+    pub n_failed: usize,
     /// How long it took.
     pub took: Duration,
     /// From the arrival of the oldest event to the kernel's last answer, where the pass was for a new snapshot.
@@ -184,6 +186,7 @@ impl Loop {
             self.next_resync = ended + self.timing.resync;
         }
         self.again = outcome.again_in.map(|delay| ended + delay);
+        let n_failed = outcome.failed.len();
         self.note_failures(&mut outcome, read, ended);
         self.schedule();
         self.passes += 1;
@@ -191,7 +194,7 @@ impl Loop {
         let is_new = self.generation != Some(published.snapshot.generation);
         self.generation = Some(published.snapshot.generation);
         let lag = is_new.then(|| (ended - self.timing.started).saturating_sub(published.oldest_event));
-        let pass = Pass { room: S::NAME, outcome: &outcome, read, took: ended - begun, lag };
+        let pass = Pass { room: S::NAME, outcome: &outcome, read, n_failed, took: ended - begun, lag };
         wiring.observer.pass(&pass);
         span.in_scope(|| self.log(&pass));
         self.tell(&outcome, wiring);

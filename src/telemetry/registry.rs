@@ -30,22 +30,20 @@ pub struct RoomLabels {
     pub room: &'static str,
 }
 
-/// A part of a room's pass.
+/// A room's pass.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct PhaseLabels {
+pub struct PassLabels {
     /// The room.
     pub room: &'static str,
-    /// `pass` for the whole of it.
-    pub phase: &'static str,
+    /// How much of the kernel it read: `nothing`, `links` or `everything`.
+    pub read: &'static str,
 }
 
-/// A kind of kernel change and what came of it.
+/// What came of kernel changes.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct OpLabels {
     /// The room.
     pub room: &'static str,
-    /// The kind of change; `any` where the room does not tell kinds apart.
-    pub op: &'static str,
     /// `ok` or `failed`.
     pub result: &'static str,
 }
@@ -63,7 +61,7 @@ pub struct Metrics {
     /// Newest snapshot published and applied.
     pub generation: Family<StageLabels, Gauge>,
     /// How long passes take.
-    pub reconcile_duration: Family<PhaseLabels, Histogram>,
+    pub reconcile_duration: Family<PassLabels, Histogram>,
     /// Changes written to the kernel.
     pub ops: Family<OpLabels, Counter>,
     /// Differences found in the kernel that no snapshot explains.
@@ -113,12 +111,12 @@ described! {
     "kube_router_controller_ipvs_services_sync_time", "histogram", "", "Seconds a pass of the service proxy took";
     "kube_router_controller_ipvs_metrics_export_time", "histogram", "", "Seconds reading the counters of Services took";
     "ferrovia_generation", "gauge", "stage, room", "Newest snapshot of the cluster, published and applied";
-    "ferrovia_reconcile_duration_seconds", "histogram", "room, phase", "Seconds a part of a pass took";
-    "ferrovia_ops_total", "counter", "room, op, result", "Changes written to the kernel";
+    "ferrovia_reconcile_duration_seconds", "histogram", "room, read", "Seconds a pass took, by how much of the kernel it read: nothing, links, everything";
+    "ferrovia_ops_total", "counter", "room, result", "Changes written to the kernel";
     "ferrovia_drift_total", "counter", "room", "Differences found in the kernel that somebody else made";
     "ferrovia_failed_keys", "gauge", "room", "Keys that could not be brought to their desired state";
     "ferrovia_rejected_objects", "gauge", "kind", "Objects left out because they could not be read";
-    "ferrovia_event_lag_seconds", "histogram", "", "Seconds from a published snapshot to the kernel's last answer";
+    "ferrovia_event_lag_seconds", "histogram", "", "Seconds from the arrival of the oldest event in a new snapshot to the kernel's last answer";
     "ferrovia_watch_in_sync", "gauge", "kind", "1 where the watch has seen the whole cluster";
     "ferrovia_watch_restarts_total", "counter", "kind", "Watches that had to start over";
     "process_resident_memory_bytes", "gauge", "", "Resident memory";
@@ -292,8 +290,8 @@ mod tests {
     fn metrics_with_one_of_each() -> Metrics {
         let metrics = Metrics::default();
         metrics.generation.get_or_create(&StageLabels { stage: "applied", room: "proxy" }).set(7);
-        metrics.reconcile_duration.get_or_create(&PhaseLabels { room: "proxy", phase: "pass" }).observe(0.002);
-        metrics.ops.get_or_create(&OpLabels { room: "proxy", op: "any", result: "ok" }).inc_by(3);
+        metrics.reconcile_duration.get_or_create(&PassLabels { room: "proxy", read: "links" }).observe(0.002);
+        metrics.ops.get_or_create(&OpLabels { room: "proxy", result: "ok" }).inc_by(3);
         metrics.drift.get_or_create(&RoomLabels { room: "proxy" }).inc();
         metrics.failed_keys.get_or_create(&RoomLabels { room: "proxy" }).set(0);
         metrics.rejected_objects.get_or_create(&KindLabels { kind: "Service" }).set(1);
