@@ -1,7 +1,7 @@
 //! From API objects to model values.
 #![allow(missing_docs, unreachable_pub, clippy::unwrap_used, reason = "a benchmark is nobody's interface")]
 
-mod common;
+mod settings;
 
 use std::fmt::Write as _;
 use std::hint::black_box;
@@ -51,7 +51,7 @@ fn folder(criterion: &mut Criterion) {
 
 criterion_group! {
     name = benches;
-    config = common::criterion();
+    config = settings::criterion();
     targets = folder
 }
 criterion_main!(benches);

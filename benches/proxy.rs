@@ -1,7 +1,8 @@
 //! The service proxy's thinking: 10,000 Services with 5 endpoints each.
 #![allow(missing_docs, unreachable_pub, clippy::unwrap_used, reason = "a benchmark is nobody's interface")]
 
-mod common;
+mod clusters;
+mod settings;
 
 use std::hint::black_box;
 use std::sync::Arc;
@@ -34,7 +35,7 @@ fn book(snapshot: &Snapshot) -> Book {
 }
 
 fn thinking(criterion: &mut Criterion) {
-    let snapshot = common::services(N_SERVICES, 5);
+    let snapshot = clusters::services(N_SERVICES, 5);
     criterion.bench_function("desired: 10,000 services, 50,000 endpoints", |bencher| {
         bencher.iter_with_large_drop(|| states(black_box(&snapshot)));
     });
@@ -76,10 +77,10 @@ fn thinking(criterion: &mut Criterion) {
 
 /// What one changed slice costs, from the difference of the snapshots to what it touched.
 fn one_change(criterion: &mut Criterion) {
-    let one = common::services(N_SERVICES, 5);
+    let one = clusters::services(N_SERVICES, 5);
     let changed = SliceKey { service: key("shop/s05000"), name: Arc::from("1") };
     let mut other = one.clone();
-    other.slices.insert(changed, Arc::new(common::slice(77, 4)));
+    other.slices.insert(changed, Arc::new(clusters::slice(77, 4)));
     let (config, view) = (Config::default(), NodeView::new(&one, &[], 1500));
     let mut book = book(&one);
     let mut from = (&one, &other);
@@ -99,10 +100,10 @@ fn one_change(criterion: &mut Criterion) {
 
 /// The same through a whole pass over a kernel of fakes.
 fn one_pass(criterion: &mut Criterion) {
-    let one = common::services(2_000, 5);
+    let one = clusters::services(2_000, 5);
     let mut other = one.clone();
     let changed = SliceKey { service: key("shop/s01000"), name: Arc::from("1") };
-    other.slices.insert(changed, Arc::new(common::slice(77, 4)));
+    other.slices.insert(changed, Arc::new(clusters::slice(77, 4)));
     let node = FakeNode::new();
     let mut room = node.room(&Config::default());
     assert!(pass(&mut room, &one, Read::Kernel, 0).failed.is_empty());
@@ -120,7 +121,7 @@ fn one_pass(criterion: &mut Criterion) {
 
 criterion_group! {
     name = benches;
-    config = common::criterion();
+    config = settings::criterion();
     targets = thinking, one_change, one_pass
 }
 criterion_main!(benches);

@@ -1,7 +1,8 @@
 //! Bytes to and from the kernel.
 #![allow(missing_docs, unreachable_pub, clippy::unwrap_used, reason = "a benchmark is nobody's interface")]
 
-mod common;
+mod clusters;
+mod settings;
 
 use std::hint::black_box;
 
@@ -18,7 +19,7 @@ use ferrovia::proxy::render::Picture;
 const FAMILY: u16 = 0x1c;
 
 fn encoding(criterion: &mut Criterion) {
-    let picture = Picture::build(&common::services(10_000, 5), &Config::default());
+    let picture = Picture::build(&clusters::services(10_000, 5), &Config::default());
     let ops: Vec<Op> = picture
         .table
         .iter()
@@ -55,7 +56,7 @@ fn encoding(criterion: &mut Criterion) {
 
 criterion_group! {
     name = benches;
-    config = common::criterion();
+    config = settings::criterion();
     targets = encoding
 }
 criterion_main!(benches);

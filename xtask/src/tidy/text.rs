@@ -18,6 +18,8 @@ const UNFINISHED: &[(&str, &str)] = &[
     (concat!("to", "do!("), "finish it"),
     (concat!("unimple", "mented!("), "finish it"),
     (concat!("X", "XX"), "finish it, or say what is uncertain"),
+    (concat!("<<<<", "<<< "), "finish the merge"),
+    (concat!(">>>>", ">>> "), "finish the merge"),
 ];
 
 /// What tells about the maker's desk instead of the work.

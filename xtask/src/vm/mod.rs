@@ -4,12 +4,12 @@
 //! machine's own file tree read-only under a throw-away overlay, at the same paths. So a test binary built
 //! here runs there as it is, with IPVS, dummy links and tunnels, and nothing it does reaches the host.
 //!
-//! - [`setup`]: the packages needed on this machine
+//! - [`mod@setup`]: the packages needed on this machine
 //! - [`kernel`]: kernel, modules and initramfs in the cache
 //! - [`qemu`]: the command line of QEMU, and whether KVM works here
 //! - [`state`]: the emulated guest saved after boot, so that later runs start in a second
 //! - [`guest`]: one run from start to exit status
-//! - [`test`]: the integration tests of tier 4 in one guest
+//! - [`mod@test`]: the integration tests of tier 4 in one guest
 
 mod cache;
 mod guest;

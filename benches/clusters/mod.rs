@@ -1,20 +1,10 @@
 //! Large clusters in memory.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use criterion::Criterion;
 use ferrovia::model::{EndpointPort, EndpointSlice, ServicePort, SliceKey, Snapshot};
 use ferrovia::net::Protocol;
 use ferrovia::testing::builders::{cluster, endpoint, key, service};
-
-/// Few samples of large things.
-pub fn criterion() -> Criterion {
-    Criterion::default()
-        .sample_size(10)
-        .warm_up_time(Duration::from_millis(500))
-        .measurement_time(Duration::from_secs(4))
-}
 
 /// Services with one port and this many endpoints each, spread over 250 nodes.
 pub fn services(n_services: u32, n_endpoints: u32) -> Snapshot {
