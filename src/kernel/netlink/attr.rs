@@ -97,7 +97,7 @@ impl<'a> Writer<'a> {
         self.close(start);
     }
 
-    /// The buffer itself, for encoders from elsewhere (`netlink-bindings`) that append to a `Vec<u8>`. Only append,
+    /// The buffer itself, for what is encoded already. Only append,
     /// and leave a length divisible by four.
     pub fn buffer(&mut self) -> &mut Vec<u8> {
         self.bytes

@@ -39,10 +39,7 @@ impl Monitor {
     /// # Errors
     /// Where the socket cannot be had or not be watched.
     pub fn open() -> io::Result<Monitor> {
-        let socket = EventSocket::open(Protocol::Route, &GROUPS)?;
-        #[expect(deprecated, reason = "its successor is unsafe; this socket owns its descriptor and never changes it")]
-        let socket = AsyncFd::new(socket)?;
-        Ok(Monitor { socket })
+        Ok(Monitor { socket: EventSocket::open(Protocol::Route, &GROUPS)?.into_async()? })
     }
 
     /// Waits for the next events; those of one reading come together, each once. Safe to drop while waiting: nothing
