@@ -12,8 +12,8 @@ use ferrovia::kernel::ipvs::{
 use ferrovia::kernel::nft::{Nft, NftClient};
 use ferrovia::kernel::rtnl::{RouteFilter, Rtnl, RtnlClient, table};
 use ferrovia::kernel::sysctl::ProcSys;
-use ferrovia::proxy::{Config, DUMMY_LINK, TABLE};
 use ferrovia::proxy::reconciler::{Kernel, Outputs, Room};
+use ferrovia::proxy::{Config, DUMMY_LINK, TABLE};
 
 /// The room as the daemon runs it, but for the clock.
 pub(crate) type RealRoom = Room<Timed, NftClient, RtnlClient, ConntrackClient, ProcSys>;

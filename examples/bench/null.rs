@@ -118,12 +118,7 @@ impl Rtnl for Nothing {
 }
 
 impl Conntrack for Nothing {
-    fn list(
-        &mut self,
-        _: Family,
-        _: Protocol,
-        _: &mut dyn FnMut(&Flow) -> bool,
-    ) -> Result<Vec<Flow>, Error> {
+    fn list(&mut self, _: Family, _: Protocol, _: &mut dyn FnMut(&Flow) -> bool) -> Result<Vec<Flow>, Error> {
         Ok(Vec::new())
     }
 

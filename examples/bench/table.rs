@@ -121,9 +121,8 @@ impl Row {
 
 /// The table as Markdown.
 pub(crate) fn markdown(rows: &[Row]) -> String {
-    let mut text = String::from(
-        "| what | bar | measured: median (lowest – highest) | verdict |\n| --- | --- | --- | --- |\n",
-    );
+    let mut text =
+        String::from("| what | bar | measured: median (lowest – highest) | verdict |\n| --- | --- | --- | --- |\n");
     for row in rows {
         let verdict = match (row.bar.as_str(), row.passed) {
             ("", _) => "",
