@@ -15,6 +15,7 @@ use ferrovia::kernel::netns::run_in_new;
 use ferrovia::kernel::rtnl::monitor::{Event, Monitor};
 use ferrovia::kernel::rtnl::{Op, RouteFilter, Rtnl, RtnlClient, table};
 use ferrovia::testing::contract::rtnl::{link_named, link_promises, promises};
+use ferrovia::testing::lab::wait;
 
 /// How long an event may take. Generous: an emulated guest is slow, and nothing waits longer than it must.
 const SOON: Duration = Duration::from_secs(20);
@@ -73,10 +74,15 @@ fn ops_print_as_ip_commands() {
         ip("address add 192.0.2.1/24 dev test0");
         ip("-6 address add fd00::1/64 dev test0 nodad");
         let of_table = RouteFilter { table: Some(table::LOCAL), link: Some(link), ..RouteFilter::default() };
-        let mut routes = client.routes(of_table).expect("routes");
-        routes.extend(client.routes(RouteFilter { table: Some(table::MAIN), ..of_table }).expect("routes"));
-        routes.retain(|route| !route.destination.to_string().starts_with("fe80"));
-        assert!(routes.len() >= 4, "{routes:?}");
+        // IPv6 adds its local route in its own time.
+        let routes = wait::until("the routes of the addresses are there", SOON, || {
+            let mut routes = client.routes(of_table)?;
+            routes.extend(client.routes(RouteFilter { table: Some(table::MAIN), ..of_table })?);
+            routes.retain(|route| !route.destination.to_string().starts_with("fe80"));
+            anyhow::ensure!(routes.len() >= 4, "{routes:?}");
+            Ok(routes)
+        })
+        .expect("four routes");
         // Every route is removed and added again by its text, and reads as before.
         for route in routes.iter().rev() {
             ip(Op::DeleteRoute(route.clone()).to_string().trim_start_matches("ip "));
