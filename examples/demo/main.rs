@@ -69,6 +69,7 @@ fn run(arguments: &[String]) -> Result<bool> {
         }
     }
     if shell {
+        steps::leave_behind(&lab)?;
         shell::enter(&lab)?;
     }
     Ok(all_well)

@@ -32,7 +32,7 @@ pub(crate) fn enter(lab: &Lab) -> Result<()> {
         script,
         "cat <<'END'\n\nA shell in the lab. Commands run in a place by its name:\n\
          \x20 n1 ipvsadm -Ln          n1 ip addr show kube-dummy-if     n1 nft list ruleset\n\
-         \x20 far ping 198.51.100.10  p11 bash -c 'get 10.96.116.179 80'\n\
+         \x20 far ping 192.168.10.11  p11 bash -c 'get 10.96.116.179 80'\n\
          Places: {}\nThe cluster is the folder {} (edit it, the daemons follow); logs are {}/*.log.\n\
          Leave with exit.\nEND",
         places.join(" "),

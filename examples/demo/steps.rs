@@ -48,6 +48,15 @@ fn nginx() -> Result<ServiceSpec> {
     Ok(ServiceSpec::new("nginx", &[v4?, v6?]).port(Protocol::Tcp, 80))
 }
 
+/// Something to look at for whoever stays: the Service with four replicas and a node port.
+///
+/// # Errors
+/// Where it does not come into force.
+pub(crate) fn leave_behind(lab: &Lab) -> Result<()> {
+    expose_replicas(lab, &nginx()?.node_port(NODE_PORT), REPLICAS.len())?;
+    listed(lab, "10.244.3.11:8080", true)
+}
+
 /// Exposes the Service with its first `n` replicas.
 fn expose_replicas(lab: &Lab, service: &ServiceSpec, n: usize) -> Result<()> {
     let replicas = REPLICAS.get(..n).context("no so many replicas")?;

@@ -18,7 +18,7 @@ const BULK: Duration = Duration::from_secs(300);
 const N_VIRTUAL_SERVERS: u16 = 2000;
 /// Ports of each Service there. Many: reading YAML is not what is tested, and a debug build in an emulated guest takes
 /// 25 ms for an object.
-const PORTS: u16 = 10;
+const PORTS: u16 = 50;
 
 fn one_node() -> Options {
     Options { nodes: 1, ..Options::default() }
@@ -130,7 +130,7 @@ fn killed_at_any_point_of_a_cold_start_the_next_start_finishes_the_work() {
             ensure!(now == all, "{now:?} of {all:?}");
             Ok(())
         })?;
-        for address in ["10.96.100.0:80", "10.96.100.100:82", "10.96.100.199:89"] {
+        for address in ["10.96.100.0:80", "10.96.100.20:99", "10.96.100.39:129"] {
             traffic::http(&ns, address.parse()?, 2)?;
         }
         Ok(())
@@ -289,16 +289,16 @@ fn a_restart_with_the_right_state_writes_nothing() {
 fn a_service_deleted_while_the_daemon_was_down_is_removed_at_start() {
     with_lab(one_node(), |lab| {
         lab.manifests().expose(&web(), &lab.pods(&["p11"])?)?;
-        write_many(lab, 10)?;
+        write_many(lab, 50)?;
         let ns = lab.node(1)?.ns.clone();
         let mut daemon = lab.start_daemon(1, &DaemonOptions::default())?;
         daemon.wait_ready()?;
-        wait::until_true("all are there", SOON, || Ok(counts(&ns)?.0 == 10 + 4))?;
+        wait::until_true("all are there", SOON, || Ok(counts(&ns)?.0 == 50 + 4))?;
         daemon.kill()?;
         lab.manifests().delete("web")?;
         let mut daemon = lab.start_daemon(1, &DaemonOptions::default())?;
         daemon.wait_ready()?;
-        wait::until_true("the deleted one is gone", SOON, || Ok(counts(&ns)?.0 == 10))?;
+        wait::until_true("the deleted one is gone", SOON, || Ok(counts(&ns)?.0 == 50))?;
         let addresses = ns.command("ip -o addr show dev kube-dummy-if")?;
         ensure!(!addresses.contains("10.96.0.10/"), "its VIP is still bound: {addresses}");
         Ok(())

@@ -10,48 +10,48 @@ use super::{SOON, with_lab};
 
 /// The program the kernel asks for modules.
 const LOADER: &str = "/proc/sys/kernel/modprobe";
-/// IPVS with its schedulers.
-const IPVS: &str = "xt_ipvs ip_vs_dh ip_vs_fo ip_vs_lblc ip_vs_lblcr ip_vs_lc ip_vs_mh ip_vs_nq ip_vs_ovf ip_vs_rr ip_vs_sed \
-                    ip_vs_sh ip_vs_twos ip_vs_wlc ip_vs_wrr ip_vs";
-
 /// Modules taken away: unloaded, and not to be had from the kernel's loader. Given back on drop.
 struct Missing {
     ns: Namespace,
-    modules: &'static str,
+    modules: Vec<String>,
     loader: String,
 }
 
 impl Missing {
-    /// Takes modules away as soon as nobody uses them: namespaces of earlier tests may still be on their way out.
-    fn take(ns: &Namespace, modules: &'static str) -> Result<Missing> {
+    /// Takes a module away, and those built on it, as soon as nobody uses them: namespaces of earlier tests may still
+    /// be on their way out.
+    fn take(ns: &Namespace, module: &str) -> Result<Missing> {
         let loader = std::fs::read_to_string(LOADER).context("read the kernel's loader")?.trim().to_owned();
-        wait::until(&format!("{modules} can be unloaded"), SOON, || {
-            for module in modules.split_whitespace() {
-                if loaded(module)? {
-                    ns.command(&format!("rmmod {module}"))?;
-                }
+        let mut missing = Missing { ns: ns.clone(), modules: Vec::new(), loader };
+        wait::until(&format!("{module} can be unloaded"), SOON, || {
+            while let Some(users) = users(module)? {
+                let first = users.first().map_or(module, String::as_str).to_owned();
+                ns.command(&format!("rmmod {first}"))?;
+                missing.modules.push(first);
             }
             Ok(())
         })?;
         std::fs::write(LOADER, "/bin/false").context("silence the kernel's loader")?;
-        Ok(Missing { ns: ns.clone(), modules, loader })
+        Ok(missing)
     }
 }
 
 impl Drop for Missing {
     fn drop(&mut self) {
         std::fs::write(LOADER, &self.loader).expect("the kernel's loader is restored");
-        for module in self.modules.split_whitespace().rev() {
-            // `twos` is younger than the oldest kernel this runs on.
-            drop(self.ns.command(&format!("modprobe {module}")));
+        for module in self.modules.iter().rev() {
+            self.ns.command(&format!("modprobe {module}")).expect("a module is loaded again");
         }
     }
 }
 
-/// Whether the kernel has a module now.
-fn loaded(module: &str) -> Result<bool> {
+/// The modules built on a loaded one; `None` where it is not loaded. `/proc/modules`: name, size, uses, users, state.
+fn users(module: &str) -> Result<Option<Vec<String>>> {
     let modules = std::fs::read_to_string("/proc/modules").context("read /proc/modules")?;
-    Ok(modules.lines().any(|line| line.split(' ').next() == Some(module)))
+    let mut lines = modules.lines().map(|line| line.split(' '));
+    let line = lines.find_map(|mut words| (words.next() == Some(module)).then_some(words));
+    let users = line.and_then(|mut words| words.nth(2));
+    Ok(users.map(|users| users.split(',').filter(|user| !user.is_empty() && *user != "-").map(str::to_owned).collect()))
 }
 
 /// One node is enough.
@@ -107,7 +107,7 @@ fn a_scheduler_is_loaded_where_the_kernel_has_no_loader() {
 fn without_ipvs_the_daemon_says_what_to_load_and_serves_once_it_is_there() {
     with_lab(one_node(), |lab| {
         let node = lab.node(1)?;
-        let missing = Missing::take(&node.ns, IPVS)?;
+        let missing = Missing::take(&node.ns, "ip_vs")?;
         let service = ServiceSpec::new("web", &["10.96.0.10".parse()?]).port(Protocol::Tcp, 80);
         lab.manifests().expose(&service, &lab.pods(&["p11"])?)?;
         let options = DaemonOptions { without_modules: true, ..DaemonOptions::default() };
@@ -118,7 +118,7 @@ fn without_ipvs_the_daemon_says_what_to_load_and_serves_once_it_is_there() {
             ensure!(told, "{log}");
             Ok(())
         })?;
-        ensure!(!loaded("ip_vs")?, "ip_vs came back by itself");
+        ensure!(users("ip_vs")?.is_none(), "ip_vs came back by itself");
         drop(missing);
         if daemon.try_status()?.is_some() {
             // It chose to end: a supervisor starts it again.

@@ -166,12 +166,15 @@ async fn answer(mut stream: TcpStream, peer: SocketAddr, pod: Arc<str>, counts: 
         if !request.ends_with(b"\r\n\r\n") {
             continue;
         }
+        // HTTP/1.0 and whoever says so expect the end of the connection for an answer (RFC 9112 section 9.3).
+        let text = String::from_utf8_lossy(&request).to_ascii_lowercase();
+        let last = text.contains("http/1.0\r\n") || text.contains("connection: close\r\n");
         request.clear();
         counts.requests.fetch_add(1, Ordering::Relaxed);
         let body = format!("{pod} {peer}\n");
         let reply =
             format!("HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: {}\r\n\r\n{body}", body.len());
-        if stream.write_all(reply.as_bytes()).await.is_err() {
+        if stream.write_all(reply.as_bytes()).await.is_err() || last {
             return;
         }
     }
