@@ -86,13 +86,5 @@ fn start(lab: &Lab, narrator: &mut Narrator) -> Result<Vec<Daemon>> {
     let flags: Vec<String> = flags.into_iter().chain(daemon_options().flags).collect();
     narrator.command("n1", &format!("ferrovia {}", flags.join(" \\\n        ")));
     narrator.say("(and the same on n2 and n3, with their names)");
-    let options = daemon_options();
-    let mut daemons = Vec::new();
-    for node in lab.nodes() {
-        daemons.push(lab.start_daemon(node.number, &options)?);
-    }
-    for daemon in &mut daemons {
-        daemon.wait_ready()?;
-    }
-    Ok(daemons)
+    lab.start_daemons(&daemon_options())
 }

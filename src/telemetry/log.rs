@@ -126,37 +126,11 @@ fn part(target: &str) -> &str {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
-    use std::sync::{Arc, Mutex};
-
     use super::*;
-
-    #[derive(Clone, Default)]
-    struct Sink(Arc<Mutex<Vec<u8>>>);
-
-    impl Write for Sink {
-        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-            self.0.lock().unwrap().write(bytes)
-        }
-
-        fn flush(&mut self) -> std::io::Result<()> {
-            Ok(())
-        }
-    }
-
-    impl<'a> MakeWriter<'a> for Sink {
-        type Writer = Sink;
-
-        fn make_writer(&'a self) -> Sink {
-            self.clone()
-        }
-    }
+    use crate::testing::sink;
 
     fn logged(options: &LogOptions, body: impl FnOnce()) -> String {
-        let sink = Sink::default();
-        tracing::subscriber::with_default(subscriber(options, sink.clone()).unwrap(), body);
-        let bytes = sink.0.lock().unwrap().clone();
-        String::from_utf8(bytes).unwrap()
+        sink::logged(|sink| subscriber(options, move || sink.clone()).unwrap(), body)
     }
 
     #[test]

@@ -15,4 +15,5 @@ pub mod golden;
 pub mod lab;
 pub mod node;
 pub mod oracle;
+pub mod sink;
 pub mod tracer;

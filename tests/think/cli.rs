@@ -1,15 +1,14 @@
 //! The command line: every flag of kube-router with its default, a value it takes and one it refuses.
 
 use std::collections::BTreeSet;
-use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
 
 use ferrovia::cli::flags::{FLAGS, Group, Standing};
 use ferrovia::cli::{self, Environment, Flags, Output, RenderSource, Request};
 use ferrovia::config::{BindHost, Config, Purpose, RouterId, Source, VipBinding};
 use ferrovia::net::Family;
 use ferrovia::telemetry::log::{self, LogOptions};
+use ferrovia::testing::sink;
 
 /// One flag: name, default, a good value, a bad one, and who refuses the bad one.
 type Row = (&'static str, &'static str, &'static str, &'static str, Refused);
@@ -357,20 +356,6 @@ fn cli_a_bad_password_is_not_repeated() {
     assert!(!shown.contains("hunter2"), "{shown}");
 }
 
-/// Everything a log wrote.
-#[derive(Clone, Default)]
-struct Sink(Arc<Mutex<Vec<u8>>>);
-
-impl Write for Sink {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().write(bytes)
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
 #[test]
 fn cli_passwords_do_not_reach_the_log_in_any_form() {
     let flags =
@@ -379,14 +364,11 @@ fn cli_passwords_do_not_reach_the_log_in_any_form() {
     let peer = &config.router.peers[0];
     assert_eq!(peer.password.as_ref().unwrap().reveal(), "hunter2");
     for json in [false, true] {
-        let sink = Sink::default();
-        let writer = sink.clone();
         let options = LogOptions { json, ..LogOptions::default() };
-        let subscriber = log::subscriber(&options, move || writer.clone()).unwrap();
-        tracing::subscriber::with_default(subscriber, || {
-            tracing::info!(target: "ferrovia::app", ?peer, ?flags, password = %peer.password.as_ref().unwrap(), "peer");
-        });
-        let text = String::from_utf8(sink.0.lock().unwrap().clone()).unwrap();
+        let text = sink::logged(
+            |sink| log::subscriber(&options, move || sink.clone()).unwrap(),
+            || tracing::info!(target: "ferrovia::app", ?peer, ?flags, password = %peer.password.as_ref().unwrap(), "peer"),
+        );
         assert!(text.contains("<redacted>") && text.contains("10.0.0.1"), "{text}");
         assert!(!text.contains("hunter2") && !text.contains("aHVudGVyMg"), "{text}");
     }

@@ -25,6 +25,7 @@ use ferrovia::kernel::modules::Modules;
 use ferrovia::kernel::netlink::{
     Attributes, Batch, EventSocket, Fault, Heard, Protocol as Netlink, Refusal, Socket, flag, generic,
 };
+use ferrovia::kernel::netns::run_in_new;
 use ferrovia::net::Protocol;
 use ferrovia::testing::contract::{conntrack as conntrack_contract, ipvs as ipvs_contract};
 use proptest::strategy::{Strategy, ValueTree};
@@ -32,17 +33,11 @@ use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
 /// Runs `test` on a thread in a fresh network namespace, which ends with it.
 fn in_own_network<T: Send>(test: impl FnOnce() -> T + Send) -> T {
-    std::thread::scope(|scope| {
-        let thread = scope.spawn(|| {
-            #[expect(unsafe_code, reason = "the safe form is deprecated for the sake of another flag")]
-            // SAFETY: only UnshareFlags::FILES can break another thread's file descriptors.
-            let unshared = unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNET) };
-            unshared.expect("a network namespace of its own");
-            loopback_up();
-            test()
-        });
-        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-    })
+    let with_loopback = || {
+        loopback_up();
+        test()
+    };
+    run_in_new(with_loopback).expect("a network namespace of its own")
 }
 
 /// Without any address there is no local routing table, and IPVS then takes every IPv4 address for a broadcast one and

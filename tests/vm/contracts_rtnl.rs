@@ -74,15 +74,15 @@ fn ops_print_as_ip_commands() {
         ip("address add 192.0.2.1/24 dev test0");
         ip("-6 address add fd00::1/64 dev test0 nodad");
         let of_table = RouteFilter { table: Some(table::LOCAL), link: Some(link), ..RouteFilter::default() };
-        // The kernel adds the local route of an IPv6 address a little later.
-        let routes = wait::until("four routes of the two addresses", SOON, || {
+        // IPv6 adds its local route in its own time.
+        let routes = wait::until("the routes of the addresses are there", SOON, || {
             let mut routes = client.routes(of_table)?;
             routes.extend(client.routes(RouteFilter { table: Some(table::MAIN), ..of_table })?);
             routes.retain(|route| !route.destination.to_string().starts_with("fe80"));
             anyhow::ensure!(routes.len() >= 4, "{routes:?}");
             Ok(routes)
         })
-        .expect("the kernel makes them");
+        .expect("four routes");
         // Every route is removed and added again by its text, and reads as before.
         for route in routes.iter().rev() {
             ip(Op::DeleteRoute(route.clone()).to_string().trim_start_matches("ip "));

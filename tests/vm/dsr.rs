@@ -19,11 +19,11 @@ use ferrovia::proxy::pod_worker::{self, PodState, Timing};
 use ferrovia::proxy::pods::{self, KernelPods, PodNetwork};
 use ferrovia::testing::lab::servers::Listen;
 use ferrovia::testing::lab::{
-    Connection, Lab, Namespace, Options, Pod, ServiceSpec, UdpClient, topology, traffic, wait,
+    Connection, DaemonOptions, Lab, Namespace, Options, Pod, ServiceSpec, UdpClient, topology, traffic, wait,
 };
 use tokio::sync::{mpsc, watch};
 
-use super::{SOON, start_all, with_lab};
+use super::{SOON, with_lab};
 
 /// Load-balancer addresses of the lab's ranges.
 const VIPS: [&str; 2] = ["198.51.100.20", "2001:db8:64::20"];
@@ -219,7 +219,7 @@ fn answered_by(lab: &Lab, pod: &str, to: SocketAddr) -> Result<()> {
 fn packets_go_in_through_the_tunnel_and_straight_back() {
     with_lab(Options { nodes: 2, pods: 1, ..Options::default() }, |lab| {
         let runtime = Runtime::start(lab)?;
-        let _daemons = start_all(lab, &[&runtime.endpoint()])?;
+        let _daemons = lab.start_daemons(&DaemonOptions::with(&[&runtime.endpoint()]))?;
         let (entry, elsewhere) = (lab.node(1)?, lab.node(2)?);
         let pod = lab.pod("p21")?;
         pod.ns.set_sysctls(&STRICT)?;
@@ -283,7 +283,7 @@ fn a_restart_finds_everything_right_and_removes_what_was_left_behind() {
         node.ns.ip("rule add pref 32764 fwmark 0x1234 lookup 78\nrule add pref 32764 fwmark 0x1234 lookup 99\n\
              route add local default dev lo table 78\n")?;
         lab.manifests().expose(&direct()?.scheduler("mh"), &[lab.pod("p11")?])?;
-        let mut daemons = start_all(lab, &flags)?;
+        let mut daemons = lab.start_daemons(&DaemonOptions::with(&flags))?;
         let mut connections = Vec::new();
         for family in Family::ALL {
             let to = to_vip(family, topology::HTTP_PORT)?;
@@ -302,7 +302,7 @@ fn a_restart_finds_everything_right_and_removes_what_was_left_behind() {
         for connection in &mut connections {
             connection.request().context("forwarding must not need the daemon")?;
         }
-        let daemons = start_all(lab, &flags)?;
+        let daemons = lab.start_daemons(&DaemonOptions::with(&flags))?;
         wait::throughout("nothing is written", Duration::from_secs(3), || {
             for connection in &mut connections {
                 connection.request()?;

@@ -57,22 +57,9 @@ fn with_lab(options: Options, test: impl FnOnce(&mut Lab) -> Result<()>) {
 /// Runs a test in a lab with a ready daemon on every node, all started with these flags.
 fn with_daemons(options: Options, flags: &[&str], test: impl FnOnce(&mut Lab, &mut [Daemon]) -> Result<()>) {
     with_lab(options, |lab| {
-        let mut daemons = start_all(lab, flags)?;
+        let mut daemons = lab.start_daemons(&DaemonOptions::with(flags))?;
         test(lab, &mut daemons)
     });
-}
-
-/// Starts a daemon on every node and waits for all of them.
-fn start_all(lab: &Lab, flags: &[&str]) -> Result<Vec<Daemon>> {
-    let options = DaemonOptions::with(flags);
-    let mut daemons = Vec::new();
-    for node in lab.nodes() {
-        daemons.push(lab.start_daemon(node.number, &options)?);
-    }
-    for daemon in &mut daemons {
-        daemon.wait_ready()?;
-    }
-    Ok(daemons)
 }
 
 /// What a failed test should show: every node's IPVS table, rules, VIPs and the end of its daemon's log.

@@ -271,6 +271,19 @@ impl Lab {
         Daemon::start(self.node(number)?, self.manifests.path(), self.directory(), options)
     }
 
+    /// Starts a daemon on every node, all with the same options, and waits until each is ready.
+    ///
+    /// # Errors
+    /// Where one cannot be started or does not become ready.
+    pub fn start_daemons(&self, options: &DaemonOptions) -> Result<Vec<Daemon>> {
+        let started = self.nodes().iter().map(|node| self.start_daemon(node.number, options));
+        let mut daemons: Vec<Daemon> = started.collect::<Result<_>>()?;
+        for daemon in &mut daemons {
+            daemon.wait_ready()?;
+        }
+        Ok(daemons)
+    }
+
     /// `n` HTTP requests, each on its own connection.
     ///
     /// # Errors
