@@ -269,7 +269,9 @@ fn names_the_missing_scheduler<I: Ipvs>(ipvs: &mut I) {
     let add = Op::AddVirtualServer(key, spec("nosuch"));
     let error = ipvs.apply(std::slice::from_ref(&add)).remove(0).expect_err("an unknown scheduler");
     assert_eq!(error.kind, Disposition::Fatal, "{error}");
-    assert_eq!(error.message, "scheduler nosuch is not available: load kernel module ip_vs_nosuch");
+    // The scheduler, and the module to load; how depends on what the node has.
+    assert!(error.message.starts_with("scheduler nosuch is not available: "), "{error}");
+    assert!(error.message.contains("ip_vs_nosuch"), "{error}");
     assert_eq!(error.op, format!("ipvsadm {add}"));
     succeed(ipvs, &[Op::AddVirtualServer(key, spec("rr"))]);
     assert_kinds(ipvs, &[Op::SetVirtualServer(key, spec("nosuch"))], &[Some(Disposition::Fatal)]);
