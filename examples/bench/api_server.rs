@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
 
-use super::objects::{N_PODS, as_served, node, pod, service};
+use super::objects::{N_PODS, as_served, node, pod, service, slice};
 use super::scenarios::N_SERVICES;
 
 /// Which lists the server knows.
@@ -62,11 +62,10 @@ fn count(resource: &str) -> usize {
 
 /// Object `index` of a resource.
 fn object(resource: &str, index: usize) -> Value {
-    let [of_service, slice] = service(index);
     let object = match resource {
         "pods" => pod(index),
-        "services" => of_service,
-        "endpointslices" => slice,
+        "services" => service(index),
+        "endpointslices" => slice(index),
         _ => node(),
     };
     as_served(object, index)

@@ -1,20 +1,21 @@
 //! How much memory the daemon itself takes: the real program, fed from an API server or from a folder.
 
 use std::fs::File;
+use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use ferrovia::testing::lab::daemon::binary;
-use ferrovia::testing::lab::wait;
 use serde_json::Value;
 
 use super::api_server::{ApiServer, Lists};
 use super::cluster::ENDPOINTS;
-use super::objects::{N_PODS, node, pod, service};
+use super::objects::{N_PODS, node, pod, service, slice};
 use super::place::fresh;
 use super::scenarios::N_SERVICES;
+use super::standin::FLAG;
 use super::table::Row;
 
 /// Objects of one file.
@@ -22,7 +23,9 @@ const FILE: usize = 500;
 /// What the daemon may keep resident, MiB.
 const BAR: f64 = 80.0;
 /// Reading all those objects takes a while in an emulated guest.
-const LIMIT: Duration = Duration::from_secs(300);
+const LIMIT: Duration = Duration::from_secs(900);
+/// Between two looks at the kernel, each of which costs the guest as much as a good part of the daemon's own work.
+const PAUSE: Duration = Duration::from_secs(3);
 /// How long the daemon is left alone before its settled size is read.
 const SETTLE: Duration = Duration::from_secs(5);
 
@@ -39,6 +42,31 @@ pub(crate) fn from_an_api_server(_repetitions: usize) -> Result<Vec<Row>> {
     Ok(rows)
 }
 
+/// Front door and room without a kernel, natively, with streamed and with paged lists.
+pub(crate) fn of_a_stand_in(_repetitions: usize) -> Result<Vec<Row>> {
+    let mut rows = Vec::new();
+    for (lists, words) in [(Lists::Streamed, "streamed lists"), (Lists::Paged, "paged lists")] {
+        let server = ApiServer::start(lists)?;
+        let mut child = Command::new(std::env::current_exe()?)
+            .args([FLAG, &format!("http://{}", server.address)])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .context("start the stand-in")?;
+        let output = child.stdout.take().context("the stand-in has no output")?;
+        let daemon = Daemon(child);
+        let mut line = String::new();
+        BufReader::new(output).read_line(&mut line)?;
+        ensure!(line.trim() == "in force", "the stand-in ended: {line:?}");
+        let Sizes { settled, anonymous, peak } = Sizes::of(&daemon)?;
+        rows.push(Row::note(
+            &format!("… front door and room without a kernel, native: {words}"),
+            format!("{settled:.0} MiB ({anonymous:.0} MiB anonymous); peak {peak:.0} MiB"),
+        ));
+    }
+    Ok(rows)
+}
+
 /// The daemon on a folder of manifests.
 pub(crate) fn from_a_folder(_repetitions: usize) -> Result<Vec<Row>> {
     let folder = std::env::temp_dir().join("ferrovia-bench-manifests");
@@ -48,7 +76,7 @@ pub(crate) fn from_a_folder(_repetitions: usize) -> Result<Vec<Row>> {
         write(&folder, &format!("pods-{first}"), &(first..first + FILE).map(pod).collect::<Vec<_>>())?;
     }
     for first in (0..N_SERVICES).step_by(FILE) {
-        let objects: Vec<Value> = (first..first + FILE).flat_map(service).collect();
+        let objects: Vec<Value> = (first..first + FILE).flat_map(|index| [service(index), slice(index)]).collect();
         write(&folder, &format!("services-{first}"), &objects)?;
     }
     let sizes = fresh(|| measure(&[format!("--manifests={}", folder.display())]))?;
@@ -75,6 +103,18 @@ struct Sizes {
 }
 
 impl Sizes {
+    /// Of a process, once it has settled.
+    fn of(daemon: &Daemon) -> Result<Sizes> {
+        std::thread::sleep(SETTLE);
+        let status = format!("/proc/{}/status", daemon.0.id());
+        let status = std::fs::read_to_string(&status).with_context(|| format!("read {status}"))?;
+        Ok(Sizes {
+            settled: mebibytes(&status, "VmRSS:")?,
+            anonymous: mebibytes(&status, "RssAnon:")?,
+            peak: mebibytes(&status, "VmHWM:")?,
+        })
+    }
+
     fn row(&self, source: &str) -> Row {
         Row::figure(
             &format!(
@@ -106,7 +146,7 @@ fn measure(source: &[String]) -> Result<Sizes> {
     let log = folder.join("log");
     let child = Command::new(binary()?)
         .args(["--run-service-proxy=true", "--run-router=false", "--run-firewall=false", "--enable-ipv6=false"])
-        .args(["--service-cluster-ip-range=10.100.0.0/16", "--hostname-override=n1", "--cache-sync-timeout=5m"])
+        .args(["--service-cluster-ip-range=10.100.0.0/16", "--hostname-override=n1", "--cache-sync-timeout=15m"])
         // Pods are watched only where something needs them.
         .args(["--ipvs-graceful-termination=true", "--health-port=20244", "--metrics-port=0"])
         .arg(format!("--admin-socket={}", folder.join("socket").display()))
@@ -118,24 +158,20 @@ fn measure(source: &[String]) -> Result<Sizes> {
         .spawn()
         .context("start the daemon")?;
     let mut daemon = Daemon(child);
-    wait::until("everything is programmed", LIMIT, || {
+    let start = Instant::now();
+    loop {
+        std::thread::sleep(PAUSE);
         if let Some(status) = daemon.0.try_wait()? {
-            let log = std::fs::read_to_string(&log)?;
-            return Ok(Err(anyhow!("the daemon ended: {status}\n{log}")));
+            bail!("the daemon ended: {status}\n{}", std::fs::read_to_string(&log)?);
         }
         let table = std::fs::read_to_string("/proc/thread-self/net/ip_vs")?;
         let n = table.lines().filter(|line| line.trim_start().starts_with("-> ") && line.contains("Masq")).count();
-        ensure!(n == N_SERVICES * ENDPOINTS, "{n} real servers");
-        Ok(Ok(()))
-    })??;
-    std::thread::sleep(SETTLE);
-    let status = format!("/proc/{}/status", daemon.0.id());
-    let status = std::fs::read_to_string(&status).with_context(|| format!("read {status}"))?;
-    Ok(Sizes {
-        settled: mebibytes(&status, "VmRSS:")?,
-        anonymous: mebibytes(&status, "RssAnon:")?,
-        peak: mebibytes(&status, "VmHWM:")?,
-    })
+        if n == N_SERVICES * ENDPOINTS {
+            break;
+        }
+        ensure!(start.elapsed() < LIMIT, "{n} real servers after {LIMIT:?}\n{}", std::fs::read_to_string(&log)?);
+    }
+    Sizes::of(&daemon)
 }
 
 /// A field of `/proc/PID/status`.

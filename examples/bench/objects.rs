@@ -1,5 +1,7 @@
 //! The cluster whose memory is measured, as the API server and manifests have it.
 
+use std::sync::LazyLock;
+
 use serde_json::{Value, json};
 
 use super::cluster::ENDPOINTS;
@@ -34,8 +36,23 @@ pub(crate) fn pod(index: usize) -> Value {
     })
 }
 
-/// A Service and its slice.
-pub(crate) fn service(index: usize) -> [Value; 2] {
+/// A Service.
+pub(crate) fn service(index: usize) -> Value {
+    let address = format!("10.100.{}.{}", index / 250, index % 250 + 1);
+    json!({
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": format!("service-{index}"), "namespace": "bench"},
+        "spec": {
+            "clusterIP": address,
+            "clusterIPs": [address],
+            "ports": [{"name": "http", "port": 80, "targetPort": 8080}],
+        },
+    })
+}
+
+/// Its slice.
+pub(crate) fn slice(index: usize) -> Value {
     let name = format!("service-{index}");
     let endpoints: Vec<Value> = (0..ENDPOINTS)
         .map(|n| {
@@ -48,63 +65,63 @@ pub(crate) fn service(index: usize) -> [Value; 2] {
             })
         })
         .collect();
-    let address = format!("10.100.{}.{}", index / 250, index % 250 + 1);
-    [
-        json!({
-            "apiVersion": "v1",
-            "kind": "Service",
-            "metadata": {"name": name, "namespace": "bench"},
-            "spec": {
-                "clusterIP": address,
-                "clusterIPs": [address],
-                "ports": [{"name": "http", "port": 80, "targetPort": 8080}],
-            },
-        }),
-        json!({
-            "apiVersion": "discovery.k8s.io/v1",
-            "kind": "EndpointSlice",
-            "metadata": {
-                "name": format!("{name}-a"),
-                "namespace": "bench",
-                "labels": {"kubernetes.io/service-name": name},
-            },
-            "addressType": "IPv4",
-            "ports": [{"name": "http", "port": 8080}],
-            "endpoints": endpoints,
-        }),
-    ]
+    json!({
+        "apiVersion": "discovery.k8s.io/v1",
+        "kind": "EndpointSlice",
+        "metadata": {
+            "name": format!("{name}-a"),
+            "namespace": "bench",
+            "labels": {"kubernetes.io/service-name": name},
+        },
+        "addressType": "IPv4",
+        "ports": [{"name": "http", "port": 8080}],
+        "endpoints": endpoints,
+    })
 }
+
+/// What is the same in every object: made once, because the guest that serves it is slow.
+struct Common {
+    managed: Value,
+    environment: Value,
+    volumes: Value,
+    conditions: Value,
+}
+
+static COMMON: LazyLock<Common> = LazyLock::new(|| {
+    let managed = (0..3).map(|n| {
+        json!({
+            "apiVersion": "v1", "fieldsType": "FieldsV1", "manager": format!("manager-{n}"), "operation": "Update",
+            "time": "2026-01-01T00:00:00Z",
+            "fieldsV1": {"f:metadata": {"f:labels": {".": {}, "f:app": {}}}, "f:spec": {"f:ports": {}, "f:type": {}}},
+        })
+    });
+    let environment = (0..40)
+        .map(|n| json!({"name": format!("SETTING_{n}"), "value": "a value of a length that values tend to have"}));
+    let volumes = (0..10).map(|n| json!({"name": format!("volume-{n}"), "configMap": {"name": "config"}}));
+    Common {
+        managed: managed.collect(),
+        environment: environment.collect(),
+        volumes: volumes.collect(),
+        conditions: json!([
+            {"type": "Ready", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z"},
+            {"type": "Initialized", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z"},
+        ]),
+    }
+});
 
 /// Adds what an API server keeps beside: identity, field managers of a Deployment's object, and for pods the volumes,
 /// environment and conditions that make them the largest objects on the wire (some 8 KiB here).
 pub(crate) fn as_served(mut object: Value, index: usize) -> Value {
-    let managed: Vec<Value> = (0..3)
-        .map(|n| {
-            json!({
-                "apiVersion": "v1", "fieldsType": "FieldsV1", "manager": format!("manager-{n}"), "operation": "Update",
-                "time": "2026-01-01T00:00:00Z",
-                "fieldsV1": {"f:metadata": {"f:labels": {".": {}, "f:app": {}}}, "f:spec": {"f:ports": {}, "f:type": {}}},
-            })
-        })
-        .collect();
     let is_pod = object["kind"] == "Pod";
     let metadata = &mut object["metadata"];
     metadata["uid"] = json!(format!("00000000-0000-4000-8000-{index:012}"));
     metadata["resourceVersion"] = json!((index + 1).to_string());
     metadata["creationTimestamp"] = json!("2026-01-01T00:00:00Z");
-    metadata["managedFields"] = json!(managed);
+    metadata["managedFields"] = COMMON.managed.clone();
     if is_pod {
-        let environment: Vec<Value> = (0..40)
-            .map(|n| json!({"name": format!("SETTING_{n}"), "value": "a value of a length that values tend to have"}))
-            .collect();
-        let volumes: Vec<Value> =
-            (0..10).map(|n| json!({"name": format!("volume-{n}"), "configMap": {"name": "config"}})).collect();
-        object["spec"]["containers"][0]["env"] = json!(environment);
-        object["spec"]["volumes"] = json!(volumes);
-        object["status"]["conditions"] = json!([
-            {"type": "Ready", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z"},
-            {"type": "Initialized", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z"},
-        ]);
+        object["spec"]["containers"][0]["env"] = COMMON.environment.clone();
+        object["spec"]["volumes"] = COMMON.volumes.clone();
+        object["status"]["conditions"] = COMMON.conditions.clone();
     }
     object
 }

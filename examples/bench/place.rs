@@ -1,7 +1,7 @@
 //! Where measurements take place: a network namespace that nobody used before.
 
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use ferrovia::testing::lab::{Namespace, report};
@@ -22,12 +22,47 @@ pub(crate) fn fresh<T: Send>(measure: impl FnOnce() -> Result<T> + Send) -> Resu
     // The kernel's rate estimators work beside the measurement and disturb it; and in 6.12 their first calibration can
     // run off the end of its table when a thousand real servers appear meanwhile (oops in ip_vs_estimation_kthread).
     namespace.set_sysctls(&[("net/ipv4/vs/run_estimation", "0")])?;
+    settle()?;
     let result = namespace.run(measure);
     drop(namespaces);
     if let Err(error) = Namespace::delete(&names) {
         report(&format!("bench: {error:#}"));
     }
     result
+}
+
+/// How long the machine is looked at to tell whether it is quiet.
+const WINDOW: Duration = Duration::from_millis(200);
+/// Processor time that may be in use then, in parts of a hundred.
+const QUIET: u64 = 15;
+/// How long to wait for that; a kernel that counts connections of 60,000 servers every two seconds never is all quiet.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Waits until nobody else uses the processor: the kernel takes a namespace apart long after it has been deleted.
+///
+/// # Errors
+/// Where the kernel does not tell how busy it is.
+pub(crate) fn settle() -> Result<()> {
+    let start = Instant::now();
+    let mut before = ticks()?;
+    loop {
+        std::thread::sleep(WINDOW);
+        let now = ticks()?;
+        let (idle, all) = (now.0 - before.0, (now.1 - before.1).max(1));
+        if 100 - (idle * 100 / all).min(100) <= QUIET || start.elapsed() > PATIENCE {
+            return Ok(());
+        }
+        before = now;
+    }
+}
+
+/// Idle time and all time of all processors since boot, in the kernel's ticks.
+fn ticks() -> Result<(u64, u64)> {
+    let text = std::fs::read_to_string("/proc/stat").context("read how busy the processors are")?;
+    let line = text.lines().next().unwrap_or_default();
+    let numbers: Vec<u64> = line.split_whitespace().skip(1).filter_map(|word| word.parse().ok()).collect();
+    let idle = numbers.get(3).context("no idle time in /proc/stat")?;
+    Ok((*idle, numbers.iter().sum()))
 }
 
 /// Processor time the calling thread has had.
