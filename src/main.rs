@@ -46,7 +46,9 @@ fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
     anyhow::ensure!(rustix::process::geteuid().is_root(), "must run as root: it changes the node's network");
     let config = Config::new(flags, Purpose::Daemon)?;
     let filter = std::env::var("RUST_LOG").ok();
-    log::init(&LogOptions { json: config.log_json, verbosity: config.verbosity, filter })?;
+    // A dry run prints what it would do; a log that says it was done would be wrong.
+    let verbosity = if config.dry_run { config.verbosity.saturating_sub(1) } else { config.verbosity };
+    log::init(&LogOptions { json: config.log_json, verbosity, filter })?;
     app::run(config)
 }
 

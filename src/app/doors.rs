@@ -4,7 +4,7 @@ use anyhow::Context;
 
 use crate::kernel::conntrack::client::ConntrackClient;
 use crate::kernel::ipvs::client::IpvsClient;
-use crate::kernel::modules::Modules;
+use crate::kernel::modules::{ModuleError, Modules};
 use crate::kernel::nft::NftClient;
 use crate::kernel::rtnl::RtnlClient;
 use crate::kernel::sysctl::ProcSys;
@@ -39,8 +39,15 @@ pub(super) fn open() -> anyhow::Result<ProxyKernel> {
 /// of reach while the kernel has everything built in, or loads it by itself.
 fn load_modules() -> Vec<String> {
     let modules = Modules::of_this_kernel();
-    let failed = MODULES.iter().filter_map(|module| modules.load(module).err());
-    let reasons: Vec<String> = failed.map(|error| error.to_string()).collect();
+    let mut reasons = Vec::new();
+    for module in MODULES {
+        let Err(error) = modules.load(module) else { continue };
+        reasons.push(error.to_string());
+        if matches!(error, ModuleError::NoList { .. }) {
+            // The same for all the others.
+            break;
+        }
+    }
     for reason in &reasons {
         tracing::info!(reason, "could not load a kernel module, which the kernel may have built in or load by itself");
     }

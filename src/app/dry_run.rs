@@ -124,7 +124,7 @@ impl<D: Rtnl> Rtnl for Dry<D> {
 
     fn apply(&mut self, ops: &[rtnl::Op]) -> Vec<Result<(), Error>> {
         for op in ops {
-            self.journal.note(op.to_string());
+            self.journal.note(by_name(op, self.made.as_ref()));
             if let rtnl::Op::AddDummy { name } = op {
                 self.made = Some(made(name));
             }
@@ -164,6 +164,12 @@ impl<D: Sysctl> Sysctl for Dry<D> {
         self.set.insert(key.to_owned(), value.to_owned());
         Ok(())
     }
+}
+
+/// The command, with the name of the link that was not made in place of its index.
+fn by_name(op: &rtnl::Op, made: Option<&Link>) -> String {
+    let Some(link) = made else { return op.to_string() };
+    op.to_string().replace(&format!("if{}", link.index), &link.name)
 }
 
 /// The dummy link that was not made: its index is one that no kernel gives.

@@ -17,7 +17,7 @@ use tracing_subscriber::registry::LookupSpan;
 pub struct LogOptions {
     /// JSON, not text.
     pub json: bool,
-    /// `-v`: 0 and 1 tell state changes (1 those of libraries, too), 2 adds a line for each pass, 3 each operation.
+    /// `-v`: less than 0 tells only what is wrong, 0 and 1 tell state changes (1 those of libraries, too), 2 adds a line for each pass, 3 each operation.
     pub verbosity: i32,
     /// `RUST_LOG`, which overrides the verbosity (`warn,ferrovia::proxy=trace`).
     pub filter: Option<String>,
@@ -58,6 +58,8 @@ where
 {
     let filter = filter(options)?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).with_ansi(false);
+    // Told to standard error otherwise, which panics where that is what cannot be written.
+    let builder = builder.log_internal_errors(false);
     Ok(if options.json {
         Box::new(builder.json().flatten_event(true).with_current_span(false).finish())
     } else {
@@ -73,7 +75,8 @@ fn filter(options: &LogOptions) -> Result<EnvFilter, LogError> {
     }
     let directives = match options.verbosity {
         // Libraries warn of every reconnection; our own line for it says more.
-        i32::MIN..=0 => "warn,kube_runtime=error,kube_client=error,ferrovia=info",
+        i32::MIN..=-1 => "warn,kube_runtime=error,kube_client=error",
+        0 => "warn,kube_runtime=error,kube_client=error,ferrovia=info",
         1 => "info",
         2 => "info,ferrovia=debug",
         3.. => "info,ferrovia=trace",

@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Result, ensure};
 use ferrovia::net::{Family, Protocol};
-use ferrovia::testing::lab::{Lab, Namespace, Node, Options, ServiceSpec, wait};
+use ferrovia::testing::lab::daemon::run_once;
+use ferrovia::testing::lab::{Daemon, Lab, Namespace, Node, Options, ServiceSpec, wait};
 
 use super::{SOON, with_daemons};
 
@@ -164,6 +165,31 @@ fn ipv6_and_every_protocol_are_listed() {
                 ("UDP  [fd00:96::10]:53 rr\n", &[&udp6]),
             ]),
         )?;
-        binds(&lab.node(1)?.ns, &["10.96.0.10", "198.51.101.10", "2001:db8:64::10", "fd00:96::10"])
+        binds(&lab.node(1)?.ns, &["10.96.0.10", "198.51.101.10", "2001:db8:64::10", "fd00:96::10"])?;
+        replays(lab, lab.node(1)?)
     });
+}
+
+/// What a daemon decides from, taken along and rendered, says what its node has.
+fn replays(lab: &Lab, node: &Node) -> Result<()> {
+    let flags = Daemon::flags(&node.name, lab.manifests().path(), lab.directory());
+    let with = |prefixes: &[&str]| {
+        flags.iter().filter(|flag| prefixes.iter().any(|prefix| flag.starts_with(prefix))).cloned().collect::<Vec<_>>()
+    };
+    let ask = [vec!["snapshot".to_owned()], with(&["--admin-socket="])].concat();
+    let (status, snapshot) = run_once(&node.ns, &ask)?;
+    ensure!(status.success(), "{snapshot}");
+    let file = lab.directory().join("snapshot.json");
+    std::fs::write(&file, snapshot)?;
+    let render = vec!["render".to_owned(), format!("--snapshot={}", file.display()), "--output=json".to_owned()];
+    let decides = with(&["--enable-ipv6=", "--service-cluster-", "--service-external-", "--loadbalancer-ip-"]);
+    let (status, text) = run_once(&node.ns, &[render, decides].concat())?;
+    ensure!(status.success(), "{text}");
+    let rendered: serde_json::Value = serde_json::from_str(&text)?;
+    let lines = rendered["ipvs"].as_array().into_iter().flatten().filter_map(|line| line.as_str());
+    let rendered: BTreeSet<&str> = lines.collect();
+    let saved = node.ns.command("ipvsadm -Sn")?;
+    let saved: BTreeSet<&str> = saved.lines().map(str::trim_end).collect();
+    ensure!(rendered == saved, "rendered\n{rendered:#?}\nthe node has\n{saved:#?}");
+    Ok(())
 }
