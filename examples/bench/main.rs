@@ -46,10 +46,10 @@ type Scenario = fn(usize) -> Result<Vec<Row>>;
 const SCENARIOS: &[(&str, Scenario)] = &[
     ("start", scenarios::cold_start_and_restart),
     ("change", scenarios::one_change),
-    ("mh", scenarios::hashed_service),
     ("sustained", sustained::changes_per_second),
     ("memory-api", memory::from_an_api_server),
     ("memory-folder", memory::from_a_folder),
+    ("mh", scenarios::hashed_service),
 ];
 /// What can be measured anywhere.
 const NATIVE: &[(&str, Scenario)] = &[("processor", native::one_change), ("memory", memory::of_a_stand_in)];

@@ -110,7 +110,7 @@ static COMMON: LazyLock<Common> = LazyLock::new(|| {
 });
 
 /// Adds what an API server keeps beside: identity, field managers of a Deployment's object, and for pods the volumes,
-/// environment and conditions that make them the largest objects on the wire (some 8 KiB here).
+/// environment and conditions that make them the largest objects on the wire (some 5 KiB here).
 pub(crate) fn as_served(mut object: Value, index: usize) -> Value {
     let is_pod = object["kind"] == "Pod";
     let metadata = &mut object["metadata"];

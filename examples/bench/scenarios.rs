@@ -242,7 +242,7 @@ pub(crate) fn hashed_service(repetitions: usize) -> Result<Vec<Row>> {
     let snapshot = world.snapshot();
     let kind = floor::family_number()?;
     let (mut took, mut floor_took, mut naive) = (Samples::default(), Samples::default(), Samples::default());
-    let mut n_ops = 0;
+    let (mut n_ops, mut last) = (0, Vec::new());
     for _ in 0..repetitions {
         let seen = fresh(|| {
             let (mut room, clock) = room(true)?;
@@ -252,11 +252,13 @@ pub(crate) fn hashed_service(repetitions: usize) -> Result<Vec<Row>> {
         n_ops = seen.ops.len();
         took.push(seen.took);
         let (quick, slow) = orders(&seen.ops);
-        for (ops, samples) in [(quick, &mut floor_took), (slow, &mut naive)] {
-            let prepared = floor::changes(kind, &ops)?;
-            samples.push(fresh(|| Floor::open()?.run(&prepared))?);
-        }
+        let prepared = floor::changes(kind, &quick)?;
+        floor_took.push(fresh(|| Floor::open()?.run(&prepared))?);
+        last = slow;
     }
+    // Once is enough: a thousand tables built and thrown away within a second have brought a 6.12 kernel down.
+    let prepared = floor::changes(kind, &last)?;
+    naive.push(fresh(|| Floor::open()?.run(&prepared))?);
     Ok(vec![
         Row::ratio(
             &format!("mh Service with {MANY} endpoints, first load: IPVS part ({n_ops} messages)"),
@@ -264,7 +266,7 @@ pub(crate) fn hashed_service(repetitions: usize) -> Result<Vec<Row>> {
             ("the floor, rr first and mh last", &floor_took),
             Some(1.5),
         ),
-        Row::ratio("… against mh from the start", &took, ("the floor in naive order", &naive), Some(0.5)),
+        Row::ratio("… against mh from the start", &took, ("the floor in naive order, once", &naive), Some(0.5)),
     ])
 }
 
