@@ -1,4 +1,4 @@
-//! The words every floor shares: address family, layer-4 protocol, prefix.
+//! The words every floor shares: address family, layer-4 protocol, prefix, AS number.
 //!
 //! Nothing here knows Kubernetes or netlink; every other part may use it.
 
@@ -83,6 +83,16 @@ impl fmt::Display for Protocol {
             Protocol::Udp => "udp",
             Protocol::Sctp => "sctp",
         })
+    }
+}
+
+/// A BGP autonomous system number (RFC 6793).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Asn(pub u32);
+
+impl fmt::Display for Asn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
     }
 }
 

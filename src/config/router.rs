@@ -11,10 +11,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use super::check::Check;
 use crate::cli::Flags;
 use crate::cli::value::Secret;
-
-/// A BGP autonomous system number (RFC 6793).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Asn(pub u32);
+pub use crate::net::Asn;
 
 /// The router's settings.
 #[derive(Clone, Debug, PartialEq, Eq)]

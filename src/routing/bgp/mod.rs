@@ -1,0 +1,6 @@
+//! The BGP speaker. Everything but sessions, listener and driver is pure: bytes and values in, values out, time comes
+//! in as a duration, so the whole protocol can be tested without a socket.
+//!
+//! Uses only [`crate::net`], so that it can become a crate of its own.
+
+pub mod types;

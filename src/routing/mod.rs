@@ -1,0 +1,6 @@
+//! Room 3: BGP and the kernel's routes.
+//!
+//! Promises: announces what this node serves once it forwards, and installs what peers announce.
+//! Must not know: Kubernetes types, the other rooms.
+
+pub mod bgp;
