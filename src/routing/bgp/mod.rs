@@ -3,4 +3,6 @@
 //!
 //! Uses only [`crate::net`], so that it can become a crate of its own.
 
+pub mod negotiate;
 pub mod types;
+pub mod wire;
