@@ -3,4 +3,6 @@
 //!
 //! Uses only [`crate::net`], so that it can become a crate of its own.
 
+pub mod decision;
+pub mod rib;
 pub mod types;
