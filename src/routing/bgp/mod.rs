@@ -3,8 +3,10 @@
 //!
 //! Uses only [`crate::net`], so that it can become a crate of its own.
 
+pub mod decision;
 pub mod fsm;
 pub mod negotiate;
+pub mod rib;
 pub mod sockopt;
 pub mod types;
 pub mod wire;

@@ -1,0 +1,477 @@
+//! The routing tables of the speaker (RFC 4271 3.2): every peer's Adj-RIB-In and the Loc-RIB in one, as paths that
+//! lie with their prefix in order of preference.
+//!
+//! Promises: results do not depend on the order in which routes came; [`Changes`] names every prefix whose used paths
+//! are no longer the same. One owner, no locks. Must not know sessions, encoding, or policy.
+
+mod attributes;
+mod destination;
+mod stale;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use self::attributes::{FastMap, Pool, trim};
+use self::destination::{Judge, Paths};
+use self::stale::Standing;
+pub use super::decision::{PeerInfo, Reason, Settings};
+use super::types::{Attributes, Nlri, PeerId, family_of};
+use crate::net::{Asn, Family, Prefix};
+
+/// Who we are, as far as loops and preference need it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RibSettings {
+    /// Our AS.
+    pub asn: Asn,
+    /// Our identifier.
+    pub router_id: Ipv4Addr,
+    /// Our cluster as route reflector (RFC 4456).
+    pub cluster_id: Ipv4Addr,
+    /// How to choose.
+    pub decision: Settings,
+}
+
+/// Why a path is kept but never used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Filtered {
+    /// Our AS is on its AS_PATH.
+    AsLoop,
+    /// We are its originator (RFC 4456).
+    OriginatorLoop,
+    /// It has been through our cluster (RFC 4456).
+    ClusterLoop,
+    /// Import policy rejected it.
+    Policy,
+}
+
+impl fmt::Display for Filtered {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Filtered::AsLoop => "own AS on AS_PATH",
+            Filtered::OriginatorLoop => "own ORIGINATOR_ID",
+            Filtered::ClusterLoop => "own cluster on CLUSTER_LIST",
+            Filtered::Policy => "rejected by import policy",
+        })
+    }
+}
+
+/// One path to a prefix.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Path {
+    /// Whom it came from; [`PeerId::LOCAL`] for our own.
+    pub peer: PeerId,
+    /// The path identifier it came with.
+    pub remote_id: u32,
+    /// Our path identifier for it, unique within the prefix, for sending with ADD-PATH.
+    pub local_id: u32,
+    /// Attributes after import policy.
+    pub attributes: Arc<Attributes>,
+    /// When it came or changed last, since daemon start.
+    pub learned: Duration,
+    /// Why it is not used, where it never can be.
+    pub filtered: Option<Filtered>,
+    /// It is the best path, or used beside it.
+    leads: bool,
+    /// The peer's epoch it was last heard in; older than the peer's own: stale.
+    epoch: u32,
+    /// Attributes as received, where import policy changed them.
+    original: Option<Arc<Attributes>>,
+}
+
+impl Path {
+    /// The attributes before import policy.
+    pub fn received(&self) -> &Arc<Attributes> {
+        self.original.as_ref().unwrap_or(&self.attributes)
+    }
+
+    /// Whether it is in use: the best path or, with multipath, one of the best.
+    pub fn in_use(&self) -> bool {
+        self.leads
+    }
+}
+
+/// What import policy made of received attributes.
+#[derive(Clone, Debug)]
+pub struct Offer {
+    /// As received.
+    pub received: Arc<Attributes>,
+    /// As accepted; `None` if rejected.
+    pub accepted: Option<Arc<Attributes>>,
+}
+
+impl From<Arc<Attributes>> for Offer {
+    /// Accepted as it came.
+    fn from(received: Arc<Attributes>) -> Offer {
+        Offer { accepted: Some(received.clone()), received }
+    }
+}
+
+/// Routes of one peer in one family.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// All it sent.
+    pub received: u32,
+    /// Those that may be used.
+    pub accepted: u32,
+    /// Those kept from before a restart of the peer.
+    pub stale: u32,
+}
+
+/// One changed prefix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Change {
+    /// The prefix.
+    pub prefix: Prefix,
+    /// The best path or the multipath set is another; else only paths that are not used changed, which matters where
+    /// ADD-PATH sends them all.
+    pub best: bool,
+}
+
+/// The prefixes that a series of calls changed.
+#[derive(Clone, Debug, Default)]
+pub struct Changes(Vec<Change>);
+
+impl Changes {
+    /// Whether nothing changed.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Takes all, each prefix once, in order.
+    pub fn take(&mut self) -> Vec<Change> {
+        let mut all = std::mem::take(&mut self.0);
+        all.sort_unstable_by(|a, b| a.prefix.cmp(&b.prefix).then(b.best.cmp(&a.best)));
+        all.dedup_by_key(|change| change.prefix);
+        all
+    }
+
+    fn note(&mut self, prefix: Prefix, best: bool) {
+        match self.0.last_mut() {
+            Some(last) if last.prefix == prefix => last.best |= best,
+            _ => self.0.push(Change { prefix, best }),
+        }
+    }
+}
+
+type Table = FastMap<Prefix, Paths>;
+
+/// All routes.
+#[derive(Debug)]
+pub struct Rib {
+    own: RibSettings,
+    judge: Judge,
+    v4: Table,
+    v6: Table,
+    pool: Pool,
+    standings: BTreeMap<(PeerId, Family), Standing>,
+}
+
+impl Rib {
+    /// An empty one.
+    pub fn new(own: RibSettings) -> Rib {
+        Rib {
+            own,
+            judge: Judge { settings: own.decision, peers: BTreeMap::new(), unreachable: BTreeSet::new() },
+            v4: Table::default(),
+            v6: Table::default(),
+            pool: Pool::default(),
+            standings: BTreeMap::new(),
+        }
+    }
+
+    /// A session with this peer is up. What is kept of it from before its restart stays.
+    pub fn add_peer(&mut self, peer: PeerId, info: PeerInfo, changes: &mut Changes) {
+        let before = self.judge.peers.insert(peer, info);
+        if before.is_some_and(|before| before != info) {
+            for family in Family::ALL {
+                self.walk(family, changes, |path| path.peer == peer, |_, _, _| true);
+            }
+        }
+    }
+
+    /// What the RIB knows of a peer.
+    pub fn peer(&self, peer: PeerId) -> Option<&PeerInfo> {
+        self.judge.peers.get(&peer)
+    }
+
+    /// The one shared value of these attributes.
+    pub fn intern(&self, attributes: Attributes) -> Arc<Attributes> {
+        self.pool.share(attributes)
+    }
+
+    /// How many different attribute sets the paths have.
+    pub fn attribute_sets(&self) -> usize {
+        self.pool.len()
+    }
+
+    /// Routes that a peer sent. Those of a peer never added are ignored.
+    pub fn announce(
+        &mut self,
+        peer: PeerId,
+        offer: impl Into<Offer>,
+        nlri: &[Nlri],
+        now: Duration,
+        changes: &mut Changes,
+    ) {
+        if self.judge.peers.contains_key(&peer) {
+            let offer = offer.into();
+            let filtered = self.loops(&offer.received);
+            self.put_all(peer, offer, filtered, nlri, now, changes);
+        }
+    }
+
+    /// Routes that a peer took back.
+    pub fn withdraw(&mut self, peer: PeerId, nlri: &[Nlri], changes: &mut Changes) {
+        for nlri in nlri {
+            self.remove(peer, *nlri, changes);
+        }
+        trim(&mut self.v4);
+        trim(&mut self.v6);
+        self.pool.trim();
+    }
+
+    /// A route that starts here.
+    pub fn originate(&mut self, prefix: Prefix, attributes: Arc<Attributes>, now: Duration, changes: &mut Changes) {
+        self.put_all(PeerId::LOCAL, attributes.into(), None, &[Nlri::new(prefix)], now, changes);
+    }
+
+    /// Takes back a route that started here.
+    pub fn withdraw_local(&mut self, prefix: Prefix, changes: &mut Changes) {
+        self.withdraw(PeerId::LOCAL, &[Nlri::new(prefix)], changes);
+    }
+
+    /// Import policy is another: `policy` says for every route of the peer what is accepted now.
+    pub fn reimport(
+        &mut self,
+        peer: PeerId,
+        changes: &mut Changes,
+        mut policy: impl FnMut(&Nlri, &Arc<Attributes>) -> Option<Arc<Attributes>>,
+    ) {
+        let own = self.own;
+        for family in Family::ALL {
+            let epoch = self.standings.get(&(peer, family)).map_or(0, |standing| standing.epoch);
+            self.walk(
+                family,
+                changes,
+                |path| path.peer == peer,
+                |prefix, path, pool| {
+                    let received = path.received().clone();
+                    let accepted = policy(&Nlri { prefix, path_id: path.remote_id }, &received);
+                    let filtered = looping(&own, &received).or(accepted.is_none().then_some(Filtered::Policy));
+                    let accepted = accepted.unwrap_or_else(|| received.clone());
+                    let long_lived = path.epoch != epoch && stale::is_long_lived(&path.attributes);
+                    let accepted = if long_lived { stale::long_lived(&accepted) } else { accepted };
+                    path.filtered = filtered;
+                    path.accept(accepted, pool);
+                    true
+                },
+            );
+        }
+    }
+
+    /// Whether packets get to this next hop. Paths through one that is not reachable stay, but are not used.
+    pub fn set_next_hop_reachable(&mut self, next_hop: IpAddr, reachable: bool, changes: &mut Changes) {
+        let unreachable = &mut self.judge.unreachable;
+        let changed = if reachable { unreachable.remove(&next_hop) } else { unreachable.insert(next_hop) };
+        if changed {
+            for family in Family::ALL {
+                self.walk(family, changes, |path| path.attributes.next_hop.address == next_hop, |_, _, _| true);
+            }
+        }
+    }
+
+    /// The best path.
+    pub fn best(&self, prefix: &Prefix) -> Option<&Path> {
+        self.table(family_of(prefix)).get(prefix)?.best()
+    }
+
+    /// All paths in order of preference, those that cannot be used last.
+    pub fn paths(&self, prefix: &Prefix) -> &[Path] {
+        self.table(family_of(prefix)).get(prefix).map_or(&[], Paths::as_slice)
+    }
+
+    /// The paths in use, the best first.
+    pub fn multipath(&self, prefix: &Prefix) -> impl Iterator<Item = &Path> {
+        self.paths(prefix).iter().take_while(|path| path.leads)
+    }
+
+    /// All paths with why each is not the best; `None` for the best.
+    pub fn explain(&self, prefix: &Prefix) -> Vec<(&Path, Option<Reason>)> {
+        self.judge.explain(self.paths(prefix))
+    }
+
+    /// All prefixes in order with their paths in order of preference.
+    pub fn iterate(&self, family: Family) -> impl Iterator<Item = (Prefix, &[Path])> {
+        let mut all: Vec<(Prefix, &[Path])> =
+            self.table(family).iter().map(|(prefix, paths)| (*prefix, paths.as_slice())).collect();
+        all.sort_unstable_by_key(|(prefix, _)| *prefix);
+        all.into_iter()
+    }
+
+    /// How many prefixes there are.
+    pub fn prefixes(&self, family: Family) -> usize {
+        self.table(family).len()
+    }
+
+    fn table(&self, family: Family) -> &Table {
+        match family {
+            Family::V4 => &self.v4,
+            Family::V6 => &self.v6,
+        }
+    }
+
+    fn loops(&self, received: &Attributes) -> Option<Filtered> {
+        looping(&self.own, received)
+    }
+
+    fn put_all(
+        &mut self,
+        peer: PeerId,
+        offer: Offer,
+        filtered: Option<Filtered>,
+        nlri: &[Nlri],
+        learned: Duration,
+        changes: &mut Changes,
+    ) {
+        if nlri.is_empty() {
+            return;
+        }
+        let users = u32::try_from(nlri.len()).unwrap_or(u32::MAX);
+        let filtered = filtered.or(offer.accepted.is_none().then_some(Filtered::Policy));
+        let accepted = offer.accepted.unwrap_or_else(|| offer.received.clone());
+        let original = (accepted != offer.received).then(|| self.pool.hold(&offer.received, users));
+        let attributes = self.pool.hold(&accepted, users);
+        let template =
+            Path { peer, remote_id: 0, local_id: 0, attributes, learned, filtered, leads: false, epoch: 0, original };
+        for nlri in nlri {
+            self.put(nlri.prefix, Path { remote_id: nlri.path_id, ..template.clone() }, changes);
+        }
+    }
+
+    /// Adds or replaces one path whose attributes are held already.
+    fn put(&mut self, prefix: Prefix, mut path: Path, changes: &mut Changes) {
+        let family = family_of(&prefix);
+        let standing = self.standings.entry((path.peer, family)).or_default();
+        path.epoch = standing.epoch;
+        standing.count(&path, 1);
+        let table = if family == Family::V4 { &mut self.v4 } else { &mut self.v6 };
+        let paths = table.entry(prefix).or_default();
+        let before = paths.lead();
+        match paths.find_mut(path.peer, path.remote_id) {
+            Some(slot) => {
+                path.local_id = slot.local_id;
+                path.leads = slot.leads;
+                let same = slot.attributes == path.attributes
+                    && slot.original == path.original
+                    && slot.filtered == path.filtered;
+                if same {
+                    path.learned = slot.learned;
+                }
+                let old = std::mem::replace(slot, path);
+                standing.count(&old, -1);
+                old.release(&mut self.pool);
+                if same {
+                    return;
+                }
+            }
+            None => paths.add(path),
+        }
+        self.judge.settle(prefix, paths, &before, changes);
+    }
+
+    fn remove(&mut self, peer: PeerId, nlri: Nlri, changes: &mut Changes) {
+        let Nlri { prefix, path_id } = nlri;
+        let family = family_of(&prefix);
+        let table = if family == Family::V4 { &mut self.v4 } else { &mut self.v6 };
+        let Some(paths) = table.get_mut(&prefix) else { return };
+        if paths.find_mut(peer, path_id).is_none() {
+            return;
+        }
+        let before = paths.lead();
+        paths.retain(|path| {
+            let keep = path.peer != peer || path.remote_id != path_id;
+            if !keep {
+                self.standings.entry((peer, family)).or_default().count(path, -1);
+                path.release(&mut self.pool);
+            }
+            keep
+        });
+        self.judge.settle(prefix, paths, &before, changes);
+        if paths.is_empty() {
+            table.remove(&prefix);
+        }
+    }
+
+    /// Goes over all paths that `concerns` is true for; `act` may change one, and says whether it stays.
+    fn walk(
+        &mut self,
+        family: Family,
+        changes: &mut Changes,
+        concerns: impl Fn(&Path) -> bool,
+        mut act: impl FnMut(Prefix, &mut Path, &mut Pool) -> bool,
+    ) {
+        let Rib { judge, v4, v6, pool, standings, .. } = self;
+        let table = if family == Family::V4 { v4 } else { v6 };
+        table.retain(|prefix, paths| {
+            if !paths.as_slice().iter().any(&concerns) {
+                return true;
+            }
+            let before = paths.lead();
+            paths.retain(|path| {
+                if !concerns(path) {
+                    return true;
+                }
+                let standing = standings.entry((path.peer, family)).or_default();
+                standing.count(path, -1);
+                let keep = act(*prefix, path, pool);
+                if keep {
+                    standing.count(path, 1);
+                } else {
+                    path.release(pool);
+                }
+                keep
+            });
+            judge.settle(*prefix, paths, &before, changes);
+            !paths.is_empty()
+        });
+        trim(table);
+        pool.trim();
+    }
+}
+
+impl Path {
+    /// Gives it other attributes after import policy.
+    fn accept(&mut self, accepted: Arc<Attributes>, pool: &mut Pool) {
+        let received = self.received().clone();
+        let original = (accepted != received).then(|| pool.hold(&received, 1));
+        let attributes = pool.hold(&accepted, 1);
+        self.release(pool);
+        self.attributes = attributes;
+        self.original = original;
+    }
+
+    fn release(&self, pool: &mut Pool) {
+        pool.release(&self.attributes, 1);
+        if let Some(original) = &self.original {
+            pool.release(original, 1);
+        }
+    }
+}
+
+fn looping(own: &RibSettings, received: &Attributes) -> Option<Filtered> {
+    if received.as_path.contains(own.asn) {
+        Some(Filtered::AsLoop)
+    } else if received.originator_id == Some(own.router_id) {
+        Some(Filtered::OriginatorLoop)
+    } else if received.cluster_list.contains(&own.cluster_id) {
+        Some(Filtered::ClusterLoop)
+    } else {
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests;
