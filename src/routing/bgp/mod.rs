@@ -3,5 +3,6 @@
 //!
 //! Uses only [`crate::net`], so that it can become a crate of its own.
 
+pub mod output;
 pub mod policy;
 pub mod types;
