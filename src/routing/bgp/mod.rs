@@ -6,6 +6,8 @@
 pub mod decision;
 pub mod fsm;
 pub mod negotiate;
+pub mod output;
+pub mod policy;
 pub mod rib;
 pub mod sockopt;
 pub mod types;

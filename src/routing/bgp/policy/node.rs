@@ -1,0 +1,163 @@
+//! The policies a node has without anybody writing one: kube-router's, under kube-router's names.
+//!
+//! Export rejects all but the node's own pod CIDRs and VIPs; import takes all but the VIPs, default routes and what the
+//! operator refuses. Two differences, on purpose: IPv6 neighbours get the pod CIDRs by their own set instead of by an
+//! empty one that matched everybody, and a reflector keeps its export rules towards external peers while what other
+//! nodes sent it passes between internal ones.
+
+use std::net::IpAddr;
+
+use super::{
+    Actions, Assignment, Change, Conditions, Policy, PolicySet, PrefixRange, Prepend, RouteType, SetMatch, Statement,
+    Verdict,
+};
+use crate::net::{Family, Prefix, host_prefix};
+
+/// What the policies of a node are made from.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NodePolicy {
+    /// This node's pod CIDRs.
+    pub pod_cidrs: Vec<Prefix>,
+    /// The VIPs it announces now.
+    pub vips: Vec<IpAddr>,
+    /// All nodes' primary addresses, with this one's; empty without iBGP.
+    pub node_addresses: Vec<IpAddr>,
+    /// External peers.
+    pub external_peers: Vec<IpAddr>,
+    /// In front of the AS path towards external peers.
+    pub prepend: Option<Prepend>,
+    /// Added towards external peers.
+    pub communities: Vec<u32>,
+    /// What is refused from every peer, with all under it.
+    pub import_reject: Vec<Prefix>,
+    /// Tell external peers the pod CIDRs too.
+    pub advertise_pod_cidr: bool,
+    /// Next hop self towards external peers.
+    pub override_next_hop: bool,
+    /// This node reflects between internal peers.
+    pub reflector: bool,
+}
+
+const IMPORT: &str = "kube_router_import1";
+const EXPORT: &str = "kube_router_export1";
+const PODS: &str = "podcidrdefinedset";
+const VIPS: &str = "servicevipsdefinedset";
+const DEFAULT_ROUTE: &str = "defaultroutedefinedset";
+const REFUSED: &str = "customimportrejectdefinedset";
+const INTERNAL: &str = "iBGPpeerset";
+const EXTERNAL: &str = "externalpeerset";
+const ALL: &str = "allpeerset";
+
+/// The whole configuration made from these inputs.
+pub fn node_policies(node: &NodePolicy) -> PolicySet {
+    let mut set = PolicySet::default();
+    add_prefix_sets(&mut set, node);
+    let all: Vec<IpAddr> = node.external_peers.iter().chain(&node.node_addresses).copied().collect();
+    add_neighbor_set(&mut set, INTERNAL, &node.node_addresses);
+    add_neighbor_set(&mut set, EXTERNAL, &node.external_peers);
+    add_neighbor_set(&mut set, ALL, &all);
+    let import = [VIPS, DEFAULT_ROUTE, REFUSED]
+        .into_iter()
+        .flat_map(|prefixes| twins(&set, prefixes, ALL, &Actions::default(), Verdict::Reject))
+        .collect();
+    let export = export_statements(&set, node);
+    set.policies = vec![
+        Policy { name: IMPORT.to_owned(), statements: import },
+        Policy { name: EXPORT.to_owned(), statements: export },
+    ];
+    set.import = Assignment { policies: vec![IMPORT.to_owned()], default: Verdict::Accept };
+    set.export = Assignment { policies: vec![EXPORT.to_owned()], default: Verdict::Reject };
+    set
+}
+
+fn export_statements(set: &PolicySet, node: &NodePolicy) -> Vec<Statement> {
+    let mut statements = twins(set, PODS, INTERNAL, &Actions::default(), Verdict::Accept);
+    let mut actions = if node.override_next_hop { Actions::next_hop_own() } else { Actions::default() };
+    actions.prepend = node.prepend;
+    if !node.communities.is_empty() {
+        actions.communities = vec![Change::Add(node.communities.clone())];
+    }
+    statements.extend(twins(set, VIPS, EXTERNAL, &actions, Verdict::Accept));
+    if node.advertise_pod_cidr {
+        statements.extend(twins(set, PODS, EXTERNAL, &actions, Verdict::Accept));
+    }
+    if node.reflector {
+        let internal = [INTERNAL.to_owned(), twin(INTERNAL, Family::V6)];
+        statements.extend(internal.into_iter().filter(|name| has_neighbors(set, name)).map(|name| Statement {
+            name: format!("reflected{name}"),
+            conditions: Conditions {
+                neighbor_set: Some(SetMatch::any(name)),
+                route_type: Some(RouteType::Internal),
+                ..Conditions::default()
+            },
+            actions: Actions::default(),
+            verdict: Some(Verdict::Accept),
+        }));
+    }
+    statements
+}
+
+/// A statement for each pair of non-empty sets: routes of both families go over sessions of both.
+fn twins(set: &PolicySet, prefixes: &str, neighbors: &str, actions: &Actions, verdict: Verdict) -> Vec<Statement> {
+    let mut statements = Vec::new();
+    for neighbor_family in Family::ALL {
+        let neighbor_set = twin(neighbors, neighbor_family);
+        for prefix_family in Family::ALL {
+            let prefix_set = twin(prefixes, prefix_family);
+            let has_prefixes = set.sets.prefix.get(&prefix_set).is_some_and(|ranges| !ranges.is_empty());
+            if !has_prefixes || !has_neighbors(set, &neighbor_set) {
+                continue;
+            }
+            statements.push(Statement {
+                name: format!("{prefix_set}{neighbor_set}"),
+                conditions: Conditions {
+                    prefix_set: Some(SetMatch::any(prefix_set)),
+                    neighbor_set: Some(SetMatch::any(neighbor_set.clone())),
+                    ..Conditions::default()
+                },
+                actions: actions.clone(),
+                verdict: Some(verdict),
+            });
+        }
+    }
+    statements
+}
+
+fn add_prefix_sets(set: &mut PolicySet, node: &NodePolicy) {
+    let default_routes = ["0.0.0.0/0", "::/0"].into_iter().filter_map(|text| text.parse().ok());
+    let exact = |prefixes: Vec<Prefix>| prefixes.into_iter().map(PrefixRange::exact).collect::<Vec<_>>();
+    let sets = [
+        (PODS, exact(node.pod_cidrs.clone())),
+        (VIPS, exact(node.vips.iter().copied().map(host_prefix).collect())),
+        (DEFAULT_ROUTE, exact(default_routes.collect())),
+        (REFUSED, node.import_reject.iter().copied().map(PrefixRange::or_longer).collect()),
+    ];
+    for (name, ranges) in sets {
+        for family in Family::ALL {
+            let of_family = |range: &PrefixRange| Family::of(range.prefix.addr()) == family;
+            let ranges = ranges.iter().copied().filter(of_family).collect();
+            set.sets.prefix.insert(twin(name, family), ranges);
+        }
+    }
+}
+
+fn add_neighbor_set(set: &mut PolicySet, name: &str, addresses: &[IpAddr]) {
+    for family in Family::ALL {
+        let mut neighbors: Vec<Prefix> =
+            addresses.iter().filter(|address| Family::of(**address) == family).copied().map(host_prefix).collect();
+        neighbors.sort_unstable();
+        neighbors.dedup();
+        set.sets.neighbor.insert(twin(name, family), neighbors);
+    }
+}
+
+fn has_neighbors(set: &PolicySet, name: &str) -> bool {
+    set.sets.neighbor.get(name).is_some_and(|neighbors| !neighbors.is_empty())
+}
+
+fn twin(name: &str, family: Family) -> String {
+    match family {
+        Family::V4 => name.to_owned(),
+        Family::V6 => format!("{name}v6"),
+    }
+}
