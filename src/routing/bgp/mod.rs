@@ -9,6 +9,7 @@ pub mod negotiate;
 pub mod output;
 pub mod policy;
 pub mod rib;
+pub mod session;
 pub mod sockopt;
 pub mod types;
 pub mod wire;
