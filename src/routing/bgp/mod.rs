@@ -11,5 +11,6 @@ pub mod policy;
 pub mod rib;
 pub mod session;
 pub mod sockopt;
+pub mod tcp;
 pub mod types;
 pub mod wire;
