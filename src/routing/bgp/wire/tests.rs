@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::net::{Asn, Prefix};
 use crate::routing::bgp::types::{
-    AsPath, Attributes, NextHop, Nlri, OpenSettings, Origin, OwnRestart, PeerKind, PeerRestart, RawAttribute,
+    AsPath, Attributes, NextHop, Nlri, OpenSettings, Origin, OwnRestart, PeerKind, PeerRestart, RawAttribute, family_of,
 };
 
 fn settings() -> OpenSettings {
@@ -98,7 +98,7 @@ fn read(bytes: &[u8], session: &Negotiated) -> Update {
 
 fn sent(attributes: &Attributes, nlri: &[Nlri], session: &Negotiated) -> Result<Vec<u8>, Unsendable> {
     let mut out = Vec::new();
-    let family = crate::routing::bgp::types::family_of(&nlri[0].prefix);
+    let family = family_of(&nlri[0].prefix);
     encode_reach(attributes, family, nlri, session, &mut out).map(|()| out)
 }
 
@@ -688,7 +688,10 @@ proptest! {
         (attributes, family, nlri, session) in case(),
         changes in vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
         cut in any::<prop::sample::Index>(),
+        (internal, four_octet_as) in any::<(bool, bool)>(),
     ) {
+        let kind = if internal { PeerKind::Internal } else { PeerKind::External };
+        let session = Negotiated { kind, four_octet_as, ..session };
         let mut out = Vec::new();
         encode_reach(&attributes, family, &nlri[..nlri.len().min(20)], &session, &mut out).unwrap();
         for (place, value) in changes {
@@ -697,8 +700,13 @@ proptest! {
         }
         if let Ok(Message::Update(update)) = decode(&out, Some(&session)) {
             for reach in update.reach {
-                let _ = encode_reach(&reach.attributes, family, &reach.nlri, &session, &mut Vec::new());
                 let _ = attributes_raw(&reach.attributes, &reach.nlri[0]);
+                let family = family_of(&reach.nlri[0].prefix);
+                let mut again = Vec::new();
+                if encode_reach(&reach.attributes, family, &reach.nlri, &session, &mut again).is_ok() {
+                    let first = split(&again, session.max_message).remove(0);
+                    prop_assert_eq!(&read(&first, &session).reach[0].attributes, &reach.attributes);
+                }
             }
         }
         let body = out[HEADER..HEADER + cut.index(out.len() - HEADER)].to_vec();
