@@ -174,12 +174,8 @@ fn collision_keeps_the_connection_of_the_higher_identifier() {
             run(&mut fsm, s(0), [Event::Start, Event::Accepted, Event::Connected, open(first, session(peer))]);
             run(&mut fsm, s(0), [open(first.other(), session(peer))]);
             assert_eq!(fsm.phase(winner.other()), None, "peer {peer}, first OPEN on {first:?}");
-            run(&mut fsm, s(0), [open(winner, session(peer)), keepalive(winner)]);
-            if first == winner {
-                assert_eq!(fsm.phase(winner), None, "second OPEN on one connection is an error");
-            } else {
-                assert_eq!(fsm.established(), Some(winner));
-            }
+            run(&mut fsm, s(0), [keepalive(winner)]);
+            assert_eq!(fsm.established(), Some(winner));
         }
     }
 }
@@ -384,7 +380,7 @@ fn any_event() -> impl Strategy<Value = Event> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2000))]
+    #![proptest_config(ProptestConfig::with_cases(300))]
 
     #[test]
     fn any_events_leave_the_machine_sound(
@@ -423,7 +419,7 @@ proptest! {
                         answers += 1;
                     }
                     Action::RefuseAccepted => answers += 1,
-                    Action::Send(slot, _) => prop_assert!(sockets[slot as usize] || up == Some(slot), "sends on a closed slot"),
+                    Action::Send(slot, _) => prop_assert!(sockets[slot as usize], "sends on a closed slot"),
                     Action::Up { slot, .. } => {
                         prop_assert!(up.is_none() && sockets[slot as usize]);
                         up = Some(slot);
