@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::tests::{session, settings};
+use super::tests::{session, settings, with_restart};
 use super::*;
 
-/// Faults happen until then.
+/// For so long faults happen.
 const FAULTS: Duration = Duration::from_secs(120);
 /// Both must agree by then: a swallowed connection costs an OPEN wait of four minutes at worst.
 const END: Duration = Duration::from_secs(900);
@@ -56,8 +56,12 @@ struct Node {
 
 struct Network {
     now: Duration,
+    /// Faults happen until then.
+    faults: Duration,
+    /// Both sides speak graceful restart.
+    restart: bool,
+    last_up: Duration,
     random: Random,
-    faulty: bool,
     slow: u64,
     nodes: [Node; 2],
     tcp: Vec<Tcp>,
@@ -75,8 +79,10 @@ impl Network {
         };
         Network {
             now: Duration::ZERO,
+            faults: FAULTS,
+            restart: false,
+            last_up: Duration::ZERO,
             random: Random(seed),
-            faulty: true,
             slow,
             nodes: [node(1, false), node(2, passive)],
             tcp: vec![],
@@ -95,7 +101,7 @@ impl Network {
     }
 
     fn one_in(&mut self, limit: u64) -> bool {
-        self.faulty && self.random.below(limit) == 0
+        self.now < self.faults && self.random.below(limit) == 0
     }
 
     /// Something is on its way to an end of a connection, in order.
@@ -161,6 +167,7 @@ impl Network {
                     let tcp = self.nodes[node].slots[slot as usize];
                     assert!(self.nodes[node].up.is_none() && tcp.is_some());
                     self.nodes[node].up = tcp;
+                    self.last_up = self.now;
                 }
                 Action::Down { .. } => assert!(self.nodes[node].up.take().is_some()),
             }
@@ -189,8 +196,11 @@ impl Network {
             Arrival::Message(node, tcp, out) => {
                 let Some(slot) = self.slot_of(node, tcp) else { return };
                 let peer = if node == 0 { 2 } else { 1 };
+                let plain = session(peer);
+                let restart =
+                    Negotiated { graceful_restart: with_restart(false, false).graceful_restart, ..session(peer) };
                 let message = match out {
-                    Out::Open => Incoming::Open(Ok(session(peer))),
+                    Out::Open => Incoming::Open(Ok(if self.restart { restart } else { plain })),
                     Out::Keepalive => Incoming::Keepalive,
                     Out::Notification(notification) => Incoming::Notification(notification),
                 };
@@ -220,6 +230,12 @@ impl Network {
         self.deliver(tcp, 1, Arrival::Closed(1 - opener, tcp));
     }
 
+    /// Both are up on the same connection and hold no other.
+    fn one_session(&self) -> bool {
+        let one = |node: &Node| node.slots.iter().flatten().count() == 1;
+        self.nodes[0].up.is_some() && self.nodes[0].up == self.nodes[1].up && self.nodes.iter().all(one)
+    }
+
     fn run(&mut self) {
         for node in [0, 1] {
             self.feed(node, Event::Start, None);
@@ -233,7 +249,6 @@ impl Network {
             }
             assert!(next >= self.now, "time runs backwards");
             self.now = next;
-            self.faulty = self.now < FAULTS;
             if message == Some(next) {
                 if let Some((_, arrival)) = self.queue.pop_first() {
                     self.arrive(arrival);
@@ -257,12 +272,20 @@ proptest! {
         seed in any::<u64>(),
         slow in prop_oneof![Just(100u64), Just(20_000), Just(300_000), Just(2_000_000)],
         passive in any::<bool>(),
+        restart in any::<bool>(),
     ) {
         let mut network = Network::new(seed, slow, passive);
+        network.restart = restart;
         network.run();
-        prop_assert!(network.nodes[0].up.is_some());
-        prop_assert_eq!(network.nodes[0].up, network.nodes[1].up);
-        let open = |node: &Node| node.slots.iter().flatten().count();
-        prop_assert_eq!(network.nodes.each_ref().map(open), [1, 1]);
+        prop_assert!(network.one_session());
+    }
+
+    #[test]
+    fn two_speakers_that_connect_to_each_other_at_once_agree_soon(seed in any::<u64>()) {
+        let mut network = Network::new(seed, 20_000, false);
+        network.faults = Duration::ZERO;
+        network.run();
+        prop_assert!(network.one_session());
+        prop_assert!(network.last_up < Duration::from_secs(3), "took {:?}", network.last_up);
     }
 }

@@ -42,7 +42,7 @@ pub(super) fn session(peer: u8) -> Negotiated {
     }
 }
 
-fn with_restart(restarting: bool, notification: bool) -> Negotiated {
+pub(super) fn with_restart(restarting: bool, notification: bool) -> Negotiated {
     let restart = PeerRestart { restarting, notification, restart_time: 120, families: vec![(Family::V4, true)] };
     Negotiated { graceful_restart: Some(restart), ..session(2) }
 }
@@ -178,6 +178,37 @@ fn collision_keeps_the_connection_of_the_higher_identifier() {
             assert_eq!(fsm.established(), Some(winner));
         }
     }
+}
+
+#[test]
+fn session_that_comes_up_ends_what_is_still_beside_it() {
+    let mut fsm = fsm();
+    run(&mut fsm, s(0), [Event::Start, Event::Accepted, open(Slot::Passive, session(2))]);
+    let actions = run(&mut fsm, s(0), [Event::Connected, keepalive(Slot::Passive)]);
+    assert_eq!(actions[1..3], [said(Slot::Active, 6, 7), Action::Close(Slot::Active)]);
+    assert_eq!(fsm.established(), Some(Slot::Passive));
+    let mut fsm = self::fsm();
+    run(&mut fsm, s(0), [Event::Start, Event::Accepted, open(Slot::Passive, session(2))]);
+    let actions = run(&mut fsm, s(0), [keepalive(Slot::Passive)]);
+    assert_eq!(actions[0], Action::Close(Slot::Active), "an attempt under way ends too");
+}
+
+#[test]
+fn equal_identifiers_leave_the_collision_to_the_as_numbers() {
+    let equal = Negotiated { peer_asn: Asn(1), kind: PeerKind::External, ..session(1) };
+    let mut fsm = fsm();
+    run(&mut fsm, s(0), [Event::Start, Event::Accepted, Event::Connected, open(Slot::Passive, equal)]);
+    assert_eq!((fsm.phase(Slot::Active), fsm.phase(Slot::Passive)), (Some(Phase::OpenSent), None));
+}
+
+#[test]
+fn does_not_connect_into_a_handshake_the_peer_has_just_begun() {
+    let mut fsm = fsm();
+    run(&mut fsm, s(0), [Event::Start, Event::ConnectFailed]);
+    assert_eq!(fsm.deadline(), Some(s(1)));
+    run(&mut fsm, s(0), [Event::Accepted]);
+    assert_eq!(run(&mut fsm, s(1), [Event::Tick]), []);
+    assert_eq!(run(&mut fsm, s(5), [Event::Tick]), [Action::Connect], "but one that hangs does not hold it up");
 }
 
 #[test]
