@@ -42,7 +42,7 @@ pub(super) fn session(peer: u8) -> Negotiated {
     }
 }
 
-fn with_restart(restarting: bool, notification: bool) -> Negotiated {
+pub(super) fn with_restart(restarting: bool, notification: bool) -> Negotiated {
     let restart = PeerRestart { restarting, notification, restart_time: 120, families: vec![(Family::V4, true)] };
     Negotiated { graceful_restart: Some(restart), ..session(2) }
 }
@@ -174,14 +174,41 @@ fn collision_keeps_the_connection_of_the_higher_identifier() {
             run(&mut fsm, s(0), [Event::Start, Event::Accepted, Event::Connected, open(first, session(peer))]);
             run(&mut fsm, s(0), [open(first.other(), session(peer))]);
             assert_eq!(fsm.phase(winner.other()), None, "peer {peer}, first OPEN on {first:?}");
-            run(&mut fsm, s(0), [open(winner, session(peer)), keepalive(winner)]);
-            if first == winner {
-                assert_eq!(fsm.phase(winner), None, "second OPEN on one connection is an error");
-            } else {
-                assert_eq!(fsm.established(), Some(winner));
-            }
+            run(&mut fsm, s(0), [keepalive(winner)]);
+            assert_eq!(fsm.established(), Some(winner));
         }
     }
+}
+
+#[test]
+fn session_that_comes_up_ends_what_is_still_beside_it() {
+    let mut fsm = fsm();
+    run(&mut fsm, s(0), [Event::Start, Event::Accepted, open(Slot::Passive, session(2))]);
+    let actions = run(&mut fsm, s(0), [Event::Connected, keepalive(Slot::Passive)]);
+    assert_eq!(actions[1..3], [said(Slot::Active, 6, 7), Action::Close(Slot::Active)]);
+    assert_eq!(fsm.established(), Some(Slot::Passive));
+    let mut fsm = self::fsm();
+    run(&mut fsm, s(0), [Event::Start, Event::Accepted, open(Slot::Passive, session(2))]);
+    let actions = run(&mut fsm, s(0), [keepalive(Slot::Passive)]);
+    assert_eq!(actions[0], Action::Close(Slot::Active), "an attempt under way ends too");
+}
+
+#[test]
+fn equal_identifiers_leave_the_collision_to_the_as_numbers() {
+    let equal = Negotiated { peer_asn: Asn(1), kind: PeerKind::External, ..session(1) };
+    let mut fsm = fsm();
+    run(&mut fsm, s(0), [Event::Start, Event::Accepted, Event::Connected, open(Slot::Passive, equal)]);
+    assert_eq!((fsm.phase(Slot::Active), fsm.phase(Slot::Passive)), (Some(Phase::OpenSent), None));
+}
+
+#[test]
+fn does_not_connect_into_a_handshake_the_peer_has_just_begun() {
+    let mut fsm = fsm();
+    run(&mut fsm, s(0), [Event::Start, Event::ConnectFailed]);
+    assert_eq!(fsm.deadline(), Some(s(1)));
+    run(&mut fsm, s(0), [Event::Accepted]);
+    assert_eq!(run(&mut fsm, s(1), [Event::Tick]), []);
+    assert_eq!(run(&mut fsm, s(5), [Event::Tick]), [Action::Connect], "but one that hangs does not hold it up");
 }
 
 #[test]
@@ -384,7 +411,7 @@ fn any_event() -> impl Strategy<Value = Event> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2000))]
+    #![proptest_config(ProptestConfig::with_cases(300))]
 
     #[test]
     fn any_events_leave_the_machine_sound(
@@ -423,7 +450,7 @@ proptest! {
                         answers += 1;
                     }
                     Action::RefuseAccepted => answers += 1,
-                    Action::Send(slot, _) => prop_assert!(sockets[slot as usize] || up == Some(slot), "sends on a closed slot"),
+                    Action::Send(slot, _) => prop_assert!(sockets[slot as usize], "sends on a closed slot"),
                     Action::Up { slot, .. } => {
                         prop_assert!(up.is_none() && sockets[slot as usize]);
                         up = Some(slot);
