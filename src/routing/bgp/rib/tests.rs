@@ -350,6 +350,9 @@ struct Simple {
 
 type Key = (u8, u32, u32);
 
+/// Peers and path ids of what is used, and the best with its attributes.
+type Outcome = (Vec<(u32, u32)>, (u32, u32, Attributes));
+
 /// All live paths, and the decision as RFC 4271 tells it: by throwing out.
 #[derive(Default)]
 struct Model {
@@ -402,8 +405,8 @@ impl Model {
         peer == 0 || path.usable && !down
     }
 
-    /// The best path of a prefix and what is equal to it up to the router id, as (peer, path id, attributes).
-    fn best(&self, at: u8) -> Option<(Vec<(u32, u32)>, (u32, u32, Attributes))> {
+    /// The best path of a prefix and what is equal to it up to the router id.
+    fn best(&self, at: u8) -> Option<Outcome> {
         fn least<K: Ord + Copy>(all: &mut Vec<(Key, &Simple)>, key: impl Fn(&Key, &Simple) -> K) {
             let low = all.iter().map(|(k, path)| key(k, path)).min();
             all.retain(|(k, path)| Some(key(k, path)) == low);
