@@ -71,11 +71,7 @@ pub struct Target {
 impl Target {
     /// The peer as policies see it.
     pub fn view(&self) -> PeerView {
-        PeerView {
-            address: self.address,
-            local_v4: self.local_v4.map(IpAddr::V4),
-            local_v6: self.local_v6.map(|next_hop| next_hop.address),
-        }
+        PeerView { address: self.address, local_v4: self.local_v4.map(IpAddr::V4), local_v6: self.local_v6 }
     }
 }
 

@@ -169,6 +169,19 @@ fn takes_a_next_hop_of_the_routes_family() {
     assert_eq!(next_hop(&v6, &to), None);
 }
 
+#[test]
+fn the_link_local_half_of_a_next_hop_stays_on_its_link() {
+    let nlri = route("2001:db8:1::/64");
+    let mut offered = path("2001:db8::7", &[]);
+    offered.next_hop.link_local = Some("fe80::7".parse().unwrap());
+    let far = target(2, PeerKind::Internal);
+    let near = Target { shared: vec!["2001:db8::/64".parse().unwrap()], ..far.clone() };
+    let from = source(1, RouteType::External, false);
+    let link_local = |to: &Target| told(&nlri, &offered, &from, to).unwrap().next_hop.link_local;
+    assert_eq!(link_local(&far), None);
+    assert_eq!(link_local(&near), offered.next_hop.link_local);
+}
+
 /// What a peer holds after what it was told; refuses withdrawals of what it does not hold.
 #[derive(Debug, Default)]
 struct Peer {

@@ -23,7 +23,11 @@ fn attributes() -> Attributes {
 }
 
 fn view(peer: &str) -> PeerView {
-    PeerView { address: address(peer), local_v4: Some(address("10.0.0.1")), local_v6: Some(address("2001:db8::1")) }
+    PeerView {
+        address: address(peer),
+        local_v4: Some(address("10.0.0.1")),
+        local_v6: Some(address("2001:db8::1").into()),
+    }
 }
 
 /// A policy set of these statements on export, rejecting the rest.
