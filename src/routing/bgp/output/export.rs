@@ -71,11 +71,7 @@ pub struct Target {
 impl Target {
     /// The peer as policies see it.
     pub fn view(&self) -> PeerView {
-        PeerView {
-            address: self.address,
-            local_v4: self.local_v4.map(IpAddr::V4),
-            local_v6: self.local_v6.map(|next_hop| next_hop.address),
-        }
+        PeerView { address: self.address, local_v4: self.local_v4.map(IpAddr::V4), local_v6: self.local_v6 }
     }
 }
 
@@ -92,9 +88,12 @@ pub fn export(
 }
 
 /// The part of [`export`] that peers of one group answer differently: whether the path would come back to whom it came
-/// from.
+/// from, or send the peer's packets to itself.
 pub fn may_send(path: &Attributes, from: &Source, to: &Target) -> bool {
     if from.peer == to.peer && from.peer != PeerId::LOCAL {
+        return false;
+    }
+    if from.route_type == RouteType::Local && path.next_hop.address == to.address {
         return false;
     }
     match to.kind {
@@ -138,7 +137,7 @@ pub fn rewrite(
             }
         }
     }
-    let decided = policy.evaluate(&nlri.prefix, from.route_type, &route, path.next_hop)?;
+    let decided = policy.evaluate(&nlri.prefix, from.route_type, &route, carried(path.next_hop, to))?;
     let mut route = decided.into_owned();
     // A policy may have added what stops a route, or what an external peer must not see.
     if stopped_by_community(&route, to.kind) || !fits(family, route.next_hop, to) {
@@ -175,9 +174,8 @@ fn next_hop(family: Family, received: NextHop, from: &Source, to: &Target) -> Op
         // What starts here names its next hop itself.
         PeerKind::External => !unknown && (local || third_party(received, to)),
     };
-    let is_peers_own = local && received.address == to.address;
-    if keep && !is_peers_own && fits(family, received, to) {
-        return Some(received);
+    if keep && fits(family, received, to) {
+        return Some(carried(received, to));
     }
     if to.kind == PeerKind::Internal && from.route_type == RouteType::Internal {
         return None;
@@ -187,6 +185,11 @@ fn next_hop(family: Family, received: NextHop, from: &Source, to: &Target) -> Op
         Family::V4 => v4.or(to.local_v6.filter(|_| to.extended_next_hop)),
         Family::V6 => to.local_v6,
     }
+}
+
+/// A next hop passed on: its link-local half means nothing off its link (RFC 2545 3).
+fn carried(next_hop: NextHop, to: &Target) -> NextHop {
+    NextHop { link_local: next_hop.link_local.filter(|_| third_party(next_hop, to)), ..next_hop }
 }
 
 fn third_party(next_hop: NextHop, to: &Target) -> bool {

@@ -63,8 +63,8 @@ impl Groups {
         self.remove(peer);
     }
 
-    /// The peer's policy is another one. `true` where that may change what it is told: the caller tells it the whole RIB
-    /// again, and only differences go out.
+    /// The peer's policy is another one. `true` where that may change what it is told: the caller tells it the whole
+    /// RIB again, and only differences go out.
     pub fn set_policy(&mut self, peer: PeerId, policy: PeerPolicy) -> bool {
         let Some(group) = self.group_of(peer) else { return false };
         if group.policy == policy {

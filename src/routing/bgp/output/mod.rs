@@ -4,7 +4,7 @@
 //! that a route is rewritten once for all of them, and feeds a [`Queue`] for each. A queue holds the newest word about
 //! each route only: a slow peer costs memory for routes, never for events.
 //!
-//! RFC 4271 (5.1, 9.1.3, 9.2), 1997 (communities that stop a route), 4456 (reflection), 4724 (End-of-RIB), 8950.
+//! RFC 4271 (5.1, 9.1.3, 9.2), 1997 (communities that stop a route), 4456 (reflection), 4724 and 7313 (marks), 8950.
 
 mod export;
 mod groups;
@@ -15,4 +15,4 @@ mod tests;
 
 pub use export::{Own, Source, Target, export, may_send, rewrite};
 pub use groups::{Groups, Offer};
-pub use queue::{Encoder, Queue, Stats};
+pub use queue::{Encoder, Mark, Queue, Stats};

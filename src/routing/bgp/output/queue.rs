@@ -1,6 +1,6 @@
 //! What one peer holds and what it still has to hear.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
 use crate::net::Family;
@@ -9,12 +9,21 @@ use crate::routing::bgp::types::{Attributes, Nlri, family_of};
 /// Turns routes into messages of one session.
 pub trait Encoder {
     /// UPDATEs that announce these routes. `false` where the attributes do not fit into any message: the peer is not
-    /// told, and loses the routes if it had them.
+    /// told, and loses the routes if it had them. Nothing may be written then.
     fn reach(&mut self, attributes: &Attributes, family: Family, nlri: &[Nlri], out: &mut Vec<u8>) -> bool;
     /// UPDATEs that withdraw these routes.
     fn withdraw(&mut self, family: Family, nlri: &[Nlri], out: &mut Vec<u8>);
-    /// The End-of-RIB mark.
-    fn end_of_rib(&mut self, family: Family, out: &mut Vec<u8>);
+    /// A mark after routes.
+    fn mark(&mut self, mark: Mark, out: &mut Vec<u8>);
+}
+
+/// What says that a set of routes is complete.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Mark {
+    /// End-of-RIB: the first dump of a family (RFC 4724).
+    EndOfRib(Family),
+    /// The end of a route refresh (RFC 7313).
+    EndOfRefresh(Family),
 }
 
 /// Counters of a queue.
@@ -36,23 +45,27 @@ pub struct Queue {
     work: VecDeque<Work>,
     /// Routes whose word changed while they waited in `work`.
     late: Vec<Nlri>,
-    owed_marks: Vec<Family>,
+    owed_marks: Vec<Mark>,
+    /// Routes to be told even where the peer was told the same.
+    repeated: BTreeSet<Nlri>,
 }
 
 #[derive(Debug)]
 enum Work {
     Withdraw(Family, VecDeque<Nlri>),
     Reach(Family, Arc<Attributes>, VecDeque<Nlri>),
-    EndOfRib(Family),
+    Mark(Mark),
 }
 
 /// Routes handed to the encoder at once: more than a message holds, few enough not to overrun the limit by far.
 const CHUNK: usize = 2048;
 
 impl Queue {
-    /// The peer shall hold this route. Nothing happens where it already does.
+    /// The peer shall hold this route. Nothing happens where it already does. Routes go into one message when their
+    /// attributes are one value, not only equal ones.
     pub fn announce(&mut self, nlri: Nlri, attributes: Arc<Attributes>) {
-        if self.advertised.get(&nlri).is_some_and(|told| same(told, &attributes)) {
+        let told = self.advertised.get(&nlri).is_some_and(|told| same(told, &attributes));
+        if told && !self.repeated.contains(&nlri) {
             self.pending.remove(&nlri);
         } else {
             self.pending.insert(nlri, Some(attributes));
@@ -68,10 +81,10 @@ impl Queue {
         }
     }
 
-    /// An End-of-RIB mark follows all that is pending now.
-    pub fn end_of_rib(&mut self, family: Family) {
-        if !self.owed_marks.contains(&family) {
-            self.owed_marks.push(family);
+    /// A mark follows all that is pending now.
+    pub fn mark(&mut self, mark: Mark) {
+        if !self.owed_marks.contains(&mark) {
+            self.owed_marks.push(mark);
         }
     }
 
@@ -79,6 +92,7 @@ impl Queue {
     pub fn repeat(&mut self, family: Family) {
         for (nlri, attributes) in self.advertised.iter().filter(|(nlri, _)| family_of(&nlri.prefix) == family) {
             self.pending.entry(*nlri).or_insert_with(|| Some(Arc::clone(attributes)));
+            self.repeated.insert(*nlri);
         }
     }
 
@@ -109,7 +123,7 @@ impl Queue {
                 Some(Work::Reach(family, attributes, nlri)) => {
                     self.take_routes(family, attributes, nlri, encoder, out);
                 }
-                Some(Work::EndOfRib(family)) => self.take_mark(family, encoder, out),
+                Some(Work::Mark(mark)) => self.take_mark(mark, encoder, out),
             }
         }
     }
@@ -117,7 +131,7 @@ impl Queue {
     fn make_work(&mut self) {
         self.late.clear();
         self.work = work_of(self.pending.iter().map(|(nlri, word)| (*nlri, word.as_ref())));
-        self.work.extend(self.owed_marks.drain(..).map(Work::EndOfRib));
+        self.work.extend(self.owed_marks.drain(..).map(Work::Mark));
     }
 
     fn take_withdrawals(
@@ -136,7 +150,7 @@ impl Queue {
             }
         }
         for nlri in &chunk {
-            self.pending.remove(nlri);
+            self.settle(nlri);
             self.advertised.remove(nlri);
         }
         if !chunk.is_empty() {
@@ -167,7 +181,7 @@ impl Queue {
             // It cannot be told the new: it must not go on with the old.
             let mut held = Vec::new();
             for nlri in &chunk {
-                self.pending.remove(nlri);
+                self.settle(nlri);
                 held.extend(self.advertised.remove(nlri).map(|_| *nlri));
             }
             if !held.is_empty() {
@@ -176,7 +190,7 @@ impl Queue {
             chunk.clear();
         }
         for nlri in chunk {
-            self.pending.remove(&nlri);
+            self.settle(&nlri);
             self.advertised.insert(nlri, Arc::clone(&attributes));
         }
         if !nlri.is_empty() {
@@ -184,15 +198,21 @@ impl Queue {
         }
     }
 
+    /// The newest word about a route has been written.
+    fn settle(&mut self, nlri: &Nlri) {
+        self.pending.remove(nlri);
+        self.repeated.remove(nlri);
+    }
+
     /// The mark waits for routes that were pending before it, whatever became of them meanwhile.
-    fn take_mark(&mut self, family: Family, encoder: &mut impl Encoder, out: &mut Vec<u8>) {
+    fn take_mark(&mut self, mark: Mark, encoder: &mut impl Encoder, out: &mut Vec<u8>) {
         let late = std::mem::take(&mut self.late);
         let mut work = work_of(late.iter().filter_map(|nlri| Some((*nlri, self.pending.get(nlri)?.as_ref()))));
         if work.is_empty() {
-            encoder.end_of_rib(family, out);
+            encoder.mark(mark, out);
             return;
         }
-        work.push_back(Work::EndOfRib(family));
+        work.push_back(Work::Mark(mark));
         work.append(&mut self.work);
         self.work = work;
     }
@@ -200,7 +220,7 @@ impl Queue {
 
 impl Work {
     fn is_mark(&self) -> bool {
-        matches!(self, Work::EndOfRib(_))
+        matches!(self, Work::Mark(_))
     }
 }
 

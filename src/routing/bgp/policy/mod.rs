@@ -21,7 +21,7 @@ mod tests;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use super::types::PeerKind;
+use super::types::{NextHop, PeerKind};
 use crate::net::{Asn, Family, Prefix};
 
 pub use actions::{Actions, Change, Med, NextHopAction, Prepend};
@@ -254,14 +254,14 @@ pub struct PeerView {
     pub address: IpAddr,
     /// Our IPv4 address towards it: its next hop self.
     pub local_v4: Option<IpAddr>,
-    /// Our IPv6 address towards it.
-    pub local_v6: Option<IpAddr>,
+    /// Our IPv6 address towards it, with the link-local one where it is on our link.
+    pub local_v6: Option<NextHop>,
 }
 
 impl PeerView {
     /// A peer on a session between these two addresses, with no address of the other family known.
     pub fn new(address: IpAddr, local: IpAddr) -> PeerView {
-        let (local_v4, local_v6) = if local.is_ipv4() { (Some(local), None) } else { (None, Some(local)) };
+        let (local_v4, local_v6) = if local.is_ipv4() { (Some(local), None) } else { (None, Some(local.into())) };
         PeerView { address, local_v4, local_v6 }
     }
 }

@@ -2,7 +2,6 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 
 use super::{
     Actions, AsPathRange, Compare, Conditions, DefinedSets, Direction, MatchMode, NextHopAction, PeerView, PolicySet,
@@ -39,7 +38,7 @@ struct Ready {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum ReadyNextHop {
     Unchanged,
-    Address(IpAddr),
+    Address(NextHop),
 }
 
 impl PeerPolicy {
@@ -110,7 +109,9 @@ impl Ready {
             large_community: resolve(conditions.large_community_set.as_ref(), &sets.large_community)?,
             families: conditions.families.clone(),
             route_type: conditions.route_type,
-            next_hop_v4: actions.next_hop_v4.and_then(|action| ready_next_hop(action, peer.local_v4, peer)),
+            next_hop_v4: actions
+                .next_hop_v4
+                .and_then(|action| ready_next_hop(action, peer.local_v4.map(NextHop::from), peer)),
             next_hop_v6: actions.next_hop_v6.and_then(|action| ready_next_hop(action, peer.local_v6, peer)),
             actions: Actions { next_hop_v4: None, next_hop_v6: None, ..actions.clone() },
             verdict: statement.verdict,
@@ -135,7 +136,7 @@ impl Ready {
         };
         let next_hop = next_hop.map(|action| match action {
             ReadyNextHop::Unchanged => received,
-            ReadyNextHop::Address(address) => NextHop::from(address),
+            ReadyNextHop::Address(address) => address,
         });
         if let Some(next_hop) = next_hop.filter(|next_hop| *next_hop != route.next_hop) {
             route.to_mut().next_hop = next_hop;
@@ -166,12 +167,12 @@ fn resolve<T: Clone>(
     sets.get(set).map(|values| Some((values.clone(), *mode)))
 }
 
-fn ready_next_hop(action: NextHopAction, own: Option<IpAddr>, peer: &PeerView) -> Option<ReadyNextHop> {
+fn ready_next_hop(action: NextHopAction, own: Option<NextHop>, peer: &PeerView) -> Option<ReadyNextHop> {
     match action {
         NextHopAction::Own => own.map(ReadyNextHop::Address),
         NextHopAction::Unchanged => Some(ReadyNextHop::Unchanged),
-        NextHopAction::Peer => Some(ReadyNextHop::Address(peer.address)),
-        NextHopAction::Address(address) => Some(ReadyNextHop::Address(address)),
+        NextHopAction::Peer => Some(ReadyNextHop::Address(peer.address.into())),
+        NextHopAction::Address(address) => Some(ReadyNextHop::Address(address.into())),
     }
 }
 
