@@ -101,7 +101,7 @@ pub enum Event {
         /// One side ended BFD on purpose: the path may be as good as before, so the BGP session stays (RFC 5882 3.2).
         administrative: bool,
         /// The neighbour's BFD does not share fate with its control plane (C): its forwarding is gone, and graceful
-        /// restart must not keep its routes (RFC 5882 4.3.1).
+        /// restart must not keep its routes (RFC 5882 4.3).
         independent: bool,
     },
 }
@@ -173,7 +173,8 @@ impl BfdHandle {
         Ok((handle, event_receiver))
     }
 
-    /// Watches a neighbour.
+    /// Watches a neighbour. One session for each pair of addresses and kind of `hops`: a second one would never hear a
+    /// neighbour that does not know it yet.
     pub fn add(&self, settings: PeerSettings) -> SessionId {
         let id = SessionId(self.next.fetch_add(1, Ordering::Relaxed));
         self.tell(Command::Add(id, settings));
@@ -190,7 +191,8 @@ impl BfdHandle {
         self.tell(Command::AdminDown(session, hold));
     }
 
-    /// Tells the neighbour that BFD ends here on purpose, and forgets the session.
+    /// Tells the neighbour that BFD ends here on purpose, and forgets the session. One that was up gives a last,
+    /// administrative event.
     pub fn remove(&self, session: SessionId) {
         self.tell(Command::Remove(session));
     }

@@ -52,7 +52,7 @@ pub struct Change {
     pub from: State,
     /// The state entered.
     pub to: State,
-    /// Why, where Up was left.
+    /// Why Up was last left; none once it is entered again.
     pub diagnostic: Diagnostic,
     /// One of the two sides took it down on purpose: the path is no worse for it, and RFC 5882 3.2 says not to act.
     pub administrative: bool,
