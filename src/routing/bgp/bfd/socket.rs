@@ -3,7 +3,8 @@
 //!
 //! Everything leaves with TTL 255. That what comes in arrived with TTL 255 too (RFC 5881 5) is not checked: neither
 //! the standard library nor rustix offers `IP_MINTTL`, `IP_RECVTTL` or a socket filter, and calling them without is
-//! unsafe code.
+//! unsafe code. A socket filter set with socket2 (safe, and in the lock file already) would do it where a listener is
+//! opened.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
