@@ -183,5 +183,6 @@ fn made(name: &str) -> Link {
         loopback: false,
         mtu: 1500,
         master: None,
+        tunnel: None,
     }
 }

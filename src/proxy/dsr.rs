@@ -123,7 +123,9 @@ impl DsrNeeds {
             priority: RULE_PRIORITY,
             mark: Some(*mark),
             from: None,
+            iif: None,
             table: TABLE,
+            protocol: 0,
         };
         self.marks.iter().map(rule).collect()
     }
@@ -291,6 +293,7 @@ fn local_default(family: Family, loopback: u32) -> rtnl::Route {
         scope,
         link: Some(loopback),
         gateway: None,
+        next_hops: Vec::new(),
         source: None,
         metric: 0,
     }

@@ -10,7 +10,7 @@ use std::io;
 use std::net::IpAddr;
 use std::path::Path;
 
-use crate::kernel::rtnl::{Address, Link, Op, Rtnl, RtnlClient};
+use crate::kernel::rtnl::{Address, Link, Op, Rtnl, RtnlClient, Tunnel};
 use crate::kernel::sysctl::{ProcSys, Sysctl};
 use crate::kernel::{self, Disposition, netns};
 use crate::net::{Family, host_prefix};
@@ -179,7 +179,7 @@ pub fn plan(setup: &PodSetup, links: &[Link], addresses: &[Address]) -> Result<V
         let vips = vips_of(setup, family);
         match (own_address(setup, family), link) {
             (Some(local), None) if !vips.is_empty() => {
-                ops.push(Op::AddTunnel { name: name.to_owned(), local, remote: None });
+                ops.push(Op::AddTunnel { name: name.to_owned(), tunnel: Tunnel::plain(local, None) });
             }
             (Some(_), Some(link)) if !vips.is_empty() => plan_device(link, &vips, addresses, &mut ops),
             (_, Some(link)) => ops.push(Op::DeleteLink { link: link.index }),
@@ -276,6 +276,7 @@ mod tests {
             loopback: name == "lo",
             mtu: 1500,
             master: None,
+            tunnel: None,
         }
     }
 
@@ -329,7 +330,7 @@ mod tests {
                 return Ok(());
             }
             match op {
-                Op::AddTunnel { name, local, remote: None } => {
+                Op::AddTunnel { name, tunnel: Tunnel { local, remote: None, .. } } => {
                     if self.links.iter().any(|link| link.name == *name) {
                         return Err(failure(17, Disposition::AlreadySo));
                     }

@@ -122,6 +122,7 @@ fn route(vip: IpAddr, link: u32, source: Option<IpAddr>) -> Route {
         scope: if vip.is_ipv4() { SCOPE_HOST } else { 0 },
         link: Some(link),
         gateway: None,
+        next_hops: Vec::new(),
         source,
         metric: if vip.is_ipv4() { 0 } else { IPV6_DEFAULT_METRIC },
     }

@@ -90,10 +90,11 @@ pub(crate) fn host() -> FakeNode {
         scope: 0,
         link: Some(2),
         gateway: Some(ip("192.168.10.12")),
+        next_hops: Vec::new(),
         source: None,
         metric: 0,
     });
-    let rule = Rule { family: Family::V4, priority: 32764, mark: Some(9), from: None, table: 99 };
+    let rule = Rule { mark: Some(9), ..Rule::to_table(Family::V4, 32764, 99) };
     assert_eq!(rtnl.apply(&[Op::AddRule(rule)]), [Ok(())]);
     drop(rtnl);
     let chains = BTreeMap::from([("theirs".into(), Chain::default())]);

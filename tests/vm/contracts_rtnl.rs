@@ -94,8 +94,11 @@ fn ops_print_as_ip_commands() {
         again.retain(|route| routes.contains(route));
         assert_eq!(again.len(), routes.len());
 
-        for words in ["rule add priority 100 from 10.0.0.0/8 fwmark 0x4000 table 77", "-6 rule add priority 9 table 78"]
-        {
+        for words in [
+            "rule add priority 100 from 10.0.0.0/8 fwmark 0x4000 table 77",
+            "-6 rule add priority 9 table 78",
+            "rule add priority 10 from 10.0.0.0/8 iif test0 table 77 protocol 17",
+        ] {
             let before = client.rules().expect("rules");
             ip(words);
             let added: Vec<_> =
@@ -106,7 +109,7 @@ fn ops_print_as_ip_commands() {
         }
         // What the model has no word for is not shown as something else.
         let before = client.rules().expect("rules");
-        ip("rule add priority 101 iif lo table 77");
+        ip("rule add priority 101 oif lo table 77");
         ip("rule add priority 102 fwmark 1/1 table 77");
         ip("rule add priority 103 not from 10.0.0.0/8 table 77");
         ip("rule add priority 104 blackhole");
@@ -133,6 +136,14 @@ fn the_monitor_hears_what_others_change() {
             ip("-6 rule add priority 100 table 77");
             expect(&mut monitor, &[Event::Rule]).await;
             ip("link set test0 down");
+            expect(&mut monitor, &[Event::Link("test0".into())]).await;
+            // With a link go its IPv4 routes, and the kernel says so of the link alone.
+            ip("link set test0 up");
+            ip("route add 198.51.100.0/24 via 192.0.2.9 table 1078");
+            expect(&mut monitor, &[Event::Route(1078)]).await;
+            ip("route delete 198.51.100.0/24 table 1078");
+            expect(&mut monitor, &[Event::Route(1078)]).await;
+            ip("link delete test0");
             expect(&mut monitor, &[Event::Link("test0".into())]).await;
         });
     });

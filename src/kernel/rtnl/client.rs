@@ -126,10 +126,17 @@ pub(super) fn refusal(op: &Op, fault: Fault) -> Error {
     };
     let module = match op {
         Op::AddDummy { .. } => Some("dummy"),
-        Op::AddTunnel { local, .. } => Some(if local.is_ipv4() { "ipip" } else { "ip6_tunnel" }),
+        Op::AddBridge { .. } => Some("bridge"),
+        // Without the module of its encapsulation a tunnel is an invalid argument.
+        Op::AddTunnel { tunnel, .. } => Some(tunnel.module(fault.errno() == Some(Refusal::EINVAL))),
         _ => None,
     };
-    let lacks_kind = fault.errno() == Some(Refusal::EOPNOTSUPP);
+    let encapsulated = matches!(op, Op::AddTunnel { tunnel, .. } if tunnel.gue.is_some());
+    let lacks_kind = match fault.errno() {
+        Some(Refusal::EOPNOTSUPP) => true,
+        Some(Refusal::EINVAL) => encapsulated,
+        _ => false,
+    };
     let mut error = fault.into_error(op.to_string(), kind);
     if let Some(module) = module.filter(|_| lacks_kind) {
         error.message = format!("{}: load the kernel module {module} on the host", error.message);

@@ -1,11 +1,12 @@
 //! rtnetlink messages (pure): `include/uapi/linux/rtnetlink.h`, `if_link.h`, `if_addr.h`, `fib_rules.h`.
 //!
 //! Decoders take any bytes. What the model has no word for is left out rather than shown as something else: routes
-//! of other kinds (broadcast, multicast …), rules with conditions beyond mark and source.
+//! of other kinds (broadcast, multicast …), rules with conditions beyond mark, source and
+//! incoming link.
 
 use std::net::IpAddr;
 
-use super::{Address, Link, Op, Route, RouteFilter, RouteKind, Rule};
+use super::{Address, Link, LinkName, NextHop, Op, Route, RouteFilter, RouteKind, Rule, Tunnel};
 use crate::kernel::netlink::{Attribute, Attributes, Batch, Writer, flag};
 use crate::net::{Family, Prefix};
 
@@ -33,6 +34,9 @@ const ADDRESS_HEADER: usize = 8;
 /// Bytes of `struct rtmsg` and of `struct fib_rule_hdr`.
 const ROUTE_HEADER: usize = 12;
 
+/// Bytes of `struct rtnexthop`.
+const NEXT_HOP_HEADER: usize = 8;
+
 const IFF_UP: u32 = 0x1;
 const IFF_LOOPBACK: u32 = 0x8;
 const IFF_NOARP: u32 = 0x80;
@@ -49,12 +53,6 @@ mod link {
     pub(super) const EXT_MASK: u16 = 29;
     /// RTEXT_FILTER_SKIP_STATS: half of every link message otherwise.
     pub(super) const SKIP_STATS: u32 = 0x8;
-    /// IFLA_IPTUN_*.
-    pub(super) const TUNNEL_LOCAL: u16 = 2;
-    pub(super) const TUNNEL_REMOTE: u16 = 3;
-    pub(super) const TUNNEL_PROTOCOL: u16 = 9;
-    /// IPPROTO_IPV6: the tunnel carries IPv6 (mode ip6ip6).
-    pub(super) const CARRIES_IPV6: u8 = 41;
 }
 
 mod address {
@@ -73,6 +71,8 @@ mod route {
     pub(super) const GATEWAY: u16 = 5;
     pub(super) const PRIORITY: u16 = 6;
     pub(super) const PREFERRED_SOURCE: u16 = 7;
+    /// `struct rtnexthop` with attributes of its own, several times.
+    pub(super) const MULTIPATH: u16 = 9;
     pub(super) const TABLE: u16 = 15;
     /// A gateway of the other family: family in 16 bits, then the address.
     pub(super) const VIA: u16 = 18;
@@ -84,6 +84,7 @@ mod route {
 
 mod rule {
     pub(super) const SOURCE: u16 = 2;
+    pub(super) const INPUT_LINK: u16 = 3;
     pub(super) const PRIORITY: u16 = 6;
     pub(super) const MARK: u16 = 10;
     pub(super) const SUPPRESS_PREFIX_LENGTH: u16 = 14;
@@ -101,25 +102,20 @@ mod rule {
 pub(super) fn encode(op: &Op, batch: &mut Batch) {
     let create = flag::CREATE | flag::EXCL;
     match op {
-        Op::AddDummy { name } => add_link(batch, name, "dummy", |_| {}),
-        Op::AddTunnel { name, local, remote } => {
-            let kind = if local.is_ipv4() { "ipip" } else { "ip6tnl" };
-            add_link(batch, name, kind, |data| {
-                data.ip(link::TUNNEL_LOCAL, *local);
-                if let Some(remote) = remote {
-                    data.ip(link::TUNNEL_REMOTE, *remote);
-                }
-                if local.is_ipv6() {
-                    data.u8(link::TUNNEL_PROTOCOL, link::CARRIES_IPV6);
-                }
-            });
-        }
+        Op::AddDummy { name } => add_link(batch, name, None, "dummy", |_| {}),
+        Op::AddBridge { name, mtu } => add_link(batch, name, *mtu, "bridge", |_| {}),
+        Op::AddTunnel { name, tunnel } => add_link(batch, name, None, tunnel.kind(), |data| tunnel.encode(data)),
         Op::DeleteLink { link } => {
             batch.message(message::DELETE_LINK, 0).header(&link_header(*link, 0, 0));
         }
         Op::SetUp { link, up } => {
             let flags = if *up { IFF_UP } else { 0 };
             batch.message(message::NEW_LINK, 0).header(&link_header(*link, flags, IFF_UP));
+        }
+        Op::SetMtu { link, mtu } => {
+            let mut message = batch.message(message::NEW_LINK, 0);
+            message.header(&link_header(*link, 0, 0));
+            message.attributes().u32(link::MTU, *mtu);
         }
         Op::AddAddress(address) => encode_address(batch, message::NEW_ADDRESS, create, address),
         Op::DeleteAddress(address) => encode_address(batch, message::DELETE_ADDRESS, 0, address),
@@ -130,11 +126,14 @@ pub(super) fn encode(op: &Op, batch: &mut Batch) {
     }
 }
 
-fn add_link(batch: &mut Batch, name: &str, kind: &str, data: impl FnOnce(&mut Writer<'_>)) {
+fn add_link(batch: &mut Batch, name: &str, mtu: Option<u32>, kind: &str, data: impl FnOnce(&mut Writer<'_>)) {
     let mut message = batch.message(message::NEW_LINK, flag::CREATE | flag::EXCL);
     message.header(&link_header(0, 0, 0));
     let mut attributes = message.attributes();
     attributes.text(link::NAME, name);
+    if let Some(mtu) = mtu {
+        attributes.u32(link::MTU, mtu);
+    }
     attributes.nest(link::INFO, |info| {
         info.text(link::INFO_KIND, kind);
         info.nest(link::INFO_DATA, data);
@@ -182,10 +181,9 @@ fn encode_route(batch: &mut Batch, kind: u16, flags: u16, route: &Route) {
     if let Some(link) = route.link {
         attributes.u32(route::OUTPUT_LINK, link);
     }
-    match route.gateway {
-        Some(gateway) if Family::of(gateway) == family => attributes.ip(route::GATEWAY, gateway),
-        Some(gateway) => attributes.bytes(route::VIA, &via_bytes(gateway)),
-        None => {}
+    encode_gateway(&mut attributes, family, route.gateway);
+    if !route.next_hops.is_empty() {
+        attributes.bytes(route::MULTIPATH, &multipath_bytes(family, &route.next_hops));
     }
     if let Some(source) = route.source {
         attributes.ip(route::PREFERRED_SOURCE, source);
@@ -196,6 +194,29 @@ fn encode_route(batch: &mut Batch, kind: u16, flags: u16, route: &Route) {
         (0, _) => {}
         (metric, _) => attributes.u32(route::PRIORITY, metric),
     }
+}
+
+fn encode_gateway(attributes: &mut Writer<'_>, family: Family, gateway: Option<IpAddr>) {
+    match gateway {
+        Some(gateway) if Family::of(gateway) == family => attributes.ip(route::GATEWAY, gateway),
+        Some(gateway) => attributes.bytes(route::VIA, &via_bytes(gateway)),
+        None => {}
+    }
+}
+
+/// Each hop: `struct rtnexthop` (length, flags, weight less one, link), then its gateway.
+fn multipath_bytes(family: Family, hops: &[NextHop]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(hops.len().saturating_mul(NEXT_HOP_HEADER + 24));
+    for hop in hops {
+        let (mut inner, mut too_long) = (Vec::new(), false);
+        encode_gateway(&mut Writer::new(&mut inner, &mut too_long), family, hop.gateway);
+        let length = u16::try_from(NEXT_HOP_HEADER + inner.len()).unwrap_or(u16::MAX);
+        bytes.extend(length.to_ne_bytes());
+        bytes.extend([0, u8::try_from(hop.weight.saturating_sub(1)).unwrap_or(u8::MAX)]);
+        bytes.extend(hop.link.unwrap_or(0).to_ne_bytes());
+        bytes.extend(inner);
+    }
+    bytes
 }
 
 fn encode_rule(batch: &mut Batch, kind: u16, flags: u16, rule: &Rule) {
@@ -212,6 +233,13 @@ fn encode_rule(batch: &mut Batch, kind: u16, flags: u16, rule: &Rule) {
     if let Some(mark) = rule.mark {
         attributes.u32(rule::MARK, mark);
         attributes.u32(rule::MASK, u32::MAX);
+    }
+    if let Some(iif) = &rule.iif {
+        attributes.text(rule::INPUT_LINK, iif.as_str());
+    }
+    // What is to go is found whoever made it.
+    if rule.protocol != 0 && kind == message::NEW_RULE {
+        attributes.u8(rule::PROTOCOL, rule.protocol);
     }
 }
 
@@ -259,6 +287,7 @@ pub fn decode_link(payload: &[u8]) -> Option<Link> {
         loopback: flags & IFF_LOOPBACK != 0,
         mtu: 0,
         master: None,
+        tunnel: None,
     };
     for attribute in Attributes::after(payload, LINK_HEADER) {
         match attribute.kind {
@@ -267,7 +296,10 @@ pub fn decode_link(payload: &[u8]) -> Option<Link> {
             link::MASTER => found.master = attribute.u32(),
             link::INFO => {
                 let kind = attribute.nested().find(link::INFO_KIND);
-                found.kind = kind.and_then(|kind| kind.text()).unwrap_or_default().to_owned();
+                let kind = kind.and_then(|kind| kind.text()).unwrap_or_default();
+                found.kind = kind.to_owned();
+                let data = attribute.nested().find(link::INFO_DATA);
+                found.tunnel = data.and_then(|data| Tunnel::decode(kind, data.nested()));
             }
             _ => {}
         }
@@ -302,6 +334,7 @@ pub fn decode_route(payload: &[u8]) -> Option<Route> {
         scope,
         link: None,
         gateway: None,
+        next_hops: Vec::new(),
         source: None,
         metric: 0,
     };
@@ -311,6 +344,7 @@ pub fn decode_route(payload: &[u8]) -> Option<Route> {
             route::OUTPUT_LINK => found.link = attribute.u32(),
             route::GATEWAY => found.gateway = attribute.ip(),
             route::VIA => found.gateway = via(attribute),
+            route::MULTIPATH => found.set_hops(decode_multipath(attribute.value)),
             route::PREFERRED_SOURCE => found.source = attribute.ip(),
             route::PRIORITY => found.metric = attribute.u32()?,
             route::TABLE => found.table = attribute.u32()?,
@@ -321,10 +355,34 @@ pub fn decode_route(payload: &[u8]) -> Option<Route> {
     if family == Family::V6 && found.metric == route::IPV6_DEFAULT_METRIC {
         found.metric = 0;
     }
+    if found.kind.is_dead_end() {
+        found.link = None;
+    }
     Some(found)
 }
 
-/// A rule (RTM_NEWRULE), where it has no conditions but mark and source, and looks up a table.
+/// The hops of RTA_MULTIPATH; ends at the first one whose length is impossible.
+fn decode_multipath(mut rest: &[u8]) -> Vec<NextHop> {
+    let mut hops = Vec::new();
+    while let Some(&[low, high, _flags, weight, a, b, c, d]) = rest.first_chunk::<NEXT_HOP_HEADER>() {
+        let length = usize::from(u16::from_ne_bytes([low, high]));
+        let Some(inside) = rest.get(NEXT_HOP_HEADER..length) else { break };
+        let link = Some(u32::from_ne_bytes([a, b, c, d])).filter(|link| *link != 0);
+        let mut hop = NextHop { link, gateway: None, weight: u16::from(weight).saturating_add(1) };
+        for attribute in Attributes::new(inside) {
+            match attribute.kind {
+                route::GATEWAY => hop.gateway = attribute.ip(),
+                route::VIA => hop.gateway = via(attribute),
+                _ => {}
+            }
+        }
+        hops.push(hop);
+        rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+    }
+    hops
+}
+
+/// A rule (RTM_NEWRULE), where it has no conditions but mark, source and incoming link, and looks up a table.
 pub fn decode_rule(payload: &[u8]) -> Option<Rule> {
     let &[family, destination, source, tos, table, _, _, action] = payload.first_chunk::<8>()?;
     let flags = host_u32(payload, 8)?;
@@ -332,7 +390,7 @@ pub fn decode_rule(payload: &[u8]) -> Option<Rule> {
         return None;
     }
     let family = family_of(family)?;
-    let mut found = Rule { family, priority: 0, mark: None, from: None, table: u32::from(table) };
+    let mut found = Rule { protocol: 0, ..Rule::to_table(family, 0, u32::from(table)) };
     for attribute in Attributes::after(payload, ROUTE_HEADER) {
         match attribute.kind {
             rule::TABLE => found.table = attribute.u32()?,
@@ -344,7 +402,9 @@ pub fn decode_rule(payload: &[u8]) -> Option<Rule> {
             }
             // Said in every answer; these values mean nothing.
             rule::MASK | rule::SUPPRESS_PREFIX_LENGTH if attribute.u32() == Some(u32::MAX) => {}
-            rule::PROTOCOL | rule::PAD => {}
+            rule::INPUT_LINK => found.iif = Some(LinkName::new(attribute.text()?)?),
+            rule::PROTOCOL => found.protocol = attribute.u8()?,
+            rule::PAD => {}
             _ => return None,
         }
     }
@@ -402,11 +462,13 @@ fn route_kind_number(kind: RouteKind) -> u8 {
         RouteKind::Local => 2,
         RouteKind::Blackhole => 6,
         RouteKind::Unreachable => 7,
+        RouteKind::Prohibit => 8,
+        RouteKind::Throw => 9,
     }
 }
 
 fn route_kind(number: u8) -> Option<RouteKind> {
-    [RouteKind::Unicast, RouteKind::Local, RouteKind::Blackhole, RouteKind::Unreachable]
-        .into_iter()
-        .find(|kind| route_kind_number(*kind) == number)
+    use RouteKind::{Blackhole, Local, Prohibit, Throw, Unicast, Unreachable};
+    let kinds = [Unicast, Local, Blackhole, Unreachable, Prohibit, Throw];
+    kinds.into_iter().find(|kind| route_kind_number(*kind) == number)
 }

@@ -1,20 +1,22 @@
 //! A small kernel for tests: links, addresses, routes and rules in memory, with the side effects they have on each
 //! other in Linux.
 //!
-//! Left out: secondary IPv4 addresses, broadcast and multicast routes, link-local addresses, several next hops.
+//! Left out: secondary IPv4 addresses, broadcast and multicast routes, link-local addresses.
 
 use std::net::IpAddr;
 
 use super::client::refusal;
-use super::{Address, Link, Op, Route, RouteFilter, RouteKind, Rtnl, Rule, protocol, table};
+use super::{
+    Address, LONGEST_NAME, Link, NextHop, Op, Route, RouteFilter, RouteKind, Rtnl, Rule, Tunnel, protocol, table,
+};
 use crate::kernel::error::Error;
 use crate::kernel::netlink::{Fault, Refusal};
 use crate::net::{Family, host_prefix};
 
 const ENETDOWN: i32 = 100;
 const ENETUNREACH: i32 = 101;
-/// Longest interface name without its terminating zero (IFNAMSIZ), bytes.
-const LONGEST_NAME: usize = 15;
+/// Least and greatest MTU of a link here, bytes (ETH_MIN_MTU, ETH_MAX_MTU).
+const MTUS: std::ops::RangeInclusive<u32> = 68..=65535;
 /// What metric 0 becomes in IPv6.
 const IPV6_DEFAULT_METRIC: u32 = 1024;
 /// Scope of whatever this host answers itself (RT_SCOPE_HOST).
@@ -53,8 +55,10 @@ impl FakeRtnl {
             loopback: true,
             mtu: 65536,
             master: None,
+            tunnel: None,
         };
-        let rule = |family, priority, table| Rule { family, priority, mark: None, from: None, table };
+        let rule =
+            |family, priority, table| Rule { protocol: protocol::KERNEL, ..Rule::to_table(family, priority, table) };
         let rules = vec![
             rule(Family::V4, 0, table::LOCAL),
             rule(Family::V4, 32766, table::MAIN),
@@ -104,8 +108,37 @@ impl FakeRtnl {
         let index = self.next_index;
         self.next_index += 1;
         let (name, kind) = (name.to_owned(), kind.to_owned());
-        self.links.push(Link { index, name, kind, up: false, no_arp, loopback: false, mtu, master: None });
+        let link = Link { index, name, kind, up: false, no_arp, loopback: false, mtu, master: None, tunnel: None };
+        self.links.push(link);
         index
+    }
+
+    fn add_tunnel(&mut self, name: &str, tunnel: Tunnel) -> Result<(), i32> {
+        self.free_name(name)?;
+        // One tunnel for each pair of ends; an IPv6 one must have an end.
+        let ends = |tunnel: &Tunnel| (tunnel.local, tunnel.remote);
+        if self.links.iter().filter_map(|link| link.tunnel.as_ref()).any(|other| ends(other) == ends(&tunnel)) {
+            return Err(Refusal::EEXIST);
+        }
+        let inner = match tunnel.local {
+            IpAddr::V4(_) => 1480,
+            IpAddr::V6(_) => 1460,
+        };
+        // UDP and GUE have 8 and 4 bytes.
+        let index = self.new_link(name, tunnel.kind(), if tunnel.gue.is_some() { inner - 12 } else { inner }, true);
+        if let Some(link) = self.links.iter_mut().find(|link| link.index == index) {
+            link.tunnel = Some(tunnel);
+        }
+        Ok(())
+    }
+
+    fn set_mtu(&mut self, index: u32, mtu: u32) -> Result<(), i32> {
+        let link = self.links.iter_mut().find(|link| link.index == index).ok_or(Refusal::ENODEV)?;
+        if !MTUS.contains(&mtu) {
+            return Err(Refusal::EINVAL);
+        }
+        link.mtu = mtu;
+        Ok(())
     }
 
     fn apply_one(&mut self, op: &Op) -> Result<(), i32> {
@@ -118,14 +151,16 @@ impl FakeRtnl {
                 self.new_link(name, "dummy", 1500, true);
                 Ok(())
             }
-            Op::AddTunnel { name, local, .. } => {
+            Op::AddBridge { name, mtu } => {
                 self.free_name(name)?;
-                match local {
-                    IpAddr::V4(_) => self.new_link(name, "ipip", 1480, true),
-                    IpAddr::V6(_) => self.new_link(name, "ip6tnl", 1452, true),
-                };
+                if mtu.is_some_and(|mtu| !MTUS.contains(&mtu)) {
+                    return Err(Refusal::EINVAL);
+                }
+                self.new_link(name, "bridge", mtu.unwrap_or(1500), false);
                 Ok(())
             }
+            Op::AddTunnel { name, tunnel } => self.add_tunnel(name, *tunnel),
+            Op::SetMtu { link, mtu } => self.set_mtu(*link, *mtu),
             Op::DeleteLink { link } => self.delete_link(*link),
             Op::SetUp { link, up } => {
                 self.link(*link)?;
@@ -177,7 +212,7 @@ impl FakeRtnl {
             }
             stays
         });
-        self.routes.retain(|route| route.link != Some(index));
+        self.routes.retain_mut(|route| stays_without(route, index));
         for address in gone {
             self.forget_source(address.prefix.addr());
         }
@@ -199,9 +234,9 @@ impl FakeRtnl {
         }
         // IPv6 forgets all about a link that goes down; IPv4 goes on answering for the host's own addresses.
         self.addresses.retain(|address| address.link != index || address.prefix.addr().is_ipv4());
-        self.routes.retain(|route| {
+        self.routes.retain_mut(|route| {
             let ipv4 = route.destination.addr().is_ipv4();
-            route.link != Some(index) || (ipv4 && route.kind == RouteKind::Local && route.scope == HOST)
+            stays_without(route, index) || (ipv4 && route.kind == RouteKind::Local && route.scope == HOST)
         });
     }
 
@@ -247,6 +282,7 @@ impl FakeRtnl {
             scope: if ip.is_ipv4() { HOST } else { 0 },
             link: Some(address.link),
             gateway: None,
+            next_hops: Vec::new(),
             source: ip.is_ipv4().then_some(ip),
             metric: 0,
         };
@@ -293,23 +329,37 @@ impl FakeRtnl {
     }
 
     fn check_link(&self, route: &mut Route) -> Result<(), i32> {
-        if matches!(route.kind, RouteKind::Blackhole | RouteKind::Unreachable) {
-            if route.destination.addr().is_ipv6() {
-                // The kernel shows these on the loopback link.
-                route.link = Some(1);
-            }
+        if route.kind.is_dead_end() {
+            route.link = None;
             return Ok(());
         }
-        if let Some(gateway) = route.gateway {
+        // Only what IPv4 answers itself may be on a link that is down.
+        let answered = route.destination.addr().is_ipv4() && route.scope == HOST;
+        let mut hops = route.hops();
+        if hops.is_empty() {
+            return Err(Refusal::ENODEV);
+        }
+        for hop in &mut hops {
+            self.check_hop(hop, answered)?;
+        }
+        route.set_hops(hops);
+        Ok(())
+    }
+
+    /// Whether a hop can be taken, and through which link.
+    fn check_hop(&self, hop: &mut NextHop, answered: bool) -> Result<(), i32> {
+        if let Some(gateway) = hop.gateway {
             let on_link = |other: &&Route| {
                 other.kind == RouteKind::Unicast && other.gateway.is_none() && other.destination.contains(&gateway)
             };
-            let through = self.routes.iter().filter(|other| route.link.is_none() || other.link == route.link);
-            route.link = through.clone().find(on_link).ok_or(ENETUNREACH)?.link;
+            let through = self.routes.iter().filter(|other| hop.link.is_none() || other.link == hop.link);
+            // What is link-local is on every link.
+            let link_local = matches!(gateway, IpAddr::V6(six) if six.is_unicast_link_local()) && hop.link.is_some();
+            if !link_local {
+                hop.link = through.clone().find(on_link).ok_or(ENETUNREACH)?.link;
+            }
         }
-        let Some(index) = route.link else { return Err(Refusal::ENODEV) };
-        // Only what IPv4 answers itself may be on a link that is down.
-        let answered = route.destination.addr().is_ipv4() && route.scope == HOST;
+        let Some(index) = hop.link else { return Err(Refusal::ENODEV) };
         if self.link(index)?.up || answered { Ok(()) } else { Err(ENETDOWN) }
     }
 
@@ -329,6 +379,7 @@ impl FakeRtnl {
                 && (other.protocol, other.scope) == (wanted.protocol, wanted.scope)
                 && wanted.link.is_none_or(|link| other.link == Some(link))
                 && wanted.gateway.is_none_or(|gateway| other.gateway == Some(gateway))
+                && (wanted.next_hops.is_empty() || same_hops(&wanted.next_hops, &other.next_hops))
                 && wanted.source.is_none_or(|source| other.source == Some(source))
                 && (route.metric == 0 || other.metric == wanted.metric)
         };
@@ -336,6 +387,31 @@ impl FakeRtnl {
         self.routes.remove(at);
         Ok(())
     }
+}
+
+/// Takes a link that is gone or down out of a route; false where nothing is left of it.
+///
+/// IPv4 keeps such a hop and marks it dead, until none is left alive; IPv6 forgets it.
+fn stays_without(route: &mut Route, link: u32) -> bool {
+    if route.next_hops.is_empty() {
+        return route.link != Some(link);
+    }
+    let left = || route.next_hops.iter().filter(|hop| hop.link != Some(link)).copied();
+    if left().next().is_none() {
+        return false;
+    }
+    if route.destination.addr().is_ipv6() {
+        route.set_hops(left().collect());
+    }
+    true
+}
+
+/// Whether the hops asked for are those of a route, whose links are known.
+fn same_hops(wanted: &[NextHop], there: &[NextHop]) -> bool {
+    let same = |wanted: &NextHop, hop: &NextHop| {
+        wanted.gateway == hop.gateway && (wanted.link.is_none() || wanted.link == hop.link)
+    };
+    wanted.len() == there.len() && wanted.iter().all(|wanted| there.iter().any(|hop| same(wanted, hop)))
 }
 
 /// A route as the kernel keeps it.

@@ -8,10 +8,13 @@ mod codec;
 pub mod fake;
 pub mod monitor;
 mod text;
+mod tunnel;
 
 pub use client::RtnlClient;
 pub use codec::{decode_address, decode_link, decode_route, decode_rule};
+pub use tunnel::{Gue, Tunnel};
 
+use std::cmp::Ordering;
 use std::net::IpAddr;
 
 use crate::kernel::Error;
@@ -54,6 +57,8 @@ pub struct Link {
     pub mtu: u32,
     /// Index of the bridge or bond it belongs to.
     pub master: Option<u32>,
+    /// What it was made with, where it is an `ipip` or `ip6tnl`.
+    pub tunnel: Option<Tunnel>,
 }
 
 /// An address on a link.
@@ -78,6 +83,35 @@ pub enum RouteKind {
     Blackhole,
     /// Answer with unreachable.
     Unreachable,
+    /// Answer with administratively prohibited.
+    Prohibit,
+    /// Go on with the next rule.
+    Throw,
+}
+
+impl RouteKind {
+    /// True where packets end: such a route has no link and no next hop.
+    pub fn is_dead_end(self) -> bool {
+        !matches!(self, RouteKind::Unicast | RouteKind::Local)
+    }
+}
+
+/// One of several ways a route has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct NextHop {
+    /// Outgoing interface index; the kernel finds it from the gateway where it is not given.
+    pub link: Option<u32>,
+    /// The next router, of either family for an IPv4 route.
+    pub gateway: Option<IpAddr>,
+    /// Its share among the others, 1 to 256.
+    pub weight: u16,
+}
+
+impl NextHop {
+    /// Through this gateway, found by the kernel, with the same share as others made so.
+    pub fn via(gateway: IpAddr) -> NextHop {
+        NextHop { link: None, gateway: Some(gateway), weight: 1 }
+    }
 }
 
 /// A route.
@@ -93,18 +127,76 @@ pub struct Route {
     pub protocol: u8,
     /// `RT_SCOPE_*`: 0 universe, 253 link, 254 host. IPv6 routes have none and read as 0.
     pub scope: u8,
-    /// Outgoing interface index.
+    /// Outgoing interface index; none for dead ends (IPv6 shows them on the loopback link, which is not told) and
+    /// where there are several next hops.
     pub link: Option<u32>,
-    /// Next hop.
+    /// The only next hop; an IPv4 route may have an IPv6 one (RFC 8950).
     pub gateway: Option<IpAddr>,
+    /// The next hops where there are two or more ([`Route::set_hops`]), else empty: `link` and `gateway` say it then.
+    pub next_hops: Vec<NextHop>,
     /// Preferred source address.
     pub source: Option<IpAddr>,
     /// Metric (priority); 0 where unset, which in IPv6 the kernel makes 1024 and which is read as 0 again.
     pub metric: u32,
 }
 
-/// A routing rule.
+impl Route {
+    /// The ways it has, one or several; none for a dead end.
+    pub fn hops(&self) -> Vec<NextHop> {
+        match (self.next_hops.is_empty(), self.link, self.gateway) {
+            (false, ..) => self.next_hops.clone(),
+            (true, None, None) => Vec::new(),
+            (true, link, gateway) => vec![NextHop { link, gateway, weight: 1 }],
+        }
+    }
+
+    /// Gives it these ways in place of what it has: a single one goes to `link` and `gateway`, several are sorted, so
+    /// that the same set is the same route.
+    pub fn set_hops(&mut self, mut hops: Vec<NextHop>) {
+        hops.sort_unstable();
+        hops.dedup();
+        (self.link, self.gateway) = match hops.as_slice() {
+            [one] => (one.link, one.gateway),
+            _ => (None, None),
+        };
+        if hops.len() < 2 {
+            hops.clear();
+        }
+        self.next_hops = hops;
+    }
+
+    /// True where it uses the link, alone or among others.
+    pub fn uses(&self, link: u32) -> bool {
+        self.link == Some(link) || self.next_hops.iter().any(|hop| hop.link == Some(link))
+    }
+}
+
+/// Longest interface name without its terminating zero (IFNAMSIZ), bytes.
+pub const LONGEST_NAME: usize = 15;
+
+/// The name of an interface, which a rule holds even while there is no such interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct LinkName([u8; LONGEST_NAME]);
+
+impl LinkName {
+    /// A name of 1 to 15 bytes; `None` for others.
+    pub fn new(name: &str) -> Option<LinkName> {
+        let mut bytes = [0; LONGEST_NAME];
+        bytes.get_mut(..name.len())?.copy_from_slice(name.as_bytes());
+        (!name.is_empty() && !name.contains('\0')).then_some(LinkName(bytes))
+    }
+
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        let end = self.0.iter().position(|byte| *byte == 0).unwrap_or(LONGEST_NAME);
+        self.0.get(..end).and_then(|bytes| std::str::from_utf8(bytes).ok()).unwrap_or_default()
+    }
+}
+
+/// A routing rule.
+///
+/// Two are equal where the kernel takes one for the other: whatever `protocol` says.
+#[derive(Clone, Copy, Debug)]
 pub struct Rule {
     /// The family it applies to.
     pub family: Family,
@@ -114,8 +206,43 @@ pub struct Rule {
     pub mark: Option<u32>,
     /// Packets from this block only.
     pub from: Option<Prefix>,
+    /// Packets that came in here only.
+    pub iif: Option<LinkName>,
     /// Look up this table.
     pub table: u32,
+    /// Who made it (`RTPROT_*`); 0 where nobody said. A remark: the kernel has no two rules that differ in it alone.
+    pub protocol: u8,
+}
+
+impl Rule {
+    /// For every packet of a family; the caller narrows it.
+    pub fn to_table(family: Family, priority: u32, table: u32) -> Rule {
+        Rule { family, priority, mark: None, from: None, iif: None, table, protocol: protocol::OURS }
+    }
+
+    fn identity(&self) -> (Family, u32, Option<u32>, Option<Prefix>, Option<LinkName>, u32) {
+        (self.family, self.priority, self.mark, self.from, self.iif, self.table)
+    }
+}
+
+impl PartialEq for Rule {
+    fn eq(&self, other: &Rule) -> bool {
+        self.identity() == other.identity()
+    }
+}
+
+impl Eq for Rule {}
+
+impl PartialOrd for Rule {
+    fn partial_cmp(&self, other: &Rule) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Rule {
+    fn cmp(&self, other: &Rule) -> Ordering {
+        self.identity().cmp(&other.identity())
+    }
 }
 
 /// Which routes to read.
@@ -134,7 +261,7 @@ impl RouteFilter {
     pub fn admits(&self, route: &Route) -> bool {
         self.table.is_none_or(|table| table == route.table)
             && self.protocol.is_none_or(|protocol| protocol == route.protocol)
-            && self.link.is_none_or(|link| Some(link) == route.link)
+            && self.link.is_none_or(|link| route.uses(link))
     }
 }
 
@@ -146,14 +273,19 @@ pub enum Op {
         /// Its name.
         name: String,
     },
-    /// Create an IP tunnel without a fixed remote (`ipip`, or `ip6tnl` for IPv6), as direct server return needs it.
+    /// Create a bridge. The index is found by reading again.
+    AddBridge {
+        /// Its name.
+        name: String,
+        /// Bytes, where it is not to be the kernel's choice.
+        mtu: Option<u32>,
+    },
+    /// Create an IP tunnel: `ipip`, or `ip6tnl` between IPv6 addresses.
     AddTunnel {
         /// Its name.
         name: String,
-        /// The local address.
-        local: IpAddr,
-        /// The remote address, or any.
-        remote: Option<IpAddr>,
+        /// Between whom, and how.
+        tunnel: Tunnel,
     },
     /// Remove a link with everything on it.
     DeleteLink {
@@ -166,6 +298,13 @@ pub enum Op {
         link: u32,
         /// Up or down.
         up: bool,
+    },
+    /// Set the MTU of a link.
+    SetMtu {
+        /// Interface index.
+        link: u32,
+        /// Bytes.
+        mtu: u32,
     },
     /// Add an address; IPv6 ones without duplicate address detection.
     AddAddress(Address),

@@ -27,21 +27,32 @@ fn routes() -> impl Strategy<Value = Route> {
         Just(RouteKind::Unicast),
         Just(RouteKind::Local),
         Just(RouteKind::Blackhole),
-        Just(RouteKind::Unreachable)
+        Just(RouteKind::Unreachable),
+        Just(RouteKind::Prohibit),
+        Just(RouteKind::Throw)
     ];
-    let hop = (any::<Option<u32>>(), any::<Option<IpAddr>>(), any::<Option<IpAddr>>());
-    (prefixes(), any::<(u32, u8, u8)>(), kind, hop, 0..5000u32).prop_map(
-        |(destination, (table, protocol, scope), kind, (link, gateway, source), metric)| Route {
-            table,
-            destination: destination.trunc(),
-            kind,
-            protocol,
-            scope,
-            link,
-            gateway,
-            source,
-            // 1024 is how IPv6 says none.
-            metric: if metric == 1024 { 1 } else { metric },
+    let hop = (proptest::option::of(1..u32::MAX), any::<Option<IpAddr>>(), 1..=256u16)
+        .prop_map(|(link, gateway, weight)| NextHop { link, gateway, weight });
+    let hops = (proptest::collection::vec(hop, 0..4), any::<Option<IpAddr>>());
+    (prefixes(), any::<(u32, u8, u8)>(), kind, hops, 0..5000u32).prop_map(
+        |(destination, (table, protocol, scope), kind, (hops, source), metric)| {
+            let mut route = Route {
+                table,
+                destination: destination.trunc(),
+                kind,
+                protocol,
+                scope,
+                link: None,
+                gateway: None,
+                next_hops: Vec::new(),
+                source,
+                // 1024 is how IPv6 says none.
+                metric: if metric == 1024 { 1 } else { metric },
+            };
+            if !kind.is_dead_end() {
+                route.set_hops(hops);
+            }
+            route
         },
     )
 }
@@ -62,8 +73,21 @@ proptest! {
     fn rules_decode_as_encoded(from in prefixes(), mark in any::<Option<u32>>(), numbers in any::<(u32, u32)>()) {
         let family = Family::of(from.addr());
         let from = Some(from.trunc()).filter(|from| from.prefix_len() != 0);
-        let rule = Rule { family, priority: numbers.0, mark, from, table: numbers.1 };
-        prop_assert_eq!(decode_rule(&payload(&Op::AddRule(rule))), Some(rule));
+        let iif = LinkName::new("eth0").filter(|_| numbers.0 % 2 == 0);
+        let rule = Rule { mark, from, iif, ..Rule::to_table(family, numbers.0, numbers.1) };
+        let found = decode_rule(&payload(&Op::AddRule(rule)));
+        prop_assert_eq!(found, Some(rule));
+        prop_assert_eq!(found.map(|rule| rule.protocol), Some(protocol::OURS));
+    }
+
+    #[test]
+    fn tunnels_decode_as_encoded(
+        ends in any::<(IpAddr, Option<IpAddr>)>(), ttl in any::<u8>(), port in any::<Option<u16>>()
+    ) {
+        let remote = ends.1.filter(|remote| remote.is_ipv4() == ends.0.is_ipv4() && !remote.is_unspecified());
+        let tunnel = Tunnel { local: ends.0, remote, ttl, gue: port.map(|port| Gue { port }) };
+        let link = decode_link(&payload(&Op::AddTunnel { name: "tun-a".into(), tunnel })).unwrap();
+        prop_assert_eq!((link.kind.as_str(), link.tunnel), (tunnel.kind(), Some(tunnel)));
     }
 
     #[test]
@@ -74,6 +98,55 @@ proptest! {
         let _ = decode_rule(&bytes);
         let _ = decode(kind, &bytes);
     }
+}
+
+#[test]
+fn a_changed_encapsulation_is_another_tunnel() {
+    let tunnel = |gue| Tunnel { ttl: 225, gue, ..Tunnel::plain(IpAddr::from([10, 0, 0, 1]), None) };
+    let read = |tunnel| decode_link(&payload(&Op::AddTunnel { name: "tun-a".into(), tunnel })).unwrap().tunnel;
+    let gue = |port| tunnel(Some(Gue { port }));
+    assert_eq!(read(gue(5555)), Some(gue(5555)));
+    assert_ne!(read(gue(5556)), Some(gue(5555)));
+    assert_ne!(read(tunnel(None)), Some(gue(5555)));
+}
+
+#[test]
+fn ports_of_tunnels_are_big_endian() {
+    let tunnel = Tunnel { gue: Some(Gue { port: 0x15b3 }), ..Tunnel::plain(IpAddr::from([10, 0, 0, 1]), None) };
+    let bytes = payload(&Op::AddTunnel { name: "tun-a".into(), tunnel });
+    assert!(bytes.windows(6).any(|window| window == [6, 0, 18, 0, 0x15, 0xb3]));
+}
+
+#[test]
+fn next_hops_are_a_set_and_a_single_one_is_no_multipath() {
+    let hop = |last| NextHop::via(IpAddr::from([192, 0, 2, last]));
+    let mut route = Route {
+        table: table::MAIN,
+        destination: "198.51.100.0/24".parse().unwrap(),
+        kind: RouteKind::Unicast,
+        protocol: protocol::OURS,
+        scope: 0,
+        link: None,
+        gateway: None,
+        next_hops: Vec::new(),
+        source: None,
+        metric: 0,
+    };
+    assert!(route.hops().is_empty());
+    route.set_hops(vec![hop(2), hop(1), hop(2)]);
+    assert_eq!(route.next_hops, [hop(1), hop(2)]);
+    assert_eq!(route.hops(), route.next_hops);
+    route.set_hops(vec![hop(3)]);
+    assert_eq!((route.gateway, route.next_hops.len()), (hop(3).gateway, 0));
+    assert_eq!(route.hops(), [hop(3)]);
+}
+
+#[test]
+fn link_names_are_1_to_15_bytes() {
+    assert_eq!(LinkName::new("kube-bridge").unwrap().as_str(), "kube-bridge");
+    assert_eq!(LinkName::new("fifteen-bytes-x").unwrap().as_str(), "fifteen-bytes-x");
+    assert_eq!(LinkName::new("sixteen-bytes-xx"), None);
+    assert_eq!(LinkName::new(""), None);
 }
 
 #[test]

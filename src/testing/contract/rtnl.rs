@@ -13,7 +13,9 @@ use std::time::{Duration, Instant};
 
 use crate::kernel::error::Disposition;
 use crate::kernel::netlink::Refusal;
-use crate::kernel::rtnl::{Address, Link, Op, Route, RouteFilter, RouteKind, Rtnl, Rule, protocol, table};
+use crate::kernel::rtnl::{
+    Address, Gue, Link, LinkName, NextHop, Op, Route, RouteFilter, RouteKind, Rtnl, Rule, Tunnel, protocol, table,
+};
 use crate::net::{Family, Prefix};
 
 /// How long the kernel may take for what it does in the background. Generous: an emulated guest is slow.
@@ -36,6 +38,10 @@ pub fn promises<N: Rtnl>() -> Vec<PromiseOnLink<N>> {
         ("local_routes_say_their_source", local_routes_say_their_source),
         ("a_source_must_be_ours", a_source_must_be_ours),
         ("routes_of_every_kind_read_back", routes_of_every_kind_read_back),
+        ("dead_ends_of_both_families_read_back", dead_ends_of_both_families_read_back),
+        ("routes_have_several_next_hops", routes_have_several_next_hops),
+        ("ipv4_goes_by_an_ipv6_gateway", ipv4_goes_by_an_ipv6_gateway),
+        ("a_link_has_the_mtu_it_was_given", a_link_has_the_mtu_it_was_given),
         ("filters_find_what_they_name", filters_find_what_they_name),
         ("a_gateway_must_be_on_a_link", a_gateway_must_be_on_a_link),
         ("rules_come_and_go", rules_come_and_go),
@@ -51,7 +57,9 @@ pub fn promises<N: Rtnl>() -> Vec<PromiseOnLink<N>> {
 pub fn link_promises<N: Rtnl>() -> Vec<Promise<N>> {
     vec![
         ("dummies_come_and_go", dummies_come_and_go),
+        ("bridges_come_and_go", bridges_come_and_go),
         ("tunnels_come_and_go", tunnels_come_and_go),
+        ("tunnels_say_what_they_were_made_with", tunnels_say_what_they_were_made_with),
         ("a_link_takes_everything_on_it_along", a_link_takes_everything_on_it_along),
     ]
 }
@@ -83,6 +91,7 @@ fn local(link: u32, destination: &str, source: Option<&str>) -> Route {
         scope: if destination.addr().is_ipv4() { 254 } else { 0 },
         link: Some(link),
         gateway: None,
+        next_hops: Vec::new(),
         source: source.map(ip),
         metric: 0,
     }
@@ -191,6 +200,7 @@ fn routes_of_every_kind_read_back(rtnl: &mut impl Rtnl, link: u32) {
             scope: 0,
             link: Some(link),
             gateway: Some(ip(gateway)),
+            next_hops: Vec::new(),
             source: host.split('/').next().map(ip),
             metric: 0,
         };
@@ -226,6 +236,76 @@ fn routes_of_every_kind_read_back(rtnl: &mut impl Rtnl, link: u32) {
     assert_eq!(routes_to(rtnl, "2001:db8::/64"), std::slice::from_ref(&route));
     done(rtnl, Op::DeleteRoute(route));
     assert!(routes_to(rtnl, "2001:db8::/64").is_empty());
+}
+
+fn dead_ends_of_both_families_read_back(rtnl: &mut impl Rtnl, _link: u32) {
+    for destination in ["198.51.100.0/24", "2001:db8::/64", "0.0.0.0/0", "::/0"] {
+        for kind in [RouteKind::Blackhole, RouteKind::Unreachable, RouteKind::Prohibit, RouteKind::Throw] {
+            let route = unicast(destination, Vec::new());
+            let route = Route { table: TABLE, kind, ..route };
+            done(rtnl, Op::ReplaceRoute(route.clone()));
+            let found = || RouteFilter { table: Some(TABLE), ..RouteFilter::default() };
+            assert_eq!(rtnl.routes(found()).expect("routes"), std::slice::from_ref(&route));
+            done(rtnl, Op::DeleteRoute(route));
+            assert!(rtnl.routes(found()).expect("routes").is_empty());
+        }
+    }
+}
+
+/// A route of ours in the main table.
+fn unicast(destination: &str, hops: Vec<NextHop>) -> Route {
+    let mut route = Route { table: table::MAIN, kind: RouteKind::Unicast, scope: 0, ..local(0, destination, None) };
+    route.set_hops(hops);
+    route
+}
+
+fn routes_have_several_next_hops(rtnl: &mut impl Rtnl, link: u32) {
+    for (destination, host, gateways) in [
+        ("198.51.100.0/24", "192.0.2.1/24", ["192.0.2.7", "192.0.2.8", "192.0.2.9"]),
+        ("2001:db8::/64", "fd00::1/128", ["fe80::7", "fe80::8", "fe80::9"]),
+    ] {
+        done(rtnl, Op::AddAddress(address(link, host, 0)));
+        let hop = |gateway: &&str| NextHop { link: Some(link), ..NextHop::via(ip(gateway)) };
+        let three = unicast(destination, gateways.iter().map(hop).collect());
+        assert_eq!(three.next_hops.len(), 3);
+        done(rtnl, Op::ReplaceRoute(three.clone()));
+        done(rtnl, Op::ReplaceRoute(three.clone()));
+        assert_eq!(routes_to(rtnl, destination), [three], "replacing does not multiply");
+        let uneven = [NextHop { weight: 3, ..hop(&gateways[2]) }, hop(&gateways[0])];
+        let two = unicast(destination, uneven.to_vec());
+        done(rtnl, Op::ReplaceRoute(two.clone()));
+        assert_eq!(routes_to(rtnl, destination), std::slice::from_ref(&two));
+        let on_link = RouteFilter { link: Some(link), protocol: Some(protocol::OURS), table: None };
+        assert_eq!(rtnl.routes(on_link).expect("routes"), std::slice::from_ref(&two), "found by any of its links");
+        let one = unicast(destination, vec![hop(&gateways[1])]);
+        done(rtnl, Op::ReplaceRoute(one.clone()));
+        assert_eq!(routes_to(rtnl, destination), [one], "several become one");
+        done(rtnl, Op::ReplaceRoute(two.clone()));
+        assert_eq!(routes_to(rtnl, destination), std::slice::from_ref(&two), "one becomes several");
+        done(rtnl, Op::DeleteRoute(two.clone()));
+        assert!(routes_to(rtnl, destination).is_empty());
+        assert_eq!(refused(rtnl, Op::DeleteRoute(two)), (Some(Refusal::ESRCH), Disposition::AlreadySo));
+    }
+}
+
+fn ipv4_goes_by_an_ipv6_gateway(rtnl: &mut impl Rtnl, link: u32) {
+    done(rtnl, Op::AddAddress(address(link, "192.0.2.1/24", 0)));
+    let six = |gateway: &str| NextHop { link: Some(link), ..NextHop::via(ip(gateway)) };
+    let four = NextHop { link: Some(link), ..NextHop::via(ip("192.0.2.7")) };
+    for hops in [vec![six("fe80::7")], vec![six("fe80::7"), six("fe80::8")], vec![four, six("fe80::8")]] {
+        let route = unicast("198.51.100.0/24", hops);
+        done(rtnl, Op::ReplaceRoute(route.clone()));
+        assert_eq!(routes_to(rtnl, "198.51.100.0/24"), std::slice::from_ref(&route));
+        done(rtnl, Op::DeleteRoute(route));
+        assert!(routes_to(rtnl, "198.51.100.0/24").is_empty());
+    }
+}
+
+fn a_link_has_the_mtu_it_was_given(rtnl: &mut impl Rtnl, link: u32) {
+    done(rtnl, Op::SetMtu { link, mtu: 1400 });
+    assert!(rtnl.links().expect("links").iter().any(|found| found.index == link && found.mtu == 1400));
+    assert_eq!(refused(rtnl, Op::SetMtu { link, mtu: 10 }), (Some(Refusal::EINVAL), Disposition::Fatal));
+    assert_eq!(refused(rtnl, Op::SetMtu { link: 9999, mtu: 1400 }), (Some(Refusal::ENODEV), Disposition::Stale));
 }
 
 fn filters_find_what_they_name(rtnl: &mut impl Rtnl, link: u32) {
@@ -289,12 +369,14 @@ fn rules_come_and_go(rtnl: &mut impl Rtnl, _link: u32) {
     let before = rtnl.rules().expect("rules");
     assert!(before.iter().any(|rule| rule.table == table::LOCAL && rule.priority == 0));
     let rule =
-        |family, mark, from: Option<&str>| Rule { family, priority: 100, mark, from: from.map(prefix), table: TABLE };
+        |family, mark, from: Option<&str>| Rule { mark, from: from.map(prefix), ..Rule::to_table(family, 100, TABLE) };
     let rules = [
         rule(Family::V4, Some(0x4000), None),
         rule(Family::V4, None, Some("10.0.0.0/8")),
         rule(Family::V6, Some(0x4000), Some("fd00::/64")),
         rule(Family::V6, None, None),
+        Rule { iif: LinkName::new("no-such-link"), ..rule(Family::V4, Some(0x4000), None) },
+        Rule { iif: LinkName::new("lo"), ..rule(Family::V6, None, Some("fd00::/64")) },
     ];
     for rule in rules {
         done(rtnl, Op::AddRule(rule));
@@ -306,7 +388,11 @@ fn rules_come_and_go(rtnl: &mut impl Rtnl, _link: u32) {
     let mut expected = rules;
     expected.sort();
     assert_eq!(added, expected);
+    assert!(added.iter().all(|rule| rule.protocol == protocol::OURS), "rules say who made them");
     for rule in rules {
+        // Who made it is a remark: it makes no second rule, and is not asked for when one goes.
+        let rule = Rule { protocol: protocol::STATIC, ..rule };
+        assert_eq!(refused(rtnl, Op::AddRule(rule)), (Some(Refusal::EEXIST), Disposition::AlreadySo));
         done(rtnl, Op::DeleteRule(rule));
         assert_eq!(refused(rtnl, Op::DeleteRule(rule)), (Some(Refusal::ENOENT), Disposition::AlreadySo));
     }
@@ -405,6 +491,37 @@ fn dummies_come_and_go(rtnl: &mut impl Rtnl) {
     assert_eq!(refused(rtnl, long).1, Disposition::Fatal);
 }
 
+fn bridges_come_and_go(rtnl: &mut impl Rtnl) {
+    for (name, mtu) in [("kube-bridge", Some(1480)), ("kube-bridge2", None)] {
+        let add = Op::AddBridge { name: name.into(), mtu };
+        done(rtnl, add.clone());
+        let bridge = link_named(rtnl, name).expect("the bridge");
+        assert_eq!((bridge.kind.as_str(), bridge.up, bridge.tunnel), ("bridge", false, None));
+        assert_eq!(bridge.mtu, mtu.unwrap_or(1500));
+        assert_eq!(refused(rtnl, add), (Some(Refusal::EEXIST), Disposition::AlreadySo));
+        done(rtnl, Op::SetMtu { link: bridge.index, mtu: 1400 });
+        assert!(link_named(rtnl, name).is_some_and(|bridge| bridge.mtu == 1400));
+        done(rtnl, Op::DeleteLink { link: bridge.index });
+        assert_eq!(link_named(rtnl, name), None);
+    }
+}
+
+fn tunnels_say_what_they_were_made_with(rtnl: &mut impl Rtnl) {
+    let gue = Some(Gue { port: 5555 });
+    let ends = [("10.0.0.5", "10.0.0.6"), ("fd00::5", "fd00::6")];
+    for (local, remote) in ends {
+        let plain = Tunnel::plain(ip(local), Some(ip(remote)));
+        for tunnel in [plain, Tunnel { ttl: 64, ..plain }, Tunnel { ttl: 225, gue, ..plain }] {
+            done(rtnl, Op::AddTunnel { name: "tun-a".into(), tunnel });
+            let link = link_named(rtnl, "tun-a").expect("the tunnel");
+            assert_eq!(link.tunnel, Some(tunnel));
+            let twin = Op::AddTunnel { name: "tun-b".into(), tunnel };
+            assert_eq!(refused(rtnl, twin), (Some(Refusal::EEXIST), Disposition::AlreadySo), "one for each pair");
+            done(rtnl, Op::DeleteLink { link: link.index });
+        }
+    }
+}
+
 fn tunnels_come_and_go(rtnl: &mut impl Rtnl) {
     let tunnels = [
         ("kube-tunnel-if", "ipip", "10.0.0.5", None),
@@ -413,7 +530,7 @@ fn tunnels_come_and_go(rtnl: &mut impl Rtnl) {
         ("tun-b", "ip6tnl", "fd00::5", Some("fd00::6")),
     ];
     for (name, kind, local, remote) in tunnels {
-        let add = Op::AddTunnel { name: name.into(), local: ip(local), remote: remote.map(ip) };
+        let add = Op::AddTunnel { name: name.into(), tunnel: Tunnel::plain(ip(local), remote.map(ip)) };
         done(rtnl, add.clone());
         let tunnel = link_named(rtnl, name).expect("the tunnel");
         assert_eq!((tunnel.kind.as_str(), tunnel.up, tunnel.no_arp), (kind, false, true));
