@@ -4,3 +4,5 @@
 //! Must not know: Kubernetes types, the other rooms.
 
 pub mod bgp;
+pub mod config;
+pub mod peers;
