@@ -94,6 +94,7 @@ const PURE: &[&str] = &[
     "firewall/plan",
     "routing/desired",
     "routing/advertise",
+    "routing/peers",
     "routing/overlay",
     "routing/egress",
     "routing/plan",

@@ -3,4 +3,8 @@
 //! Promises: announces what this node serves once it forwards, and installs what peers announce.
 //! Must not know: Kubernetes types, the other rooms.
 
+pub mod advertise;
 pub mod bgp;
+pub mod config;
+pub mod desired;
+pub mod peers;
