@@ -3,4 +3,5 @@
 //!
 //! Uses only [`crate::net`], so that it can become a crate of its own.
 
+pub mod api;
 pub mod types;
