@@ -3,6 +3,7 @@
 //!
 //! Uses only [`crate::net`], so that it can become a crate of its own.
 
+pub mod api;
 pub mod bfd;
 pub mod decision;
 pub mod fsm;

@@ -1,0 +1,17 @@
+//! The speaker's API: gobgp's gRPC services in both majors, and the tables their command line prints.
+//!
+//! [`query`] has the plain values, [`handle`] how to ask the speaker for them. [`server`] is a thin adapter from gRPC
+//! ([`message`], [`policy_message`], [`typed`], [`adapt`]) to those, [`text`] prints them as `gobgp` does. Field numbers
+//! are those of gobgp 3.0 to 3.37 and 4.x. Passwords of peers are in no value here, so they cannot get out.
+
+pub mod adapt;
+pub mod handle;
+pub mod message;
+pub mod policy_message;
+pub mod query;
+pub mod server;
+pub mod text;
+pub mod typed;
+
+#[cfg(test)]
+mod tests;

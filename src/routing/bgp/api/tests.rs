@@ -1,0 +1,283 @@
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use prost::Message as _;
+use tokio::net::TcpListener;
+use tonic::client::Grpc;
+use tonic::{Code, Request, Status};
+use tonic_prost::ProstCodec;
+
+use super::adapt::{self, Version};
+use super::handle::{Handle, Question};
+use super::query::*;
+use super::{message as m, server, text, typed};
+use crate::net::{Asn, Family, Prefix};
+use crate::routing::bgp::types::{AsPath, Attributes, NextHop, Origin, PeerKind, PeerRestart};
+
+const NOW: Duration = Duration::from_secs(1_800_000_000);
+
+fn address(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+fn prefix(text: &str) -> Prefix {
+    text.parse().unwrap()
+}
+
+fn peer(now: Duration) -> PeerDetail {
+    let counts = FamilyCounts { family: Family::V4, negotiated: true, received: 3, accepted: 2, advertised: 1 };
+    let restart =
+        PeerRestart { restarting: false, notification: true, restart_time: 90, families: vec![(Family::V4, true)] };
+    let capabilities = vec![
+        Capability::Multiprotocol(Family::V4),
+        Capability::Multiprotocol(Family::V6),
+        Capability::RouteRefresh,
+        Capability::ExtendedNextHop,
+        Capability::ExtendedMessage,
+        Capability::GracefulRestart(restart),
+        Capability::FourOctetAs(Asn(65001)),
+        Capability::AddPath(vec![(Family::V4, true, true)]),
+        Capability::EnhancedRefresh,
+        Capability::LongLived(vec![(Family::V4, 3600)]),
+    ];
+    PeerDetail {
+        row: PeerRow {
+            address: address("172.26.6.2"),
+            interface: None,
+            asn: Some(Asn(64512)),
+            state: SessionState::Established,
+            admin: AdminState::Up,
+            up_since: Some(now - Duration::from_secs(3_661)),
+            down_since: None,
+            families: vec![counts],
+        },
+        description: "rack".to_owned(),
+        kind: PeerKind::Internal,
+        local_asn: Asn(64512),
+        router_id: Some(Ipv4Addr::new(172, 26, 6, 2)),
+        local_address: Some(address("172.26.6.3")),
+        remote_port: 179,
+        passive: false,
+        reflector_client: false,
+        cluster_id: None,
+        hold_time: 90,
+        keepalive: 30,
+        negotiated_hold_time: 90,
+        negotiated_keepalive: 30,
+        flops: 1,
+        out_queue: 0,
+        received: MessageCounts { open: 1, update: 2, keepalive: 3, ..MessageCounts::default() },
+        sent: MessageCounts { open: 1, update: 4, keepalive: 5, ..MessageCounts::default() },
+        remote_capabilities: capabilities[..3].to_vec(),
+        local_capabilities: capabilities,
+    }
+}
+
+fn row(hop: &str, local_pref: Option<u32>, best: bool, now: Duration) -> PathRow {
+    let hop_address: Ipv4Addr = hop.parse().unwrap();
+    let next_hop = NextHop::from(IpAddr::V4(hop_address));
+    let mut attributes = Attributes::new(Origin::Igp, AsPath::empty(), next_hop);
+    attributes.local_pref = local_pref;
+    let mut raw = vec![vec![0x40, 1, 1, 0], vec![0x40, 2, 0]];
+    raw.push([&[0x40, 3, 4][..], &hop_address.octets()].concat());
+    raw.extend(local_pref.map(|value| [&[0x40, 5, 4][..], &value.to_be_bytes()].concat()));
+    PathRow {
+        nlri_raw: vec![24, 10, 254, 0],
+        attributes: Arc::new(attributes),
+        attributes_raw: raw,
+        since: now - Duration::from_secs(61),
+        best,
+        withdrawn: false,
+        stale: false,
+        filtered: false,
+        next_hop_invalid: false,
+        source: None,
+        received_id: 0,
+        local_id: 1,
+    }
+}
+
+fn rib(now: Duration) -> Vec<Destination> {
+    let paths = vec![row("172.26.6.2", Some(100), true, now), row("172.26.6.4", None, false, now)];
+    vec![Destination { prefix: prefix("10.254.0.0/24"), paths }]
+}
+
+/// A speaker that knows one peer and one prefix.
+async fn scripted(mut asked: tokio::sync::mpsc::Receiver<Question>, now: Duration) {
+    while let Some(question) = asked.recv().await {
+        match question {
+            Question::Global(answer) => drop(answer.send(Ok(speaker()))),
+            Question::Peers(name, _, answer) => {
+                let mut peers = vec![peer(now)];
+                peers.retain(|peer| name.as_deref().is_none_or(|name| peer.row.is_named(name)));
+                drop(answer.send(Ok(peers.into())));
+            }
+            Question::Paths(_, answer) => drop(answer.send(Ok(rib(now).into()))),
+            Question::Table(_, _, answer) => {
+                drop(answer.send(Ok(TableInfo { destinations: 1, paths: 2, accepted: 2 })));
+            }
+            Question::Command(command, answer) => {
+                let done = match command {
+                    Command::AddPath(..) => Ok(Done::Added([7; 16])),
+                    Command::Reset(PeerChoice::One(name), _) => Err(Refusal::NotFound(format!("no peer {name}"))),
+                    _ => Ok(Done::Yes),
+                };
+                drop(answer.send(done));
+            }
+            Question::Policies(answer) => drop(answer.send(Ok(Vec::new()))),
+            Question::Sets(_, answer) => drop(answer.send(Ok(Vec::new()))),
+            Question::Assignment(name, direction, answer) => drop(answer.send(Ok(Assignment {
+                name: name.unwrap_or_else(|| "global".to_owned()),
+                direction,
+                policies: Vec::new(),
+                default: Verdict::Accept,
+            }))),
+            Question::Watch(_, answer) => {
+                let (news, reader) = tokio::sync::mpsc::channel(4);
+                let _ = news.send(Event::PeerState(Box::new(peer(now)))).await;
+                drop(answer.send(Ok(reader)));
+            }
+        }
+    }
+}
+
+fn speaker() -> Global {
+    Global {
+        asn: Asn(64512),
+        router_id: Ipv4Addr::new(172, 26, 6, 3),
+        listen_port: Some(179),
+        listen_addresses: vec![address("172.26.6.3")],
+        multipath: true,
+    }
+}
+
+/// Serves on this address for the real command line: `GOBGP_LISTEN=127.0.0.1:50051 cargo test serves -- --ignored`.
+#[tokio::test]
+#[ignore = "runs until stopped; for checks by hand"]
+async fn serves_the_real_command_line() {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:50951").await.unwrap();
+    let (handle, asked) = Handle::new();
+    tokio::spawn(scripted(asked, now));
+    server::serve(listener, handle, tokio::time::sleep(Duration::from_secs(45))).await.unwrap();
+}
+
+async fn call<Q, A>(channel: &tonic::transport::Channel, path: &'static str, request: Q) -> Result<Vec<A>, Status>
+where
+    Q: prost::Message + Send + Sync + 'static,
+    A: prost::Message + Default + Send + Sync + 'static,
+{
+    let mut grpc = Grpc::new(channel.clone());
+    grpc.ready().await.unwrap();
+    let path = http::uri::PathAndQuery::from_static(path);
+    let answer = grpc.server_streaming(Request::new(request), path, ProstCodec::<Q, A>::default()).await?;
+    let mut stream = answer.into_inner();
+    let mut all = Vec::new();
+    while let Some(one) = stream.message().await? {
+        all.push(one);
+    }
+    Ok(all)
+}
+
+#[tokio::test]
+async fn answers_both_majors_on_one_port() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let (handle, asked) = Handle::new();
+    tokio::spawn(scripted(asked, NOW));
+    tokio::spawn(server::serve(listener, handle, std::future::pending()));
+    let channel = tonic::transport::Endpoint::from_shared(url).unwrap().connect().await.unwrap();
+
+    let ask = m::ListPeerRequest::default();
+    let old: Vec<m::PeerResponse> = call(&channel, "/apipb.GobgpApi/ListPeer", ask.clone()).await.unwrap();
+    let new: Vec<m::PeerResponse> = call(&channel, "/api.GoBgpService/ListPeer", ask).await.unwrap();
+    let admin = |list: &[m::PeerResponse]| list[0].peer.as_ref().unwrap().state.as_ref().unwrap().admin_state;
+    assert_eq!((admin(&old), admin(&new)), (0, 1));
+
+    let rib: Vec<m::ListPathResponse> =
+        call(&channel, "/api.GoBgpService/ListPath", m::ListPathRequest { table_type: 1, ..Default::default() })
+            .await
+            .unwrap();
+    let paths = &rib[0].destination.as_ref().unwrap().paths;
+    assert_eq!(paths[0].nlri_binary, [24, 10, 254, 0]);
+    assert_eq!(paths[0].pattrs_binary.len(), 4);
+
+    let reset = m::PeerActionRequest { address: "10.9.9.9".to_owned(), ..Default::default() };
+    let status = call::<_, m::Empty>(&channel, "/apipb.GobgpApi/ResetPeer", reset).await.unwrap_err();
+    assert_eq!((status.code(), status.message()), (Code::NotFound, "no peer 10.9.9.9"));
+    let status = call::<_, m::Empty>(&channel, "/apipb.GobgpApi/EnableMrt", m::Empty {}).await.unwrap_err();
+    assert_eq!(status.code(), Code::Unimplemented);
+    assert!(status.message().contains("supported are GetBgp, ListPeer"), "{}", status.message());
+}
+
+#[test]
+fn reads_a_route_to_add_in_both_shapes() {
+    let inner = [8, 24, 18, 8, b'1', b'0', b'.', b'1', b'.', b'2', b'.', b'0'];
+    let old = m::Any { type_url: "type.googleapis.com/apipb.IPAddressPrefix".to_owned(), value: inner.to_vec() };
+    let new = [&[0x0a, 12][..], &inner].concat();
+    assert_eq!(typed::prefix(Version::V3, &old.encode_to_vec()), Ok(prefix("10.1.2.0/24")));
+    assert_eq!(typed::prefix(Version::V4, &new), Ok(prefix("10.1.2.0/24")));
+
+    let hop = [&[0x22, 9, 0x0a, 7][..], b"0.0.0.0"].concat();
+    let origin = vec![0x12, 0];
+    let med = vec![0x2a, 2, 8, 5];
+    let attributes = typed::attributes(Version::V4, &[origin, hop, med], &prefix("10.1.2.0/24")).unwrap();
+    assert_eq!((attributes.origin, attributes.med), (Origin::Igp, Some(5)));
+    assert_eq!(attributes.next_hop.address, address("0.0.0.0"));
+}
+
+#[test]
+fn refuses_a_binary_prefix_that_is_cut_short() {
+    assert_eq!(typed::prefix_from_raw(&[24, 10, 254, 0], false), Ok(prefix("10.254.0.0/24")));
+    assert!(typed::prefix_from_raw(&[24, 10, 254], false).is_err());
+    assert!(typed::prefix_from_raw(&[33, 1, 2, 3, 4, 5], false).is_err());
+    assert!(typed::prefix_from_raw(&[], true).is_err());
+}
+
+#[test]
+fn enums_are_one_higher_in_the_fourth_major() {
+    assert_eq!(adapt::table(Version::V3, 2, "x"), Ok(Table::AdjIn("x".to_owned())));
+    assert_eq!(adapt::table(Version::V4, 3, "x"), Ok(Table::AdjIn("x".to_owned())));
+    assert_eq!(adapt::table(Version::V4, 0, ""), Ok(Table::Global));
+    assert!(adapt::table(Version::V3, 4, "red").is_err());
+}
+
+#[test]
+fn lists_peers_as_in_the_labs() {
+    let golden = "\
+Peer          AS  Up/Down State       |#Received  Accepted
+172.26.6.2 64512 01:01:01 Establ      |        3         2
+";
+    assert_eq!(text::neighbors(&[peer(NOW).row], None, NOW), golden);
+}
+
+#[test]
+fn lists_routes_as_in_the_labs() {
+    let golden = "   Network              Next Hop             AS_PATH              Age        Attrs               \n\
+*> 10.254.0.0/24        172.26.6.2                                00:01:01   [{Origin: i} {LocalPref: 100}]\n\
+*  10.254.0.0/24        172.26.6.4                                00:01:01   [{Origin: i}]       \n";
+    assert_eq!(text::routes(&rib(NOW), text::View::Global, NOW), golden);
+}
+
+#[test]
+fn counts_days_from_one_day_on() {
+    assert_eq!(text::ago(NOW, NOW - Duration::from_secs(86_399)), "23:59:59");
+    assert_eq!(text::ago(NOW, NOW - Duration::from_secs(90_061)), "1d 01:01:01");
+}
+
+#[test]
+#[ignore = "prints our own text beside that of the real command line"]
+fn prints_our_tables() {
+    let out = [
+        text::neighbors(&[peer(NOW).row], None, NOW),
+        text::neighbor(&peer(NOW), NOW),
+        text::global(&speaker()),
+        text::routes(&rib(NOW), text::View::Global, NOW),
+        text::routes(&rib(NOW), text::View::AdjIn, NOW),
+        text::routes(&rib(NOW), text::View::AdjOut, NOW),
+        text::summary(Family::V4, &TableInfo { destinations: 1, paths: 2, accepted: 2 }),
+        text::monitor(&Event::PeerState(Box::new(peer(NOW)))).unwrap(),
+    ];
+    std::fs::write("/tmp/b/s-api/ours.txt", out.join("")).unwrap();
+}
