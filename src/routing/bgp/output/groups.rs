@@ -1,6 +1,7 @@
 //! Update groups: peers that would be told the same of every route.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
@@ -31,9 +32,14 @@ struct Group {
     key: Target,
     policy: PeerPolicy,
     members: BTreeMap<PeerId, Member>,
-    /// Results of rewriting that members hold, each once.
-    interned: HashSet<Arc<Attributes>>,
-    /// Size at which results nobody holds any more are dropped.
+    interned: Interned,
+}
+
+/// Results of rewriting that members hold, each once, by their hashes.
+#[derive(Debug)]
+struct Interned {
+    routes: BTreeMap<u64, Vec<Arc<Attributes>>>,
+    /// Number of hashes at which results nobody holds any more are dropped.
     sweep_at: usize,
 }
 
@@ -124,6 +130,11 @@ impl Groups {
         self.groups.is_empty()
     }
 
+    #[cfg(test)]
+    pub(super) fn n_interned(&self) -> usize {
+        self.groups.iter().map(|group| group.interned.routes.len()).sum()
+    }
+
     fn group_of(&self, peer: PeerId) -> Option<&Group> {
         self.groups.iter().find(|group| group.members.contains_key(&peer))
     }
@@ -145,8 +156,7 @@ impl Groups {
             key,
             policy,
             members: BTreeMap::from([(peer, member)]),
-            interned: HashSet::new(),
-            sweep_at: SWEEP,
+            interned: Interned { routes: BTreeMap::new(), sweep_at: SWEEP },
         });
     }
 }
@@ -154,16 +164,29 @@ impl Groups {
 impl Group {
     fn rewrite(&mut self, nlri: &Nlri, offer: &Offer<'_>, own: &Own) -> Option<Arc<Attributes>> {
         let route = rewrite(nlri, offer.attributes, &offer.from, &self.key, own, &self.policy)?;
-        if let Some(known) = self.interned.get(&route) {
-            return Some(Arc::clone(known));
+        Some(self.interned.intern(route))
+    }
+}
+
+impl Interned {
+    fn intern(&mut self, route: Attributes) -> Arc<Attributes> {
+        // Always the same keys, other than a hash map's.
+        let mut hasher = DefaultHasher::new();
+        route.hash(&mut hasher);
+        let hash = hasher.finish();
+        if let Some(known) = self.routes.get(&hash).and_then(|same| same.iter().find(|known| ***known == route)) {
+            return Arc::clone(known);
         }
-        if self.interned.len() >= self.sweep_at {
-            self.interned.retain(|route| Arc::strong_count(route) > 1);
-            self.sweep_at = (2 * self.interned.len()).max(SWEEP);
+        if self.routes.len() >= self.sweep_at {
+            self.routes.retain(|_, same| {
+                same.retain(|route| Arc::strong_count(route) > 1);
+                !same.is_empty()
+            });
+            self.sweep_at = (2 * self.routes.len()).max(SWEEP);
         }
         let route = Arc::new(route);
-        self.interned.insert(Arc::clone(&route));
-        Some(route)
+        self.routes.entry(hash).or_default().push(Arc::clone(&route));
+        route
     }
 }
 

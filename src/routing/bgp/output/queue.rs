@@ -1,6 +1,6 @@
 //! What one peer holds and what it still has to hear.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use crate::net::Family;
@@ -228,7 +228,8 @@ impl Work {
 fn work_of<'a>(words: impl Iterator<Item = (Nlri, Option<&'a Arc<Attributes>>)>) -> VecDeque<Work> {
     let mut withdrawn: BTreeMap<Family, VecDeque<Nlri>> = BTreeMap::new();
     let mut batches: Vec<(Family, &Arc<Attributes>, VecDeque<Nlri>)> = Vec::new();
-    let mut places: HashMap<(Family, *const Attributes), usize> = HashMap::new();
+    // Only looked up in, so that the addresses' order shows nowhere.
+    let mut places: BTreeMap<(Family, *const Attributes), usize> = BTreeMap::new();
     for (nlri, word) in words {
         let family = family_of(&nlri.prefix);
         let Some(attributes) = word else {

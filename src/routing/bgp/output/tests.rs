@@ -393,3 +393,14 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn forgets_attributes_nobody_holds() {
+    let mut groups = Groups::new(OWN);
+    groups.join(target(1, PeerKind::Internal), PeerPolicy::accept());
+    for med in 0..5000 {
+        let offered = Attributes { med: Some(med), ..path("10.0.0.7", &[]) };
+        groups.tell(route("10.1.0.0/24"), Some(Offer { attributes: &offered, from: Source::local(&OWN) }));
+    }
+    assert!(groups.n_interned() <= 1024, "{}", groups.n_interned());
+}
