@@ -318,7 +318,8 @@ pub enum Op {
     DeleteRoute(Route),
     /// Add a rule.
     AddRule(Rule),
-    /// Remove a rule.
+    /// Remove a rule. The kernel takes what the rule leaves open (mark, source, incoming link) for anything: give rules
+    /// that differ in that alone different priorities.
     DeleteRule(Rule),
 }
 
