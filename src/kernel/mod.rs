@@ -11,6 +11,7 @@
 pub mod conntrack;
 pub mod error;
 pub mod filter;
+pub mod fou;
 pub mod iptables;
 pub mod ipvs;
 pub mod modules;

@@ -22,6 +22,7 @@ macro_rules! guest {
 mod changes;
 mod cluster;
 mod containerd;
+mod contracts_fou;
 mod contracts_ipvs;
 mod contracts_nft;
 mod contracts_rtnl;

@@ -171,7 +171,9 @@ impl FakeRtnl {
             Op::DeleteAddress(address) => self.delete_address(address),
             Op::ReplaceRoute(route) => self.replace_route(route),
             Op::DeleteRoute(route) => self.delete_route(route),
-            Op::AddRule(rule) if self.rules.contains(rule) => Err(Refusal::EEXIST),
+            Op::AddRule(rule) if self.rules.iter().any(|other| other == rule && other.protocol == rule.protocol) => {
+                Err(Refusal::EEXIST)
+            }
             Op::AddRule(rule) => {
                 self.rules.push(*rule);
                 Ok(())

@@ -195,7 +195,8 @@ impl LinkName {
 
 /// A routing rule.
 ///
-/// Two are equal where the kernel takes one for the other: whatever `protocol` says.
+/// Two are equal where they do the same to packets, whatever `protocol` says: a rule of somebody else that already does
+/// what is wanted is taken over and not doubled.
 #[derive(Clone, Copy, Debug)]
 pub struct Rule {
     /// The family it applies to.
@@ -210,7 +211,8 @@ pub struct Rule {
     pub iif: Option<LinkName>,
     /// Look up this table.
     pub table: u32,
-    /// Who made it (`RTPROT_*`); 0 where nobody said. A remark: the kernel has no two rules that differ in it alone.
+    /// Who made it (`RTPROT_*`); 0 where nobody said. A remark, no part of equality and not
+    /// looked at by `DeleteRule`; the kernel does hold two rules that differ in it alone.
     pub protocol: u8,
 }
 
@@ -316,7 +318,8 @@ pub enum Op {
     DeleteRoute(Route),
     /// Add a rule.
     AddRule(Rule),
-    /// Remove a rule.
+    /// Remove a rule. The kernel takes what the rule leaves open (mark, source, incoming link) for anything: give rules
+    /// that differ in that alone different priorities.
     DeleteRule(Rule),
 }
 

@@ -40,6 +40,8 @@ const SUBJECT: &[&str] = &[
     "dummy",
     "ipip",
     "ip6_tunnel",
+    "fou",
+    "fou6",
     "nf_conntrack_netlink",
 ];
 
