@@ -7,4 +7,6 @@ pub mod advertise;
 pub mod bgp;
 pub mod config;
 pub mod desired;
+pub mod egress;
+pub mod overlay;
 pub mod peers;

@@ -10,3 +10,7 @@ pub const PROXY_MARK: i32 = -150;
 pub const PROXY_INPUT: i32 = -10;
 /// Source translation of IPVS flows, before other tables' source NAT (100) sees the connection.
 pub const PROXY_SOURCE_NAT: i32 = 90;
+/// Source translation of what pods send out of the cluster, after the proxy has decided about IPVS flows.
+pub const ROUTING_SOURCE_NAT: i32 = 95;
+/// Acceptance of pod traffic, with the filter tables of others.
+pub const ROUTING_FORWARD: i32 = 0;
