@@ -152,7 +152,7 @@ fn speaker() -> Global {
     }
 }
 
-/// Serves on this address for the real command line: `GOBGP_LISTEN=127.0.0.1:50051 cargo test serves -- --ignored`.
+/// For `gobgp -p 50951`: `cargo test serves_the_real -- --ignored`.
 #[tokio::test]
 #[ignore = "runs until stopped; for checks by hand"]
 async fn serves_the_real_command_line() {
@@ -254,9 +254,9 @@ Peer          AS  Up/Down State       |#Received  Accepted
 
 #[test]
 fn lists_routes_as_in_the_labs() {
-    let golden = "   Network              Next Hop             AS_PATH              Age        Attrs               \n\
+    let golden = "   Network              Next Hop             AS_PATH              Age        Attrs\n\
 *> 10.254.0.0/24        172.26.6.2                                00:01:01   [{Origin: i} {LocalPref: 100}]\n\
-*  10.254.0.0/24        172.26.6.4                                00:01:01   [{Origin: i}]       \n";
+*  10.254.0.0/24        172.26.6.4                                00:01:01   [{Origin: i}]\n";
     assert_eq!(text::routes(&rib(NOW), text::View::Global, NOW), golden);
 }
 
@@ -279,5 +279,5 @@ fn prints_our_tables() {
         text::summary(Family::V4, &TableInfo { destinations: 1, paths: 2, accepted: 2 }),
         text::monitor(&Event::PeerState(Box::new(peer(NOW)))).unwrap(),
     ];
-    std::fs::write("/tmp/b/s-api/ours.txt", out.join("")).unwrap();
+    std::fs::write(std::env::temp_dir().join("ours.txt"), out.join("")).unwrap();
 }

@@ -245,7 +245,7 @@ pub fn global(global: &Global) -> String {
     let mut out = format!("AS:        {}\nRouter-ID: {}\n", global.asn, global.router_id);
     put!(out, "Listening Port: {port}, Addresses: {}\n", addresses.join(", "));
     if global.multipath {
-        out.push_str("Multipath: enabled");
+        out.push_str("Multipath: enabled\n");
     }
     out
 }
@@ -276,13 +276,13 @@ pub fn routes(destinations: &[Destination], view: View, now: Duration) -> String
     let age = |text: &str| if view == View::AdjOut { String::new() } else { format!("{text:<10} ") };
     let mut out = String::new();
     put!(out, "   {}{:<networks$} {:<hops$} {:<paths$} ", id("ID"), "Network", "Next Hop", "AS_PATH");
-    put!(out, "{}{:<20}\n", age("Age"), "Attrs");
+    put!(out, "{}Attrs\n", age("Age"));
     for (prefix, path) in rows {
         let number = if view == View::AdjIn { path.received_id } else { path.local_id };
         let as_path = path.attributes.as_path.to_string();
         put!(out, "{:<3}{}", symbols(path, view), id(&number.to_string()));
         put!(out, "{:<networks$} {:<hops$} {as_path:<paths$} ", prefix.to_string(), next_hop(path));
-        put!(out, "{}{:<20}\n", age(&ago(now, path.since)), attributes(&path.attributes));
+        put!(out, "{}{}\n", age(&ago(now, path.since)), attributes(&path.attributes));
     }
     out
 }
@@ -362,8 +362,8 @@ fn extended_community(value: &[u8; 8]) -> String {
 
 /// `summary` of a table.
 pub fn summary(family: Family, info: &TableInfo) -> String {
-    let name = family_name(family);
-    format!("Table {name}\nDestination: {}, Path: {}\n", info.destinations, info.paths)
+    let afi = if family == Family::V4 { "AFI_IP" } else { "AFI_IP6" };
+    format!("Table afi:{afi} safi:SAFI_UNICAST\nDestination: {}, Path: {}\n", info.destinations, info.paths)
 }
 
 /// A line of `gobgp monitor`; `None` for news it does not print. The caller puts its clock in front.
@@ -385,7 +385,7 @@ pub fn monitor(event: &Event) -> Option<String> {
                 AdminState::PrefixLimit => "PFX_CT",
             };
             let fsm = session_name(peer.row.state);
-            Some(format!("[NEIGH] {} fsm: BGP_FSM_{fsm} admin: {admin}\n", peer.row.address))
+            Some(format!("[NEIGH] {} fsm: {fsm} admin: {admin}\n", peer.row.address))
         }
         Event::PeerInitial(_) | Event::PeersComplete => None,
     }
