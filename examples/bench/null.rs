@@ -96,6 +96,7 @@ impl Rtnl for Nothing {
             loopback,
             mtu: 1500,
             master: None,
+            tunnel: None,
         };
         Ok(vec![link(1, "lo", "", true), link(2, DUMMY_LINK, "dummy", false)])
     }

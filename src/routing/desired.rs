@@ -318,11 +318,14 @@ mod tests {
         Desired::build(&cluster.build(), config).vips().keys().map(IpAddr::to_string).collect()
     }
 
+    /// What a case does to the Service.
+    type Change = fn(&mut Service);
+
     #[test]
     fn flags_and_annotations_choose_the_kinds_and_ranges_grant_them() {
         let here = ["10.244.1.5"];
         let every = ["10.96.0.1", "198.51.100.1", "203.0.113.1"];
-        let cases: [(&str, fn(&mut Service), Config, &[&str]); 7] = [
+        let cases: [(&str, Change, Config, &[&str]); 7] = [
             ("all flags", |_| {}, all(), &every),
             ("no flags", |_| {}, Config { advertise_cluster_ip: false, ..Config::default() }, &[]),
             ("annotation against the flag", |s| s.settings.advertise_cluster_ip = Some(false), all(), &every[1..]),
@@ -341,8 +344,8 @@ mod tests {
     fn a_vip_is_announced_only_where_a_ready_endpoint_serves_it() {
         let (cluster_ip, outer) = ("10.96.0.1", ["198.51.100.1", "203.0.113.1"]);
         let every = [cluster_ip, outer[0], outer[1]];
-        let local: fn(&mut Service) = |s| s.external_policy = TrafficPolicy::Local;
-        let cases: [(&str, fn(&mut Service), &[&str], &[&str]); 7] = [
+        let local: Change = |s| s.external_policy = TrafficPolicy::Local;
+        let cases: [(&str, Change, &[&str], &[&str]); 7] = [
             ("cluster policy, endpoint elsewhere", |_| {}, &["10.244.2.5"], &every),
             ("cluster policy, no endpoint", |_| {}, &[], &[]),
             ("external local, endpoint elsewhere", local, &["10.244.2.5"], &[cluster_ip]),

@@ -134,11 +134,8 @@ pub fn rules(snapshot: &Snapshot, config: &Config) -> BTreeSet<Rule> {
     let own = snapshot.own_node().into_iter().flat_map(|node| &node.pod_cidrs);
     own.filter(wanted)
         .map(|prefix| Rule {
-            family: Family::of(prefix.addr()),
-            priority: RULE_PRIORITY,
-            mark: None,
             from: Some(prefix.trunc()),
-            table: TABLE,
+            ..Rule::to_table(Family::of(prefix.addr()), RULE_PRIORITY, TABLE)
         })
         .collect()
 }
@@ -424,7 +421,8 @@ mod tests {
         let tunnel = |address: &str| Ok(BTreeSet::from([Hop::Tunnel(tunnel_name(ip(address)))]));
         let pods_of = |name: &str| Err(Refusal::PodsOf(NodeName::new(name)));
         let service = |range: &str| Err(Refusal::ServiceRange(prefix(range)));
-        let cases: [(&str, &str, Result<BTreeSet<Hop>, Refusal>); 16] = [
+        type Answer = Result<BTreeSet<Hop>, Refusal>;
+        let cases: [(&str, &str, Answer); 16] = [
             ("10.244.2.0/24", "192.168.10.12", gateway("192.168.10.12")),
             ("10.244.2.128/25", "192.168.10.12", gateway("192.168.10.12")),
             ("10.244.3.0/24", "192.168.30.13", tunnel("192.168.30.13")),

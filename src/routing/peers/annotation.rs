@@ -46,9 +46,10 @@ impl<'a> Reader<'a> {
 
     /// The server key wins over the client key.
     pub(super) fn reflector(&mut self) -> Option<Reflector> {
-        let part: [(&str, fn(Ipv4Addr) -> Reflector); 2] =
+        type Part = fn(Ipv4Addr) -> Reflector;
+        let parts: [(&str, Part); 2] =
             [(key::REFLECTOR_SERVER, Reflector::Server), (key::REFLECTOR_CLIENT, Reflector::Client)];
-        for (key, make) in part {
+        for (key, make) in parts {
             let Some(text) = self.get(key) else { continue };
             match parse_cluster_id(text) {
                 Some(id) => return Some(make(id)),

@@ -8,6 +8,7 @@
 mod annotation;
 mod external;
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
@@ -156,10 +157,15 @@ pub fn build_peers(snapshot: &Snapshot, config: &Config) -> DesiredPeers {
         for (place, peer) in external::external_peers(own, config, asn, &mut reader) {
             if own_addresses.contains(&peer.address) {
                 reader.warn(&place, &peer.address.to_string(), "this is the node's own address: name another router");
-            } else if peers.contains_key(&peer.address) {
-                reader.warn(&place, &peer.address.to_string(), "this peer is there already: name each only once");
-            } else {
-                peers.insert(peer.address, peer);
+                continue;
+            }
+            match peers.entry(peer.address) {
+                Entry::Vacant(free) => {
+                    free.insert(peer);
+                }
+                Entry::Occupied(_) => {
+                    reader.warn(&place, &peer.address.to_string(), "this peer is there already: name each only once");
+                }
             }
         }
         desired.peers = peers.into_values().collect();

@@ -1,0 +1,617 @@
+//! The speaker's mind: what a session brought goes through import policy into the RIB, and what changed there through
+//! export policy into every peer's queue. Pure: the tasks around it move bytes and tell the time.
+//!
+//! RFC 4271 section 9, RFC 4724 (graceful restart, receiving side), RFC 7313 (refresh), RFC 7911 (ADD-PATH).
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::output::{Encoder, Groups, Mark, Offer, Own, Source, Target};
+use super::policy::{Direction, PeerPolicy, PeerView, PolicySet};
+use super::rib::{self, Change, Changes, Path, PeerInfo, Rib, RibSettings};
+use super::types::{Attributes, Negotiated, NextHop, Nlri, PeerId, family_of};
+use super::wire::{self, Refresh, Update};
+use crate::net::{Family, Prefix};
+
+/// What the hub needs to know of a configured peer beyond what its OPEN says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerSettings {
+    /// The address the session is with.
+    pub address: IpAddr,
+    /// Our next hop towards it, by family.
+    pub local_v4: Option<Ipv4Addr>,
+    /// The same for IPv6.
+    pub local_v6: Option<NextHop>,
+    /// The subnets we share with it, where third-party next hops are fine.
+    pub shared: Vec<Prefix>,
+    /// A client of ours as route reflector (RFC 4456).
+    pub client: bool,
+    /// Always name ourselves as the next hop.
+    pub next_hop_self: bool,
+}
+
+/// A peer as the hub has it.
+#[derive(Debug)]
+struct Peer {
+    settings: PeerSettings,
+    live: Option<Live>,
+    import: PeerPolicy,
+    /// Families whose routes are kept from before a restart, and until when.
+    stale: BTreeMap<Family, Duration>,
+}
+
+/// An established session.
+#[derive(Debug)]
+struct Live {
+    number: u64,
+    negotiated: Negotiated,
+}
+
+/// All peers, all routes.
+#[derive(Debug)]
+pub struct Hub {
+    own: Own,
+    rib: Rib,
+    groups: Groups,
+    policies: PolicySet,
+    peers: BTreeMap<PeerId, Peer>,
+    changes: Changes,
+    /// Path identifiers that ADD-PATH peers may hold of a prefix.
+    told_ids: BTreeMap<Prefix, BTreeSet<u32>>,
+    /// Prefixes whose best path changed since they were last asked for.
+    best_changed: BTreeSet<Prefix>,
+}
+
+impl Hub {
+    /// A speaker without peers and routes.
+    pub fn new(rib: RibSettings, policies: PolicySet) -> Hub {
+        let own = Own { asn: rib.asn, router_id: rib.router_id, cluster_id: rib.cluster_id };
+        Hub {
+            own,
+            rib: Rib::new(rib),
+            groups: Groups::new(own),
+            policies,
+            peers: BTreeMap::new(),
+            changes: Changes::default(),
+            told_ids: BTreeMap::new(),
+            best_changed: BTreeSet::new(),
+        }
+    }
+
+    /// All routes.
+    pub fn rib(&self) -> &Rib {
+        &self.rib
+    }
+
+    /// A peer is configured. Its sessions may come up from now on.
+    pub fn add_peer(&mut self, peer: PeerId, settings: PeerSettings) {
+        let import = self.policies.prepare(Direction::Import, &settings.view());
+        self.peers.insert(peer, Peer { settings, live: None, import, stale: BTreeMap::new() });
+    }
+
+    /// A peer is configured no longer: its routes go.
+    pub fn remove_peer(&mut self, peer: PeerId) {
+        self.groups.leave(peer);
+        if self.peers.remove(&peer).is_some() {
+            self.rib.drop_peer(peer, &mut self.changes);
+        }
+        self.spread();
+    }
+
+    /// A session is established: the peer hears of every route it may know, and then that this was all.
+    pub fn up(&mut self, peer: PeerId, number: u64, negotiated: Negotiated) {
+        let Some(entry) = self.peers.get_mut(&peer) else { return };
+        let info = PeerInfo {
+            kind: negotiated.kind,
+            router_id: negotiated.peer_id,
+            address: entry.settings.address,
+            client: entry.settings.client,
+            asn: negotiated.peer_asn,
+        };
+        self.rib.add_peer(peer, info, &mut self.changes);
+        // Families the peer did not keep forwarding in while it was away (RFC 4724 4.2).
+        for family in Family::ALL {
+            let kept = negotiated.graceful_restart.as_ref().is_some_and(|restart| {
+                restart.families.contains(&(family, true)) && negotiated.families.contains(&family)
+            });
+            if !kept && entry.stale.remove(&family).is_some() {
+                self.rib.drop_stale(peer, family, &mut self.changes);
+            }
+        }
+        let target = entry.settings.target(peer, &negotiated);
+        let export = self.policies.prepare(Direction::Export, &target.view());
+        let families = negotiated.families.clone();
+        entry.live = Some(Live { number, negotiated });
+        self.groups.join(target, export);
+        self.spread();
+        self.tell_all(peer, &families);
+        if let Some(queue) = self.groups.queue_mut(peer) {
+            families.iter().for_each(|family| queue.mark(Mark::EndOfRib(*family)));
+        }
+    }
+
+    /// A session is over. With `keep_routes` the peer's routes stay as stale for its restart time.
+    pub fn down(&mut self, peer: PeerId, keep_routes: bool, now: Duration) {
+        self.groups.leave(peer);
+        let Some(entry) = self.peers.get_mut(&peer) else { return };
+        let Some(live) = entry.live.take() else { return };
+        let restart = live.negotiated.graceful_restart.filter(|_| keep_routes);
+        for family in Family::ALL {
+            let restart = restart.as_ref().filter(|restart| restart.families.iter().any(|(of, _)| *of == family));
+            match restart {
+                Some(restart) => {
+                    self.rib.mark_stale(peer, family, &mut self.changes);
+                    let until = now.saturating_add(Duration::from_secs(restart.restart_time.into()));
+                    entry.stale.insert(family, until);
+                }
+                None => {
+                    entry.stale.remove(&family);
+                    self.rib.drop_family(peer, family, &mut self.changes);
+                }
+            }
+        }
+        self.spread();
+    }
+
+    /// Routes that a peer sent, in order.
+    pub fn updates(&mut self, peer: PeerId, updates: Vec<Update>, now: Duration) {
+        let Some(entry) = self.peers.get_mut(&peer) else { return };
+        let Some(live) = &entry.live else { return };
+        let kind = live.negotiated.kind.into();
+        for update in updates {
+            self.rib.withdraw(peer, &update.withdrawn, &mut self.changes);
+            for reach in update.reach {
+                let received = self.rib.intern(reach.attributes);
+                // Policies look at the prefix, so each route is judged; equal results share one value again.
+                for nlri in &reach.nlri {
+                    let accepted = entry.import.evaluate(&nlri.prefix, kind, &received, received.next_hop);
+                    let accepted = accepted.map(|accepted| match accepted {
+                        Cow::Borrowed(_) => Arc::clone(&received),
+                        Cow::Owned(changed) => self.rib.intern(changed),
+                    });
+                    let offer = rib::Offer { received: Arc::clone(&received), accepted };
+                    self.rib.announce(peer, offer, std::slice::from_ref(nlri), now, &mut self.changes);
+                }
+            }
+            if let Some(family) = update.end_of_rib
+                && entry.stale.remove(&family).is_some()
+            {
+                self.rib.end_of_rib(peer, family, &mut self.changes);
+            }
+        }
+        self.spread();
+    }
+
+    /// A peer's ROUTE-REFRESH.
+    pub fn refresh(&mut self, peer: PeerId, family: Family, kind: Refresh, now: Duration) {
+        let Some(entry) = self.peers.get_mut(&peer) else { return };
+        match kind {
+            Refresh::Ask => {
+                if let Some(queue) = self.groups.queue_mut(peer) {
+                    queue.repeat(family);
+                }
+            }
+            // What does not come again until the end is gone (RFC 7313 4).
+            Refresh::Begin => {
+                self.rib.mark_stale(peer, family, &mut self.changes);
+                entry.stale.insert(family, now.saturating_add(REFRESH_LIMIT));
+            }
+            Refresh::End => {
+                if entry.stale.remove(&family).is_some() {
+                    self.rib.end_of_rib(peer, family, &mut self.changes);
+                }
+            }
+        }
+        self.spread();
+    }
+
+    /// A route that starts here, new or changed.
+    pub fn originate(&mut self, prefix: Prefix, attributes: Attributes, now: Duration) {
+        let attributes = self.rib.intern(attributes);
+        self.rib.originate(prefix, attributes, now, &mut self.changes);
+        self.spread();
+    }
+
+    /// Takes back a route that started here.
+    pub fn withdraw(&mut self, prefix: Prefix) {
+        self.rib.withdraw_local(prefix, &mut self.changes);
+        self.spread();
+    }
+
+    /// Policies are others: every route is judged again, and only differences go out.
+    pub fn set_policies(&mut self, policies: PolicySet) {
+        self.policies = policies;
+        let mut retold = Vec::new();
+        for (peer, entry) in &mut self.peers {
+            let import = self.policies.prepare(Direction::Import, &entry.settings.view());
+            if entry.import != import {
+                entry.import = import;
+                if let Some(kind) = self.rib.peer(*peer).map(|info| info.kind.into()) {
+                    let policy = &entry.import;
+                    self.rib.reimport(*peer, &mut self.changes, |nlri, received| {
+                        let accepted = policy.evaluate(&nlri.prefix, kind, received, received.next_hop)?;
+                        Some(match accepted {
+                            Cow::Borrowed(_) => Arc::clone(received),
+                            Cow::Owned(changed) => Arc::new(changed),
+                        })
+                    });
+                }
+            }
+            if let Some(live) = &entry.live {
+                let view = entry.settings.target(*peer, &live.negotiated).view();
+                if self.groups.set_policy(*peer, self.policies.prepare(Direction::Export, &view)) {
+                    retold.push((*peer, live.negotiated.families.clone()));
+                }
+            }
+        }
+        self.spread();
+        for (peer, families) in retold {
+            self.tell_all(peer, &families);
+        }
+    }
+
+    /// Stale routes whose time is over go.
+    pub fn expire(&mut self, now: Duration) {
+        for (peer, entry) in &mut self.peers {
+            let over: Vec<Family> =
+                entry.stale.iter().filter(|(_, until)| **until <= now).map(|(family, _)| *family).collect();
+            for family in over {
+                entry.stale.remove(&family);
+                self.rib.drop_stale(*peer, family, &mut self.changes);
+            }
+        }
+        self.spread();
+    }
+
+    /// When [`Hub::expire`] has something to do.
+    pub fn deadline(&self) -> Option<Duration> {
+        self.peers.values().flat_map(|entry| entry.stale.values()).min().copied()
+    }
+
+    /// Peers with something to hear, in order.
+    pub fn busy(&self) -> Vec<PeerId> {
+        self.groups.busy()
+    }
+
+    /// The next messages for a peer, about `limit` bytes of them, and the number of the session they are for. `None`
+    /// when it has heard everything.
+    pub fn take(&mut self, peer: PeerId, limit: usize) -> Option<(u64, Vec<u8>)> {
+        let live = self.peers.get(&peer)?.live.as_ref()?;
+        let queue = self.groups.queue_mut(peer)?;
+        let mut bytes = Vec::new();
+        queue.take(limit, &mut Wire(&live.negotiated), &mut bytes);
+        (!bytes.is_empty()).then_some((live.number, bytes))
+    }
+
+    /// The prefixes whose best path changed since the last call, in order: the kernel's routes follow them.
+    pub fn take_best_changes(&mut self) -> BTreeSet<Prefix> {
+        std::mem::take(&mut self.best_changed)
+    }
+
+    /// Tells one peer everything it may know.
+    fn tell_all(&mut self, peer: PeerId, families: &[Family]) {
+        for family in families {
+            let prefixes: Vec<Prefix> = self.rib.iterate(*family).map(|(prefix, _)| prefix).collect();
+            for prefix in prefixes {
+                self.tell_one(peer, prefix);
+            }
+        }
+    }
+
+    /// Tells everybody what changed.
+    fn spread(&mut self) {
+        for Change { prefix, best } in self.changes.take() {
+            if best {
+                self.best_changed.insert(prefix);
+            }
+            let family = family_of(&prefix);
+            let all_paths: Vec<PeerId> =
+                self.peers.iter().filter(|(_, entry)| entry.sends_all_paths(family)).map(|(peer, _)| *peer).collect();
+            if all_paths.is_empty() {
+                if best {
+                    let offer = self.best_offer(&prefix).map(|(path, from)| (Arc::clone(&path.attributes), from));
+                    let offer = offer.as_ref().map(|(attributes, from)| Offer { attributes, from: *from });
+                    self.groups.tell(Nlri::new(prefix), offer);
+                }
+                continue;
+            }
+            let live: Vec<PeerId> =
+                self.peers.iter().filter(|(_, entry)| entry.live.is_some()).map(|(peer, _)| *peer).collect();
+            for peer in live.into_iter().filter(|peer| best || all_paths.contains(peer)) {
+                self.tell_one(peer, prefix);
+            }
+            self.forget_ids(&prefix);
+        }
+    }
+
+    /// Tells one peer about one prefix: its best path, or with ADD-PATH all that may be used.
+    fn tell_one(&mut self, peer: PeerId, prefix: Prefix) {
+        let Some(entry) = self.peers.get(&peer) else { return };
+        if !entry.sends_all_paths(family_of(&prefix)) {
+            let offer = self.best_offer(&prefix).map(|(path, from)| (Arc::clone(&path.attributes), from));
+            let offer = offer.as_ref().map(|(attributes, from)| Offer { attributes, from: *from });
+            self.groups.tell_one(peer, Nlri::new(prefix), offer);
+            return;
+        }
+        let usable = |path: &&Path| path.filtered.is_none();
+        let paths: Vec<(u32, Arc<Attributes>, Source)> = self
+            .rib
+            .paths(&prefix)
+            .iter()
+            .filter(usable)
+            .map(|path| (path.local_id, Arc::clone(&path.attributes), self.source(path)))
+            .collect();
+        let told = self.told_ids.entry(prefix).or_default();
+        for (id, attributes, from) in &paths {
+            told.insert(*id);
+            self.groups.tell_one(peer, Nlri { prefix, path_id: *id }, Some(Offer { attributes, from: *from }));
+        }
+        for gone in told.iter().filter(|id| !paths.iter().any(|(kept, ..)| kept == *id)) {
+            self.groups.tell_one(peer, Nlri { prefix, path_id: *gone }, None);
+        }
+    }
+
+    /// Every peer has heard of this prefix: only identifiers in use must be remembered.
+    fn forget_ids(&mut self, prefix: &Prefix) {
+        let in_use: BTreeSet<u32> =
+            self.rib.paths(prefix).iter().filter(|path| path.filtered.is_none()).map(|path| path.local_id).collect();
+        if in_use.is_empty() {
+            self.told_ids.remove(prefix);
+        } else {
+            self.told_ids.insert(*prefix, in_use);
+        }
+    }
+
+    fn best_offer(&self, prefix: &Prefix) -> Option<(&Path, Source)> {
+        let best = self.rib.best(prefix)?;
+        Some((best, self.source(best)))
+    }
+
+    fn source(&self, path: &Path) -> Source {
+        match self.rib.peer(path.peer) {
+            Some(info) => {
+                Source { peer: path.peer, route_type: info.kind.into(), client: info.client, router_id: info.router_id }
+            }
+            None => Source::local(&self.own),
+        }
+    }
+}
+
+/// How long a peer that began a refresh may take to end it.
+const REFRESH_LIMIT: Duration = Duration::from_secs(360);
+
+impl Peer {
+    fn sends_all_paths(&self, family: Family) -> bool {
+        self.live.as_ref().is_some_and(|live| live.negotiated.add_path_send.contains(&family))
+    }
+}
+
+impl PeerSettings {
+    fn view(&self) -> PeerView {
+        PeerView { address: self.address, local_v4: self.local_v4.map(IpAddr::V4), local_v6: self.local_v6 }
+    }
+
+    fn target(&self, peer: PeerId, negotiated: &Negotiated) -> Target {
+        Target {
+            peer,
+            kind: negotiated.kind,
+            asn: negotiated.peer_asn,
+            router_id: negotiated.peer_id,
+            client: self.client,
+            address: self.address,
+            local_v4: self.local_v4,
+            local_v6: self.local_v6,
+            shared: self.shared.clone(),
+            families: negotiated.families.clone(),
+            extended_next_hop: negotiated.extended_next_hop,
+            next_hop_self: self.next_hop_self,
+            takes_own_as: false,
+        }
+    }
+}
+
+/// Writes messages as one session has them.
+struct Wire<'a>(&'a Negotiated);
+
+impl Encoder for Wire<'_> {
+    fn reach(&mut self, attributes: &Attributes, family: Family, nlri: &[Nlri], out: &mut Vec<u8>) -> bool {
+        wire::encode_reach(attributes, family, nlri, self.0, out).is_ok()
+    }
+
+    fn withdraw(&mut self, family: Family, nlri: &[Nlri], out: &mut Vec<u8>) {
+        wire::encode_withdraw(family, nlri, self.0, out);
+    }
+
+    fn mark(&mut self, mark: Mark, out: &mut Vec<u8>) {
+        match mark {
+            Mark::EndOfRib(family) => wire::encode_end_of_rib(family, out),
+            Mark::EndOfRefresh(family) => wire::encode_refresh(family, Refresh::End, out),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::Asn;
+    use crate::routing::bgp::rib::Settings;
+    use crate::routing::bgp::types::{AsPath, Origin, PeerKind, PeerRestart};
+
+    const NOW: Duration = Duration::from_secs(1);
+
+    fn hub() -> Hub {
+        let router_id = Ipv4Addr::new(192, 0, 2, 1);
+        let own = RibSettings { asn: Asn(64512), router_id, cluster_id: router_id, decision: Settings::default() };
+        Hub::new(own, PolicySet::default())
+    }
+
+    fn settings(n: u8) -> PeerSettings {
+        PeerSettings {
+            address: IpAddr::from([192, 0, 2, n]),
+            local_v4: Some(Ipv4Addr::new(192, 0, 2, 1)),
+            local_v6: None,
+            shared: Vec::new(),
+            client: false,
+            next_hop_self: false,
+        }
+    }
+
+    fn negotiated(n: u8) -> Negotiated {
+        Negotiated {
+            peer_asn: Asn(65000 + u32::from(n)),
+            peer_id: Ipv4Addr::new(192, 0, 2, n),
+            kind: PeerKind::External,
+            hold_time: 90,
+            four_octet_as: true,
+            families: vec![Family::V4],
+            add_path_receive: Vec::new(),
+            add_path_send: Vec::new(),
+            extended_next_hop: false,
+            max_message: 4096,
+            route_refresh: true,
+            enhanced_refresh: false,
+            graceful_restart: None,
+            long_lived: Vec::new(),
+        }
+    }
+
+    fn restarting(n: u8) -> Negotiated {
+        let families = vec![(Family::V4, true)];
+        let restart = PeerRestart { restart_time: 120, families, ..PeerRestart::default() };
+        Negotiated { graceful_restart: Some(restart), ..negotiated(n) }
+    }
+
+    fn prefix(text: &str) -> Prefix {
+        text.parse().expect("a prefix")
+    }
+
+    fn route(n: u8, prefixes: &[&str]) -> Update {
+        let next_hop = IpAddr::from([192, 0, 2, n]).into();
+        let as_path: AsPath = [Asn(65000 + u32::from(n))].into_iter().collect();
+        let attributes = Attributes::new(Origin::Igp, as_path, next_hop);
+        let nlri = prefixes.iter().map(|text| Nlri::new(prefix(text))).collect();
+        let reach = vec![wire::Reach { attributes, nlri }];
+        Update { reach, withdrawn: Vec::new(), end_of_rib: None, faults: Vec::new() }
+    }
+
+    /// What the peer would read of everything that waits for it.
+    fn heard(hub: &mut Hub, peer: PeerId, session: &Negotiated) -> Vec<Update> {
+        let mut updates = Vec::new();
+        while let Some((_, bytes)) = hub.take(peer, 4096) {
+            let mut rest = bytes.as_slice();
+            while let Some(length) = wire::frame(rest, wire::MAX).expect("whole messages") {
+                let (message, tail) = rest.split_at(length);
+                rest = tail;
+                match wire::decode(message, Some(session)).expect("readable") {
+                    wire::Message::Update(update) => updates.push(update),
+                    other => panic!("expected an UPDATE, got {other:?}"),
+                }
+            }
+        }
+        updates
+    }
+
+    /// A route of the first peer travels to the second.
+    fn two_peers(first: Negotiated) -> Hub {
+        let mut hub = hub();
+        for n in [2, 3] {
+            hub.add_peer(PeerId(n.into()), settings(n));
+        }
+        hub.up(PeerId(2), 1, first);
+        hub.up(PeerId(3), 1, negotiated(3));
+        hub
+    }
+
+    #[test]
+    fn a_route_goes_from_peer_to_peer_with_our_as_in_front() {
+        let mut hub = two_peers(negotiated(2));
+        assert_eq!(heard(&mut hub, PeerId(3), &negotiated(3)).len(), 1, "the End-of-RIB");
+        hub.updates(PeerId(2), vec![route(2, &["10.1.0.0/24", "10.2.0.0/24"])], NOW);
+        let updates = heard(&mut hub, PeerId(3), &negotiated(3));
+        let reach = &updates[0].reach[0];
+        assert_eq!(reach.nlri.len(), 2);
+        assert_eq!(reach.attributes.as_path.to_string(), "64512 65002");
+        assert_eq!(reach.attributes.next_hop.address, IpAddr::from([192, 0, 2, 1]));
+        assert_eq!(hub.take_best_changes().len(), 2);
+        assert!(heard(&mut hub, PeerId(2), &negotiated(2)).iter().all(|update| update.reach.is_empty()));
+    }
+
+    #[test]
+    fn a_peer_that_comes_late_hears_everything_and_then_the_end() {
+        let mut hub = hub();
+        hub.add_peer(PeerId(3), settings(3));
+        let attributes = Attributes::new(Origin::Igp, AsPath::empty(), IpAddr::from([192, 0, 2, 1]).into());
+        hub.originate(prefix("10.244.1.0/24"), attributes, NOW);
+        hub.up(PeerId(3), 7, negotiated(3));
+        let updates = heard(&mut hub, PeerId(3), &negotiated(3));
+        assert_eq!(updates[0].reach[0].nlri, [Nlri::new(prefix("10.244.1.0/24"))]);
+        assert_eq!(updates[1].end_of_rib, Some(Family::V4));
+    }
+
+    #[test]
+    fn a_session_that_ends_takes_its_routes_along() {
+        let mut hub = two_peers(negotiated(2));
+        hub.updates(PeerId(2), vec![route(2, &["10.1.0.0/24"])], NOW);
+        heard(&mut hub, PeerId(3), &negotiated(3));
+        hub.down(PeerId(2), true, NOW);
+        let updates = heard(&mut hub, PeerId(3), &negotiated(3));
+        assert_eq!(updates[0].withdrawn, [Nlri::new(prefix("10.1.0.0/24"))]);
+    }
+
+    #[test]
+    fn a_restarting_peer_keeps_its_routes_until_its_time_is_over() {
+        let mut hub = two_peers(restarting(2));
+        hub.updates(PeerId(2), vec![route(2, &["10.1.0.0/24"])], NOW);
+        heard(&mut hub, PeerId(3), &negotiated(3));
+        hub.down(PeerId(2), true, NOW);
+        assert!(hub.take(PeerId(3), 4096).is_none());
+        let until = hub.deadline().expect("a restart time");
+        assert_eq!(until, NOW + Duration::from_secs(120));
+        hub.expire(until);
+        assert_eq!(heard(&mut hub, PeerId(3), &negotiated(3))[0].withdrawn.len(), 1);
+        assert_eq!(hub.deadline(), None);
+    }
+
+    #[test]
+    fn a_restarted_peer_loses_only_what_it_no_longer_has() {
+        let mut hub = two_peers(restarting(2));
+        hub.updates(PeerId(2), vec![route(2, &["10.1.0.0/24", "10.2.0.0/24"])], NOW);
+        heard(&mut hub, PeerId(3), &negotiated(3));
+        hub.down(PeerId(2), true, NOW);
+        hub.up(PeerId(2), 2, restarting(2));
+        let end = Update { end_of_rib: Some(Family::V4), ..Update { reach: Vec::new(), ..route(2, &[]) } };
+        hub.updates(PeerId(2), vec![route(2, &["10.1.0.0/24"]), end], NOW);
+        let updates = heard(&mut hub, PeerId(3), &negotiated(3));
+        assert_eq!(updates.len(), 1);
+        assert_eq!(updates[0].withdrawn, [Nlri::new(prefix("10.2.0.0/24"))]);
+    }
+
+    #[test]
+    fn with_add_path_a_peer_hears_of_every_path_and_of_each_that_goes() {
+        let mut hub = hub();
+        for n in [2, 3, 4] {
+            hub.add_peer(PeerId(n.into()), settings(n));
+        }
+        let all = Negotiated { add_path_send: vec![Family::V4], add_path_receive: Vec::new(), ..negotiated(4) };
+        let as_received = Negotiated { add_path_receive: vec![Family::V4], ..negotiated(4) };
+        hub.up(PeerId(2), 1, negotiated(2));
+        hub.up(PeerId(3), 1, negotiated(3));
+        hub.up(PeerId(4), 1, all);
+        hub.updates(PeerId(2), vec![route(2, &["10.1.0.0/24"])], NOW);
+        hub.updates(PeerId(3), vec![route(3, &["10.1.0.0/24"])], NOW);
+        let told = heard(&mut hub, PeerId(4), &as_received);
+        let ids: BTreeSet<u32> = told
+            .iter()
+            .flat_map(|update| &update.reach)
+            .flat_map(|reach| &reach.nlri)
+            .map(|nlri| nlri.path_id)
+            .collect();
+        assert_eq!(ids.len(), 2, "{told:?}");
+        hub.down(PeerId(2), false, NOW);
+        let told = heard(&mut hub, PeerId(4), &as_received);
+        assert_eq!(told.iter().map(|update| update.withdrawn.len()).sum::<usize>(), 1, "{told:?}");
+    }
+}
