@@ -12,6 +12,7 @@ pub mod query;
 pub mod server;
 pub mod text;
 pub mod typed;
+pub mod watch_message;
 
 #[cfg(test)]
 mod tests;

@@ -152,17 +152,6 @@ fn speaker() -> Global {
     }
 }
 
-/// For `gobgp -p 50951`: `cargo test serves_the_real -- --ignored`.
-#[tokio::test]
-#[ignore = "runs until stopped; for checks by hand"]
-async fn serves_the_real_command_line() {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
-    let listener = TcpListener::bind("127.0.0.1:50951").await.unwrap();
-    let (handle, asked) = Handle::new();
-    tokio::spawn(scripted(asked, now));
-    server::serve(listener, handle, tokio::time::sleep(Duration::from_secs(45))).await.unwrap();
-}
-
 async fn call<Q, A>(channel: &tonic::transport::Channel, path: &'static str, request: Q) -> Result<Vec<A>, Status>
 where
     Q: prost::Message + Send + Sync + 'static,
@@ -264,20 +253,4 @@ fn lists_routes_as_in_the_labs() {
 fn counts_days_from_one_day_on() {
     assert_eq!(text::ago(NOW, NOW - Duration::from_secs(86_399)), "23:59:59");
     assert_eq!(text::ago(NOW, NOW - Duration::from_secs(90_061)), "1d 01:01:01");
-}
-
-#[test]
-#[ignore = "prints our own text beside that of the real command line"]
-fn prints_our_tables() {
-    let out = [
-        text::neighbors(&[peer(NOW).row], None, NOW),
-        text::neighbor(&peer(NOW), NOW),
-        text::global(&speaker()),
-        text::routes(&rib(NOW), text::View::Global, NOW),
-        text::routes(&rib(NOW), text::View::AdjIn, NOW),
-        text::routes(&rib(NOW), text::View::AdjOut, NOW),
-        text::summary(Family::V4, &TableInfo { destinations: 1, paths: 2, accepted: 2 }),
-        text::monitor(&Event::PeerState(Box::new(peer(NOW)))).unwrap(),
-    ];
-    std::fs::write(std::env::temp_dir().join("ours.txt"), out.join("")).unwrap();
 }
