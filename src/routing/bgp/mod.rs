@@ -14,6 +14,7 @@ pub mod policy;
 pub mod rib;
 pub mod session;
 pub mod sockopt;
+pub mod speaker;
 pub mod tcp;
 pub mod types;
 pub mod wire;
