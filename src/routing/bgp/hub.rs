@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::output::{Encoder, Groups, Mark, Offer, Own, Source, Target};
-use super::policy::{Direction, PeerPolicy, PeerView, PolicySet};
+use super::policy::{Class, Direction, PeerPolicy, PeerView, PolicySet, RouteType};
 use super::rib::{self, Change, Changes, Path, PeerInfo, Rib, RibSettings};
 use super::types::{Attributes, Negotiated, NextHop, Nlri, PeerId, family_of};
 use super::wire::{self, Refresh, Update};
@@ -162,18 +162,14 @@ impl Hub {
         let Some(live) = &entry.live else { return };
         let kind = live.negotiated.kind.into();
         for update in updates {
-            self.rib.withdraw(peer, &update.withdrawn, &mut self.changes);
+            if !update.withdrawn.is_empty() {
+                self.rib.withdraw(peer, &update.withdrawn, &mut self.changes);
+            }
             for reach in update.reach {
                 let received = self.rib.intern(reach.attributes);
-                // Policies look at the prefix, so each route is judged; equal results share one value again.
-                for nlri in &reach.nlri {
-                    let accepted = entry.import.evaluate(&nlri.prefix, kind, &received, received.next_hop);
-                    let accepted = accepted.map(|accepted| match accepted {
-                        Cow::Borrowed(_) => Arc::clone(&received),
-                        Cow::Owned(changed) => self.rib.intern(changed),
-                    });
+                for (nlri, accepted) in judge_alike(&entry.import, kind, &received, &reach.nlri) {
                     let offer = rib::Offer { received: Arc::clone(&received), accepted };
-                    self.rib.announce(peer, offer, std::slice::from_ref(nlri), now, &mut self.changes);
+                    self.rib.announce(peer, offer, nlri, now, &mut self.changes);
                 }
             }
             if let Some(family) = update.end_of_rib
@@ -231,13 +227,8 @@ impl Hub {
                 entry.import = import;
                 if let Some(kind) = self.rib.peer(*peer).map(|info| info.kind.into()) {
                     let policy = &entry.import;
-                    self.rib.reimport(*peer, &mut self.changes, |nlri, received| {
-                        let accepted = policy.evaluate(&nlri.prefix, kind, received, received.next_hop)?;
-                        Some(match accepted {
-                            Cow::Borrowed(_) => Arc::clone(received),
-                            Cow::Owned(changed) => Arc::new(changed),
-                        })
-                    });
+                    self.rib
+                        .reimport(*peer, &mut self.changes, |nlri, received| accepted(policy, nlri, kind, received));
                 }
             }
             if let Some(live) = &entry.live {
@@ -378,6 +369,43 @@ impl Hub {
             None => Source::local(&self.own),
         }
     }
+}
+
+/// What import policy makes of routes with common attributes: it is asked once for all prefixes of a class.
+fn judge_alike<'a>(
+    policy: &PeerPolicy,
+    kind: RouteType,
+    received: &Arc<Attributes>,
+    nlri: &'a [Nlri],
+) -> Vec<(&'a [Nlri], Option<Arc<Attributes>>)> {
+    let mut known: Vec<(Class, Option<Arc<Attributes>>)> = Vec::new();
+    let mut judged = Vec::new();
+    let mut rest = nlri;
+    while let Some(first) = rest.first() {
+        let class = policy.class(&first.prefix);
+        let alike = rest.iter().skip(1).take_while(|nlri| class.is_some() && policy.class(&nlri.prefix) == class);
+        let (now, later) = rest.split_at((1 + alike.count()).min(rest.len()));
+        rest = later;
+        let before = class.and_then(|class| known.iter().find(|(other, _)| *other == class));
+        let result = match before {
+            Some((_, result)) => result.clone(),
+            None => {
+                let result = accepted(policy, first, kind, received);
+                known.extend(class.map(|class| (class, result.clone())));
+                result
+            }
+        };
+        judged.push((now, result));
+    }
+    judged
+}
+
+/// What import policy makes of a route.
+fn accepted(policy: &PeerPolicy, nlri: &Nlri, kind: RouteType, received: &Arc<Attributes>) -> Option<Arc<Attributes>> {
+    Some(match policy.evaluate(&nlri.prefix, kind, received, received.next_hop)? {
+        Cow::Borrowed(_) => Arc::clone(received),
+        Cow::Owned(changed) => Arc::new(changed),
+    })
 }
 
 /// How long a peer that began a refresh may take to end it.

@@ -26,8 +26,8 @@ use crate::net::{Asn, Family, Prefix};
 
 pub use actions::{Actions, Change, Med, NextHopAction, Prepend};
 pub use node::{NodePolicy, node_policies};
-pub use prefix_set::{PrefixRange, PrefixSet};
-pub use prepared::PeerPolicy;
+pub use prefix_set::{PrefixRange, PrefixSet, PrefixSets};
+pub use prepared::{Class, PeerPolicy};
 
 /// Whether a route passes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -243,7 +243,12 @@ impl PolicySet {
 
     /// What is left of the configuration for one peer and one direction.
     pub fn prepare(&self, direction: Direction, peer: &PeerView) -> PeerPolicy {
-        PeerPolicy::new(self, direction, peer)
+        self.prepare_with(&PrefixSets::new(&self.sets), direction, peer)
+    }
+
+    /// The same with the prefix sets made ready before, for many peers.
+    pub fn prepare_with(&self, sets: &PrefixSets, direction: Direction, peer: &PeerView) -> PeerPolicy {
+        PeerPolicy::new(self, sets, direction, peer)
     }
 }
 
