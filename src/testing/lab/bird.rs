@@ -13,8 +13,7 @@ const START: Duration = Duration::from_secs(20);
 /// Which BIRD.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Version {
-    /// 1.6, which cannot be installed beside 2: `cargo xtask setup` unpacks it below `~/.cache/ferrovia/tools/bird1`;
-    /// `FERROVIA_BIRD1` names another folder with `usr/sbin/bird` in it.
+    /// 1.6, which cannot be installed beside 2: `cargo xtask setup` unpacks it below `~/.cache/ferrovia/tools/bird1`.
     One,
     /// 2, as Debian installs it.
     Two,
@@ -29,13 +28,13 @@ impl Version {
         if self == Version::Two {
             return Ok(PathBuf::from("/usr/sbin").join(name));
         }
-        let root = std::env::var_os("FERROVIA_BIRD1").map(PathBuf::from).or_else(|| {
-            let home = std::env::var_os("HOME")?;
-            Some(PathBuf::from(home).join(".cache/ferrovia/tools/bird1"))
-        });
+        // As `cargo xtask setup` has it: named, or beside the cache of kernels.
+        let named = std::env::var_os("FERROVIA_TOOLS").map(PathBuf::from);
+        let beside = || Some(PathBuf::from(std::env::var_os("FERROVIA_VM_CACHE")?).parent()?.join("tools"));
+        let usual = || Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache/ferrovia/tools"));
+        let root = named.or_else(beside).or_else(usual).map(|tools| tools.join("bird1"));
         let path = root.map(|root| root.join("usr/sbin").join(name));
-        path.filter(|path| path.is_file())
-            .ok_or_else(|| anyhow!("BIRD 1.6 is not unpacked: run `cargo xtask setup`, or name it in FERROVIA_BIRD1"))
+        path.filter(|path| path.is_file()).ok_or_else(|| anyhow!("BIRD 1.6 is not unpacked: run `cargo xtask setup`"))
     }
 }
 
