@@ -103,7 +103,7 @@ fn vip(criterion: &mut Criterion) {
             bencher.iter(|| {
                 place.originate(10_000);
                 assert!(place.drain() > 50 * 40);
-                place.hub.withdraw(routes::vip(10_000));
+                place.hub.withdraw_all(&[routes::vip(10_000)]);
                 assert!(place.drain() > 50 * 20);
                 place.hub.take_best_changes();
             });

@@ -75,6 +75,7 @@ impl Place {
         let number = u32::try_from(self.sessions.len() + 1).unwrap();
         let settings = PeerSettings {
             address: IpAddr::V4(address(number)),
+            local_asn: OWN_ASN,
             local_v4: Some(OWN),
             local_v6: None,
             shared: vec!["10.2.0.0/16".parse().unwrap()],
@@ -119,7 +120,7 @@ impl Place {
     /// One VIP more of this node.
     pub fn originate(&mut self, n: u32) {
         let own = Attributes::new(Origin::Igp, AsPath::empty(), IpAddr::V4(Ipv4Addr::UNSPECIFIED).into());
-        self.hub.originate(vip(n), own, NOW);
+        self.hub.announce(vec![(vip(n), vec![own])], NOW);
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::{Own, Queue, Source, Target, may_send, rewrite};
 use crate::net::Asn;
-use crate::routing::bgp::policy::PeerPolicy;
+use crate::routing::bgp::policy::{PeerPolicy, PrefixSet};
 use crate::routing::bgp::types::{Attributes, Nlri, PeerId};
 
 /// A path to be told.
@@ -80,6 +80,31 @@ impl Groups {
             self.place(member, policy);
         }
         true
+    }
+
+    /// The peer is another one, or its policy is. `true` where that may change what it is told: the caller tells it the
+    /// whole RIB again, and only differences go out.
+    pub fn update(&mut self, target: Target, policy: PeerPolicy) -> bool {
+        let peer = target.peer;
+        let Some(group) = self.group_of(peer) else { return false };
+        let same_target = group.members.get(&peer).is_some_and(|member| member.target == target);
+        if same_target && group.policy == policy {
+            return false;
+        }
+        if let Some(member) = self.remove(peer) {
+            self.place(Member { target, ..member }, policy);
+        }
+        true
+    }
+
+    /// We are another one. Sessions must not be up.
+    pub fn set_own(&mut self, own: Own) {
+        self.own = own;
+    }
+
+    /// A prefix set that policies name is another. The caller tells the routes it covers again.
+    pub fn replace_prefix_set(&mut self, name: &str, set: &PrefixSet) {
+        self.groups.iter_mut().for_each(|group| group.policy.replace_prefix_set(name, set));
     }
 
     /// Every peer's word about a route: the path, or none any more.

@@ -18,7 +18,7 @@ mod prepared;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use super::types::{NextHop, PeerKind};
@@ -239,6 +239,23 @@ impl PolicySet {
             Direction::Import => own.and_then(|own| own.import.as_ref()).unwrap_or(&self.import),
             Direction::Export => own.and_then(|own| own.export.as_ref()).unwrap_or(&self.export),
         }
+    }
+
+    /// Members of a prefix set come and go; the set is made where there is none. What really came or went.
+    pub fn edit_prefix_set(&mut self, set: &str, add: &[PrefixRange], remove: &[PrefixRange]) -> Vec<PrefixRange> {
+        let members = self.sets.prefix.entry(set.to_owned()).or_default();
+        let mut added: BTreeSet<PrefixRange> = add.iter().copied().collect();
+        let removed: BTreeSet<PrefixRange> = remove.iter().copied().filter(|range| !added.contains(range)).collect();
+        let mut changed = Vec::new();
+        members.retain(|member| {
+            added.remove(member);
+            let goes = removed.contains(member);
+            changed.extend(goes.then_some(*member));
+            !goes
+        });
+        changed.extend(&added);
+        members.extend(added);
+        changed
     }
 
     /// What is left of the configuration for one peer and one direction.

@@ -164,6 +164,18 @@ impl PrefixSets {
         PrefixSets(sets.prefix.iter().map(ready).collect())
     }
 
+    /// These are the sets now. One that is equal to what it was stays the same value, which makes it cheap to see that
+    /// a peer's policy did not change.
+    pub fn replace(&mut self, sets: &DefinedSets) {
+        let mut new = PrefixSets::new(sets);
+        for (name, set) in &mut new.0 {
+            if let Some(old) = self.0.get(name).filter(|old| *old == set) {
+                *set = old.clone();
+            }
+        }
+        *self = new;
+    }
+
     /// A set by its name.
     pub fn get(&self, name: &str) -> Option<&PrefixSet> {
         self.0.get(name)
