@@ -64,11 +64,10 @@ impl Hub {
             self.reimport(*prefix);
         }
         self.spread();
-        let live: Vec<PeerId> =
-            self.peers.iter().filter(|(_, entry)| entry.live.is_some()).map(|(peer, _)| *peer).collect();
         for prefix in prefixes {
-            live.iter().for_each(|peer| self.tell_one(*peer, prefix));
+            self.tell(prefix, true);
         }
+        self.groups.settle();
     }
 
     /// A peer is to be treated otherwise. Its session goes on.

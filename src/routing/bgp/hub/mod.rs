@@ -11,11 +11,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::net::{Asn, Family, Prefix};
-use crate::routing::bgp::output::{Encoder, Groups, Mark, Offer, Own, Queue, Source, Target};
+use crate::routing::bgp::output::{Groups, Mark, Offer, Own, Source, Target};
 use crate::routing::bgp::policy::{Direction, PeerPolicy, PeerView, PolicySet, PrefixSets};
 use crate::routing::bgp::rib::{self, Change, Changes, Path, PeerInfo, Rib, RibSettings};
 use crate::routing::bgp::types::{Attributes, Negotiated, NextHop, Nlri, PeerId, family_of};
-use crate::routing::bgp::wire::{self, Refresh, Update};
+use crate::routing::bgp::wire::{Refresh, Update};
 
 /// What the hub needs to know of a configured peer beyond what its OPEN says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,8 +75,6 @@ pub struct Hub {
     prefix_sets: PrefixSets,
     peers: BTreeMap<PeerId, Peer>,
     changes: Changes,
-    /// Path identifiers that ADD-PATH peers may hold of a prefix.
-    told_ids: BTreeMap<Prefix, BTreeSet<u32>>,
     /// We have restarted and do not have all routes yet: nobody hears that these were all.
     holds_end: bool,
     /// Prefixes whose best path changed since they were last asked for.
@@ -95,7 +93,6 @@ impl Hub {
             policies,
             peers: BTreeMap::new(),
             changes: Changes::default(),
-            told_ids: BTreeMap::new(),
             holds_end: false,
             best_changed: BTreeSet::new(),
         }
@@ -148,10 +145,8 @@ impl Hub {
         self.groups.join(target, export);
         self.spread();
         self.tell_all(peer, &families);
-        if !self.holds_end
-            && let Some(queue) = self.groups.queue_mut(peer)
-        {
-            families.iter().for_each(|family| queue.mark(Mark::EndOfRib(*family)));
+        if !self.holds_end {
+            families.iter().for_each(|family| self.groups.mark(peer, Mark::EndOfRib(*family)));
         }
     }
 
@@ -165,9 +160,7 @@ impl Hub {
         if std::mem::take(&mut self.holds_end) {
             for (peer, entry) in &self.peers {
                 let families = entry.live.iter().flat_map(|live| &live.negotiated.families);
-                if let Some(queue) = self.groups.queue_mut(*peer) {
-                    families.for_each(|family| queue.mark(Mark::EndOfRib(*family)));
-                }
+                families.for_each(|family| self.groups.mark(*peer, Mark::EndOfRib(*family)));
             }
         }
     }
@@ -230,11 +223,7 @@ impl Hub {
     pub fn refresh(&mut self, peer: PeerId, family: Family, kind: Refresh, now: Duration) {
         let Some(entry) = self.peers.get_mut(&peer) else { return };
         match kind {
-            Refresh::Ask => {
-                if let Some(queue) = self.groups.queue_mut(peer) {
-                    queue.repeat(family);
-                }
-            }
+            Refresh::Ask => self.groups.repeat(peer, family),
             // What does not come again until the end is gone (RFC 7313 4).
             Refresh::Begin => {
                 self.rib.mark_stale(peer, family, &mut self.changes);
@@ -280,9 +269,14 @@ impl Hub {
         self.peers.get(&peer)?.live.as_ref().map(|live| &live.negotiated)
     }
 
-    /// What a peer was told and still has to hear, while its session is up.
-    pub fn queue(&self, peer: PeerId) -> Option<&Queue> {
-        self.groups.queue(peer)
+    /// Routes of a family that a peer whose session is up was told, in order, as it was told them.
+    pub fn told(&self, peer: PeerId, family: Family) -> Vec<(Nlri, Arc<Attributes>)> {
+        self.groups.told(peer, family)
+    }
+
+    /// How many those are.
+    pub fn n_told(&self, peer: PeerId, family: Family) -> usize {
+        self.groups.n_told(peer, family)
     }
 
     /// Whether a peer whose session is up has told all it has (RFC 4724).
@@ -331,9 +325,8 @@ impl Hub {
     /// when it has heard everything.
     pub fn take(&mut self, peer: PeerId, limit: usize) -> Option<(u64, Vec<u8>)> {
         let live = self.peers.get(&peer)?.live.as_ref()?;
-        let queue = self.groups.queue_mut(peer)?;
         let mut bytes = Vec::new();
-        queue.take(limit, &mut Wire(&live.negotiated), &mut bytes);
+        self.groups.take(peer, limit, &mut bytes);
         (!bytes.is_empty()).then_some((live.number, bytes))
     }
 
@@ -344,12 +337,16 @@ impl Hub {
 
     /// Tells one peer everything it may know.
     fn tell_all(&mut self, peer: PeerId, families: &[Family]) {
+        let Hub { rib, groups, own, .. } = self;
         for family in families {
-            let prefixes: Vec<Prefix> = self.rib.iterate(*family).map(|(prefix, _)| prefix).collect();
-            for prefix in prefixes {
-                self.tell_one(peer, prefix);
+            let all = groups.want_all_paths(*family);
+            let mut offers = Vec::new();
+            for (prefix, paths) in rib.unsorted(*family) {
+                offer(rib, own, paths, all, &mut offers);
+                groups.tell_one(peer, prefix, &offers);
             }
         }
+        groups.settle();
     }
 
     /// Tells everybody what changed.
@@ -358,87 +355,45 @@ impl Hub {
             if best {
                 self.best_changed.insert(prefix);
             }
-            let family = family_of(&prefix);
-            let all_paths: Vec<PeerId> =
-                self.peers.iter().filter(|(_, entry)| entry.sends_all_paths(family)).map(|(peer, _)| *peer).collect();
-            if all_paths.is_empty() {
-                if best {
-                    let offer = self.best_offer(&prefix).map(|(path, from)| (Arc::clone(&path.attributes), from));
-                    let offer = offer.as_ref().map(|(attributes, from)| Offer { attributes, from: *from });
-                    self.groups.tell(Nlri::new(prefix), offer);
-                }
-                continue;
-            }
-            let live: Vec<PeerId> =
-                self.peers.iter().filter(|(_, entry)| entry.live.is_some()).map(|(peer, _)| *peer).collect();
-            for peer in live.into_iter().filter(|peer| best || all_paths.contains(peer)) {
-                self.tell_one(peer, prefix);
-            }
-            self.forget_ids(&prefix);
+            self.tell(prefix, best);
         }
+        self.groups.settle();
     }
 
-    /// Tells one peer about one prefix: its best path, or with ADD-PATH all that may be used.
-    fn tell_one(&mut self, peer: PeerId, prefix: Prefix) {
-        let Some(entry) = self.peers.get(&peer) else { return };
-        if !entry.sends_all_paths(family_of(&prefix)) {
-            let offer = self.best_offer(&prefix).map(|(path, from)| (Arc::clone(&path.attributes), from));
-            let offer = offer.as_ref().map(|(attributes, from)| Offer { attributes, from: *from });
-            self.groups.tell_one(peer, Nlri::new(prefix), offer);
-            return;
-        }
-        let usable = |path: &&Path| path.filtered.is_none();
-        let paths: Vec<(u32, Arc<Attributes>, Source)> = self
-            .rib
-            .paths(&prefix)
-            .iter()
-            .filter(usable)
-            .map(|path| (path.local_id, Arc::clone(&path.attributes), self.source(path)))
-            .collect();
-        let told = self.told_ids.entry(prefix).or_default();
-        for (id, attributes, from) in &paths {
-            told.insert(*id);
-            self.groups.tell_one(peer, Nlri { prefix, path_id: *id }, Some(Offer { attributes, from: *from }));
-        }
-        for gone in told.iter().filter(|id| !paths.iter().any(|(kept, ..)| kept == *id)) {
-            self.groups.tell_one(peer, Nlri { prefix, path_id: *gone }, None);
-        }
+    /// Tells everybody what there is of a prefix: its best path, or with ADD-PATH all that may be used.
+    fn tell(&mut self, prefix: Prefix, best: bool) {
+        let Hub { rib, groups, own, .. } = self;
+        let all = groups.want_all_paths(family_of(&prefix));
+        let mut offers = Vec::new();
+        offer(rib, own, rib.paths(&prefix), all, &mut offers);
+        groups.tell(prefix, &offers, best);
     }
+}
 
-    /// Every peer has heard of this prefix: only identifiers in use must be remembered.
-    fn forget_ids(&mut self, prefix: &Prefix) {
-        let in_use: BTreeSet<u32> =
-            self.rib.paths(prefix).iter().filter(|path| path.filtered.is_none()).map(|path| path.local_id).collect();
-        if in_use.is_empty() {
-            self.told_ids.remove(prefix);
-        } else {
-            self.told_ids.insert(*prefix, in_use);
+/// The paths that may be used, or only the best.
+fn offer<'a>(rib: &Rib, own: &Own, paths: &'a [Path], all: bool, offers: &mut Vec<Offer<'a>>) {
+    let usable = paths.iter().filter(|path| path.filtered.is_none() && (all || path.in_use()));
+    let offered = usable.take(if all { usize::MAX } else { 1 }).map(|path| Offer {
+        path_id: path.local_id,
+        leads: path.in_use(),
+        attributes: &path.attributes,
+        from: source(rib, own, path),
+    });
+    offers.clear();
+    offers.extend(offered);
+}
+
+fn source(rib: &Rib, own: &Own, path: &Path) -> Source {
+    match rib.peer(path.peer) {
+        Some(info) => {
+            Source { peer: path.peer, route_type: info.kind.into(), client: info.client, router_id: info.router_id }
         }
-    }
-
-    fn best_offer(&self, prefix: &Prefix) -> Option<(&Path, Source)> {
-        let best = self.rib.best(prefix)?;
-        Some((best, self.source(best)))
-    }
-
-    fn source(&self, path: &Path) -> Source {
-        match self.rib.peer(path.peer) {
-            Some(info) => {
-                Source { peer: path.peer, route_type: info.kind.into(), client: info.client, router_id: info.router_id }
-            }
-            None => Source::local(&self.own),
-        }
+        None => Source::local(own),
     }
 }
 
 /// How long a peer that began a refresh may take to end it.
 const REFRESH_LIMIT: Duration = Duration::from_secs(360);
-
-impl Peer {
-    fn sends_all_paths(&self, family: Family) -> bool {
-        self.live.as_ref().is_some_and(|live| live.negotiated.add_path_send.contains(&family))
-    }
-}
 
 impl PeerSettings {
     fn view(&self) -> PeerView {
@@ -461,26 +416,9 @@ impl PeerSettings {
             extended_next_hop: negotiated.extended_next_hop,
             next_hop_self: self.next_hop_self,
             takes_own_as: false,
-        }
-    }
-}
-
-/// Writes messages as one session has them.
-struct Wire<'a>(&'a Negotiated);
-
-impl Encoder for Wire<'_> {
-    fn reach(&mut self, attributes: &Attributes, family: Family, nlri: &[Nlri], out: &mut Vec<u8>) -> bool {
-        wire::encode_reach(attributes, family, nlri, self.0, out).is_ok()
-    }
-
-    fn withdraw(&mut self, family: Family, nlri: &[Nlri], out: &mut Vec<u8>) {
-        wire::encode_withdraw(family, nlri, self.0, out);
-    }
-
-    fn mark(&mut self, mark: Mark, out: &mut Vec<u8>) {
-        match mark {
-            Mark::EndOfRib(family) => wire::encode_end_of_rib(family, out),
-            Mark::EndOfRefresh(family) => wire::encode_refresh(family, Refresh::End, out),
+            four_octet_as: negotiated.four_octet_as,
+            add_path: negotiated.add_path_send.clone(),
+            max_message: negotiated.max_message,
         }
     }
 }
@@ -490,6 +428,7 @@ mod tests {
     use super::*;
     use crate::routing::bgp::rib::Settings;
     use crate::routing::bgp::types::{AsPath, Origin, PeerKind, PeerRestart};
+    use crate::routing::bgp::wire;
 
     const NOW: Duration = Duration::from_secs(1);
 

@@ -48,20 +48,22 @@ pub fn encode_reach(
     }
     let mut prepared = Vec::with_capacity(64);
     prepare(attributes, family, session.into(), &mut prepared)?;
-    encode_prepared(&prepared, nlri, session.add_path_send.contains(&family), session.max_message, out)
+    let ids = session.add_path_send.contains(&family);
+    encode_prepared(&prepared, &flat(nlri, ids), ids, session.max_message, out)
 }
 
 /// Appends UPDATEs that withdraw the routes: IPv4 in the field for it, IPv6 in MP_UNREACH_NLRI.
 pub fn encode_withdraw(family: Family, nlri: &[Nlri], session: &Negotiated, out: &mut Vec<u8>) {
-    withdraw(family, nlri, session.add_path_send.contains(&family), session.max_message, out);
+    let ids = session.add_path_send.contains(&family);
+    withdraw(family, &flat(nlri, ids), ids, session.max_message, out);
 }
 
-/// The same, said by what it depends on.
-pub fn withdraw(family: Family, nlri: &[Nlri], ids: bool, max_message: usize, out: &mut Vec<u8>) {
+/// The same for routes that are bytes already, with path identifiers where `ids` says so.
+pub fn withdraw(family: Family, routes: &[u8], ids: bool, max_message: usize, out: &mut Vec<u8>) {
     let head = [0, afi(family), UNICAST];
     let taken = HEADER + 4 + if family == Family::V6 { 4 + head.len() } else { 0 };
     let room = max_message.min(MAX_EXTENDED).saturating_sub(taken);
-    let mut rest = nlri;
+    let mut rest = routes;
     while !rest.is_empty() {
         let (now, later) = fill(rest, room, ids);
         rest = later;
@@ -70,13 +72,13 @@ pub fn withdraw(family: Family, nlri: &[Nlri], ids: bool, max_message: usize, ou
         let field = out.len();
         match family {
             Family::V4 => {
-                put_routes(now, ids, out);
+                out.extend_from_slice(now);
                 put_length(field - 2, out.len() - field, out);
                 out.extend_from_slice(&[0, 0]);
             }
             Family::V6 => {
                 out.extend_from_slice(&[0, 0]);
-                attribute_of_routes(MP_UNREACH, &head, now, ids, out);
+                attribute_of_routes(MP_UNREACH, &head, now, out);
                 put_length(field, out.len() - field - 2, out);
             }
         }
@@ -107,26 +109,33 @@ pub(super) fn unencodable(error: EncodeError) -> Unsendable {
 }
 
 /// As many routes as there is room for, at least one, and the others.
-pub(super) fn fill(nlri: &[Nlri], room: usize, ids: bool) -> (&[Nlri], &[Nlri]) {
-    let mut used = 0;
-    let fits = nlri.iter().take_while(|route| {
-        used += encoded_length(route, ids);
-        used <= room
-    });
-    nlri.split_at(fits.count().max(1).min(nlri.len()))
+pub(super) fn fill(routes: &[u8], room: usize, ids: bool) -> (&[u8], &[u8]) {
+    let mut used = first_length(routes, ids);
+    loop {
+        let next = used + first_length(routes.get(used..).unwrap_or_default(), ids);
+        if next > room || next == used {
+            return routes.split_at_checked(used).unwrap_or((routes, &[]));
+        }
+        used = next;
+    }
 }
 
-pub(super) fn encoded_length(route: &Nlri, ids: bool) -> usize {
-    1 + usize::from(route.prefix.prefix_len().div_ceil(8)) + if ids { 4 } else { 0 }
+/// Octets of the first route; 0 where there is none.
+pub(super) fn first_length(routes: &[u8], ids: bool) -> usize {
+    let before = if ids { 4 } else { 0 };
+    routes.get(before).map_or(0, |length| before + 1 + usize::from(length.div_ceil(8)))
 }
 
-pub(super) fn put_routes(nlri: &[Nlri], ids: bool, out: &mut Vec<u8>) {
+/// Routes as they stand in a message.
+pub(super) fn flat(nlri: &[Nlri], ids: bool) -> Vec<u8> {
+    let mut routes = Vec::with_capacity(nlri.len() * if ids { 9 } else { 5 });
     for route in nlri {
         if ids {
-            out.extend_from_slice(&route.path_id.to_be_bytes());
+            routes.extend_from_slice(&route.path_id.to_be_bytes());
         }
-        put_prefix(&route.prefix, out);
+        put_prefix(&route.prefix, &mut routes);
     }
+    routes
 }
 
 /// Length in bits, then as many octets as it takes.
@@ -141,11 +150,11 @@ pub(super) fn put_prefix(prefix: &Prefix, out: &mut Vec<u8>) {
 }
 
 /// MP_REACH_NLRI or MP_UNREACH_NLRI: what stands before the routes, and the routes.
-pub(super) fn attribute_of_routes(code: u8, head: &[u8], nlri: &[Nlri], ids: bool, out: &mut Vec<u8>) {
+pub(super) fn attribute_of_routes(code: u8, head: &[u8], routes: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(&[OPTIONAL_LONG, code, 0, 0]);
     let value = out.len();
     out.extend_from_slice(head);
-    put_routes(nlri, ids, out);
+    out.extend_from_slice(routes);
     put_length(value - 2, out.len() - value, out);
 }
 

@@ -8,13 +8,11 @@ use std::net::IpAddr;
 use rustbgpd_wire::attribute::{decode_path_attributes_revised, encode_path_attributes};
 use rustbgpd_wire::{PathAttribute, RawAttribute as CodecRaw};
 
-use super::encode::{
-    MP_REACH, Unsendable, attribute_of_routes, encoded_length, fill, put_routes, reach_head, to_codec, unencodable,
-};
+use super::encode::{MP_REACH, Unsendable, attribute_of_routes, fill, first_length, reach_head, to_codec, unencodable};
 use super::update::{Gathered, gather};
 use super::{HEADER, MAX_EXTENDED, UPDATE, begin, finish, put_length};
 use crate::net::{Asn, Family};
-use crate::routing::bgp::types::{Attributes, Negotiated, NextHop, Nlri, Origin};
+use crate::routing::bgp::types::{Attributes, Negotiated, NextHop, Origin};
 
 const WELL_KNOWN: u8 = 0x40;
 const OPTIONAL: u8 = 0x80;
@@ -57,10 +55,11 @@ pub fn prepare(attributes: &Attributes, family: Family, shape: Shape, out: &mut 
     encode_path_attributes(&to_codec(attributes, head.is_none()), out, shape.four_octet_as, false).map_err(unencodable)
 }
 
-/// Appends as many UPDATEs as the routes need. On error nothing is appended.
+/// Appends as many UPDATEs as the routes need, which come as bytes, with path identifiers where `ids` says so. On error
+/// nothing is appended.
 pub fn encode_prepared(
     prepared: &[u8],
-    nlri: &[Nlri],
+    routes: &[u8],
     ids: bool,
     max_message: usize,
     out: &mut Vec<u8>,
@@ -68,11 +67,13 @@ pub fn encode_prepared(
     let (head, fixed) = split(prepared);
     let taken = HEADER + 4 + fixed.len() + if head.is_empty() { 0 } else { 4 + head.len() };
     let room = max_message.min(MAX_EXTENDED).saturating_sub(taken);
-    if nlri.iter().any(|route| encoded_length(route, ids) > room) {
-        return Err(Unsendable::TooLong(fixed.len()));
-    }
-    let mut rest = nlri;
+    let before = out.len();
+    let mut rest = routes;
     while !rest.is_empty() {
+        if first_length(rest, ids) > room {
+            out.truncate(before);
+            return Err(Unsendable::TooLong(fixed.len()));
+        }
         let (now, later) = fill(rest, room, ids);
         rest = later;
         let start = begin(UPDATE, out);
@@ -81,10 +82,10 @@ pub fn encode_prepared(
         if head.is_empty() {
             out.extend_from_slice(fixed);
             put_length(lengths, fixed.len(), out);
-            put_routes(now, ids, out);
+            out.extend_from_slice(now);
         } else {
             // RFC 7606 5.1: before all others.
-            attribute_of_routes(MP_REACH, head, now, ids, out);
+            attribute_of_routes(MP_REACH, head, now, out);
             out.extend_from_slice(fixed);
             put_length(lengths, out.len() - lengths - 2, out);
         }

@@ -23,7 +23,7 @@ pub fn attributes_raw(attributes: &Attributes, nlri: &Nlri) -> Vec<Vec<u8>> {
     }
     if let Some(head) = head {
         let mut bytes = Vec::new();
-        attribute_of_routes(MP_REACH, &head, std::slice::from_ref(nlri), false, &mut bytes);
+        attribute_of_routes(MP_REACH, &head, &nlri_raw(&nlri.prefix), &mut bytes);
         all.push(bytes);
     }
     all
