@@ -32,6 +32,9 @@ const N_SINGLES: u32 = 100;
 /// How long a device may set itself up, with the peers configured and none connected.
 const REST: Duration = Duration::from_secs(3);
 
+/// How long a peer waits for an answer before it connects anew: a device that lets 8 wait to be accepted drops the rest.
+const PATIENCE: Duration = Duration::from_secs(2);
+
 /// Where the crowd's addresses begin: 10.200.1.0.
 const FIRST: u16 = 256;
 
@@ -49,7 +52,8 @@ impl Member {
     async fn establish(who: Identity) -> Result<Member> {
         let begun = Instant::now();
         loop {
-            match Member::attempt(who).await {
+            let attempt = tokio::time::timeout(PATIENCE, Member::attempt(who)).await;
+            match attempt.context("no answer").flatten() {
                 Ok(member) => return Ok(member),
                 Err(error) if begun.elapsed() > STALL => {
                     return Err(error.context(format!("no session from {}", who.address)));
@@ -101,7 +105,8 @@ impl Member {
             }
             Ok(())
         };
-        tokio::time::timeout(STALL, all).await.context("a peer waits for routes in vain")?
+        let told = tokio::time::timeout(STALL, all).await;
+        told.with_context(|| format!("a peer waits for routes in vain, with {} there", counter.count()))?
     }
 
     /// Keeps the session and reads what comes, for ever.

@@ -4,7 +4,7 @@
 use std::fmt::Write;
 use std::fs;
 use std::net::Ipv4Addr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -98,12 +98,12 @@ impl Kind {
         let mut command = Command::new(self.program()?);
         let text = match self {
             Kind::Ferrovia => {
-                command.arg("--config").arg(&file);
+                command.arg(&file);
                 ours(setup, hold)
             }
             Kind::Bird => {
                 command.arg("-f").arg("-c").arg(&file).arg("-s").arg(path.join("control"));
-                bird(setup, hold, path)
+                bird(setup, hold)
             }
             Kind::Frr => {
                 command.args(["-Z", "-S", "-n", "-P", "0", "-l"]).arg(DEVICE.to_string());
@@ -182,7 +182,7 @@ fn ours(setup: &Setup, hold: u16) -> String {
         write(
             &mut text,
             format_args!(
-                "\n[[peers]]\naddress = \"{}\"\nasn = {}\npassive = true\nhold_time = {hold}\n",
+                "\n[[peer]]\naddress = \"{}\"\nasn = {}\npassive = true\nfamilies = [\"ipv4\"]\nhold_time = {hold}\n",
                 peer.address, peer.asn
             ),
         );
@@ -190,12 +190,11 @@ fn ours(setup: &Setup, hold: u16) -> String {
     text
 }
 
-fn bird(setup: &Setup, hold: u16, folder: &Path) -> String {
+fn bird(setup: &Setup, hold: u16) -> String {
     let mut text = format!(
-        "log \"{}\" all;\nrouter id {DEVICE};\nprotocol device {{}}\n\
-         template bgp all_in_all_out {{\n  local {DEVICE} as {DEVICE_AS};\n  passive;\n  hold time {hold};\n  \
-         ipv4 {{ import all; export all; }};\n}}\n",
-        folder.join("messages").display()
+        "log stderr all;\nrouter id {DEVICE};\nprotocol device {{}}\n\
+         template bgp all_in_all_out {{\n  local {DEVICE} as {DEVICE_AS};\n  passive;\n  direct;\n  hold time {hold};\n  \
+         ipv4 {{ import all; export all; }};\n}}\n"
     );
     for (number, peer) in setup.peers.iter().enumerate() {
         write(
