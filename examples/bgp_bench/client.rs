@@ -82,7 +82,9 @@ fn ask(client: &PathBuf) -> Result<usize> {
         .stdin(Stdio::null())
         .output()
         .with_context(|| format!("start {}", client.display()))?;
-    let said = String::from_utf8_lossy(&output.stderr);
+    // What it says of an empty table goes where a table would go.
+    let all = [output.stdout.as_slice(), &output.stderr].concat();
+    let said = String::from_utf8_lossy(&all);
     ensure!(output.status.success() || said.contains("not in table"), "`gobgp global rib` failed: {said}");
     Ok(output.stdout.iter().filter(|byte| **byte == b'\n').count())
 }
