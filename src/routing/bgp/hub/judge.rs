@@ -132,33 +132,29 @@ impl Hub {
     }
 }
 
-/// What import policy makes of routes with common attributes: it is asked once for all prefixes of a class.
-pub(super) fn judge_alike<'a>(
+/// What import policy makes of routes with common attributes: it is asked once for all prefixes of a class. `judged`
+/// hears of runs of routes that fare alike.
+pub(super) fn judge_alike(
     policy: &PeerPolicy,
     kind: RouteType,
     received: &Arc<Attributes>,
-    nlri: &'a [Nlri],
-) -> Vec<(&'a [Nlri], Option<Arc<Attributes>>)> {
+    nlri: &[Nlri],
+    mut judged: impl FnMut(&[Nlri], Option<Arc<Attributes>>),
+) {
     let mut known: Vec<(Class, Option<Arc<Attributes>>)> = Vec::new();
-    let mut judged = Vec::new();
     let mut rest = nlri;
     while let Some(first) = rest.first() {
         let class = policy.class(&first.prefix);
         let alike = rest.iter().skip(1).take_while(|nlri| class.is_some() && policy.class(&nlri.prefix) == class);
         let (now, later) = rest.split_at((1 + alike.count()).min(rest.len()));
         rest = later;
-        let before = class.and_then(|class| known.iter().find(|(other, _)| *other == class));
-        let result = match before {
-            Some((_, result)) => result.clone(),
-            None => {
-                let result = accepted(policy, first, kind, received);
-                known.extend(class.map(|class| (class, result.clone())));
-                result
-            }
-        };
-        judged.push((now, result));
+        let before = known.iter().find(|(other, _)| Some(*other) == class);
+        let result = before.map_or_else(|| accepted(policy, first, kind, received), |(_, result)| result.clone());
+        if before.is_none() && !rest.is_empty() {
+            known.extend(class.map(|class| (class, result.clone())));
+        }
+        judged(now, result);
     }
-    judged
 }
 
 /// What import policy makes of a route.

@@ -78,7 +78,9 @@ pub struct Hub {
     /// We have restarted and do not have all routes yet: nobody hears that these were all.
     holds_end: bool,
     /// Prefixes whose best path changed since they were last asked for.
-    best_changed: BTreeSet<Prefix>,
+    best_changed: Vec<Prefix>,
+    /// At so many they are looked through for those named twice.
+    sort_best_at: usize,
 }
 
 impl Hub {
@@ -94,7 +96,8 @@ impl Hub {
             peers: BTreeMap::new(),
             changes: Changes::default(),
             holds_end: false,
-            best_changed: BTreeSet::new(),
+            best_changed: Vec::new(),
+            sort_best_at: SORT_BEST_AT,
         }
     }
 
@@ -202,10 +205,10 @@ impl Hub {
             }
             for reach in update.reach {
                 let received = self.rib.intern(reach.attributes);
-                for (nlri, accepted) in judge::judge_alike(&entry.import, kind, &received, &reach.nlri) {
+                judge::judge_alike(&entry.import, kind, &received, &reach.nlri, |nlri, accepted| {
                     let offer = rib::Offer { received: Arc::clone(&received), accepted };
                     self.rib.announce(peer, offer, nlri, now, &mut self.changes);
-                }
+                });
             }
             if let Some(family) = update.end_of_rib {
                 if let Some(live) = &mut entry.live {
@@ -332,7 +335,8 @@ impl Hub {
 
     /// The prefixes whose best path changed since the last call, in order: the kernel's routes follow them.
     pub fn take_best_changes(&mut self) -> BTreeSet<Prefix> {
-        std::mem::take(&mut self.best_changed)
+        self.sort_best_at = SORT_BEST_AT;
+        std::mem::take(&mut self.best_changed).into_iter().collect()
     }
 
     /// Tells one peer everything it may know.
@@ -340,10 +344,8 @@ impl Hub {
         let Hub { rib, groups, own, .. } = self;
         for family in families {
             let all = groups.want_all_paths(*family);
-            let mut offers = Vec::new();
             for (prefix, paths) in rib.unsorted(*family) {
-                offer(rib, own, paths, all, &mut offers);
-                groups.tell_one(peer, prefix, &offers);
+                offered(rib, own, paths, all, |offers| groups.tell_one(peer, prefix, offers));
             }
         }
         groups.settle();
@@ -353,34 +355,39 @@ impl Hub {
     fn spread(&mut self) {
         for Change { prefix, best } in self.changes.take() {
             if best {
-                self.best_changed.insert(prefix);
+                self.best_changed.push(prefix);
             }
             self.tell(prefix, best);
         }
         self.groups.settle();
+        if self.best_changed.len() > self.sort_best_at {
+            self.best_changed.sort_unstable();
+            self.best_changed.dedup();
+            self.sort_best_at = SORT_BEST_AT.max(2 * self.best_changed.len());
+        }
     }
 
     /// Tells everybody what there is of a prefix: its best path, or with ADD-PATH all that may be used.
     fn tell(&mut self, prefix: Prefix, best: bool) {
         let Hub { rib, groups, own, .. } = self;
         let all = groups.want_all_paths(family_of(&prefix));
-        let mut offers = Vec::new();
-        offer(rib, own, rib.paths(&prefix), all, &mut offers);
-        groups.tell(prefix, &offers, best);
+        offered(rib, own, rib.paths(&prefix), all, |offers| groups.tell(prefix, offers, best));
     }
 }
 
 /// The paths that may be used, or only the best.
-fn offer<'a>(rib: &Rib, own: &Own, paths: &'a [Path], all: bool, offers: &mut Vec<Offer<'a>>) {
-    let usable = paths.iter().filter(|path| path.filtered.is_none() && (all || path.in_use()));
-    let offered = usable.take(if all { usize::MAX } else { 1 }).map(|path| Offer {
-        path_id: path.local_id,
-        leads: path.in_use(),
-        attributes: &path.attributes,
-        from: source(rib, own, path),
-    });
-    offers.clear();
-    offers.extend(offered);
+fn offered(rib: &Rib, own: &Own, paths: &[Path], all: bool, tell: impl FnOnce(&[Offer<'_>])) {
+    if all {
+        let usable = paths.iter().filter(|path| path.filtered.is_none());
+        tell(&usable.map(|path| offer(rib, own, path)).collect::<Vec<_>>());
+    } else {
+        tell(paths.first().filter(|path| path.in_use()).map(|path| offer(rib, own, path)).as_slice());
+    }
+}
+
+fn offer<'a>(rib: &Rib, own: &Own, path: &'a Path) -> Offer<'a> {
+    let from = source(rib, own, path);
+    Offer { path_id: path.local_id, leads: path.in_use(), attributes: &path.attributes, from }
 }
 
 fn source(rib: &Rib, own: &Own, path: &Path) -> Source {
@@ -391,6 +398,9 @@ fn source(rib: &Rib, own: &Own, path: &Path) -> Source {
         None => Source::local(own),
     }
 }
+
+/// So few prefixes may be named twice, nobody minds.
+const SORT_BEST_AT: usize = 4096;
 
 /// How long a peer that began a refresh may take to end it.
 const REFRESH_LIMIT: Duration = Duration::from_secs(360);

@@ -37,10 +37,23 @@ pub(super) struct Group {
     memo: Vec<Known>,
 }
 
+/// Who hears of a prefix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Whom {
+    /// Every member.
+    All,
+    /// This one, and the rest where the group's word was another until now.
+    One(PeerId),
+    /// This one, which came to a group whose words are all up to date.
+    New(PeerId),
+}
+
 /// One peer of a group.
 #[derive(Debug)]
 pub(super) struct Member {
     pub(super) target: Target,
+    /// It came with nothing to a group that was told everything before, and was not told everything yet.
+    is_new: bool,
     v4: Share,
     v6: Share,
 }
@@ -61,7 +74,7 @@ const KNOWN: usize = 8;
 
 impl Member {
     pub(super) fn new(target: Target) -> Member {
-        Member { target, v4: Share::default(), v6: Share::default() }
+        Member { target, is_new: false, v4: Share::default(), v6: Share::default() }
     }
 
     pub(super) fn mark(&mut self, mark: Mark) {
@@ -69,6 +82,10 @@ impl Member {
             Family::V4 => self.v4.mark(mark),
             Family::V6 => self.v6.mark(mark),
         }
+    }
+
+    pub(super) fn is_new(&self) -> bool {
+        self.is_new
     }
 
     pub(super) fn is_idle(&self) -> bool {
@@ -109,16 +126,8 @@ impl Group {
         }
     }
 
-    /// Says what there is of a prefix now: to all members, or with `only` to one unless the rest lacks it too.
-    /// `offers` are the paths that may be used, the best first where there is one.
-    pub(super) fn tell(
-        &mut self,
-        prefix: Prefix,
-        offers: &[Offer<'_>],
-        best: bool,
-        only: Option<PeerId>,
-        shop: &mut Shop,
-    ) {
+    /// Says what there is of a prefix now. `offers` are the paths that may be used, the best first where there is one.
+    pub(super) fn tell(&mut self, prefix: Prefix, offers: &[Offer<'_>], best: bool, whom: Whom, shop: &mut Shop) {
         let family = family_of(&prefix);
         if !self.key.families.contains(&family) {
             return;
@@ -126,17 +135,17 @@ impl Group {
         if !self.key.add_path.contains(&family) {
             if best {
                 let offer = offers.first().filter(|offer| offer.leads);
-                self.tell_route(&Nlri::new(prefix), offer, only, shop);
+                self.tell_route(&Nlri::new(prefix), offer, whom, shop);
             }
             return;
         }
         for offer in offers {
-            self.tell_route(&Nlri { prefix, path_id: offer.path_id }, Some(offer), only, shop);
+            self.tell_route(&Nlri { prefix, path_id: offer.path_id }, Some(offer), whom, shop);
         }
         // Our identifiers are small numbers; one that is gone is below the highest.
         let before = self.highest.get(&prefix).copied().unwrap_or(1);
         for path_id in (1..=before).filter(|id| !offers.iter().any(|offer| offer.path_id == *id)) {
-            self.tell_route(&Nlri { prefix, path_id }, None, only, shop);
+            self.tell_route(&Nlri { prefix, path_id }, None, whom, shop);
         }
         match offers.iter().map(|offer| offer.path_id).max() {
             Some(highest) if highest > 1 => drop(self.highest.insert(prefix, highest)),
@@ -144,10 +153,13 @@ impl Group {
         }
     }
 
-    fn tell_route(&mut self, nlri: &Nlri, offer: Option<&Offer<'_>>, only: Option<PeerId>, shop: &mut Shop) {
-        let word = offer.and_then(|offer| self.word(nlri, offer, shop));
+    fn tell_route(&mut self, nlri: &Nlri, offer: Option<&Offer<'_>>, whom: Whom, shop: &mut Shop) {
+        let word = match whom {
+            Whom::New(_) => self.word_now(nlri).inspect(|word| shop.words.again(*word)),
+            Whom::All | Whom::One(_) => offer.and_then(|offer| self.word(nlri, offer, shop)),
+        };
         let Group { key, policy, members, v4, v6, .. } = self;
-        let saying = Saying { nlri, offer, word, only, key, policy };
+        let saying = Saying { nlri, offer, word, whom, key, policy };
         match family_of(&nlri.prefix) {
             Family::V4 => {
                 let members = members.iter_mut().map(|member| (&member.target, &mut member.v4));
@@ -157,6 +169,14 @@ impl Group {
                 let members = members.iter_mut().map(|member| (&member.target, &mut member.v6));
                 tell_in(v6, members, saying, shop);
             }
+        }
+    }
+
+    /// What the table says.
+    fn word_now(&self, nlri: &Nlri) -> Option<WordId> {
+        match family_of(&nlri.prefix) {
+            Family::V4 => self.v4.word(self.v4.find(&key(nlri))?),
+            Family::V6 => self.v6.word(self.v6.find(&key(nlri))?),
         }
     }
 
@@ -189,12 +209,19 @@ impl Group {
         self.memo.drain(..).filter_map(|known| known.word).for_each(|word| shop.words.release(word));
     }
 
+    /// Everybody has been told what there is to tell.
+    pub(super) fn settle(&mut self, shop: &mut Shop) {
+        self.forget(shop);
+        self.members.iter_mut().for_each(|member| member.is_new = false);
+    }
+
     pub(super) fn position(&self, peer: PeerId) -> Result<usize, usize> {
         self.members.binary_search_by_key(&peer, |member| member.target.peer)
     }
 
     /// A peer comes in, with what it holds from another group.
     pub(super) fn enter(&mut self, mut member: Member, luggage: [Luggage; 2], shop: &mut Shop) {
+        member.is_new = !self.members.is_empty() && luggage.iter().all(|luggage| luggage.held.is_empty());
         for Luggage { held, marks } in luggage {
             for (nlri, word) in held {
                 if nlri.path_id > 1 {
@@ -269,7 +296,7 @@ struct Saying<'a> {
     offer: Option<&'a Offer<'a>>,
     /// Held for the table.
     word: Option<WordId>,
-    only: Option<PeerId>,
+    whom: Whom,
     key: &'a Target,
     policy: &'a PeerPolicy,
 }
@@ -289,7 +316,10 @@ fn tell_in<'a, const SIZE: usize>(
     };
     let before = table.set_word(number, word);
     for (target, share) in members {
-        if before == word && only.is_some_and(|only| only != target.peer) {
+        if before == word
+            && let Whom::One(only) | Whom::New(only) = whom
+            && only != target.peer
+        {
             continue;
         }
         let wanted = match offer {

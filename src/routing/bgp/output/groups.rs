@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
-use super::group::{Group, Member, Shop};
+use super::group::{Group, Member, Shop, Whom};
 use super::share::Luggage;
 use super::words::Words;
 use super::{Mark, Own, Source, Stats, Target};
@@ -46,7 +46,7 @@ impl Groups {
     }
 
     /// A session came up: the peer holds nothing. The caller then tells it the whole RIB with [`Groups::tell_one`] and
-    /// asks for the marks.
+    /// asks for the marks. By then all others must have been told what is new.
     pub fn join(&mut self, target: Target, policy: PeerPolicy) {
         self.leave(target.peer);
         self.place(target, policy, Default::default());
@@ -100,20 +100,22 @@ impl Groups {
     /// others than the best are new.
     pub fn tell(&mut self, prefix: Prefix, offers: &[Offer<'_>], best: bool) {
         for group in self.groups.iter_mut().flatten() {
-            group.tell(prefix, offers, best, None, &mut self.shop);
+            group.tell(prefix, offers, best, Whom::All, &mut self.shop);
         }
     }
 
     /// The same for one peer.
     pub fn tell_one(&mut self, peer: PeerId, prefix: Prefix, offers: &[Offer<'_>]) {
-        if let Some((group, _)) = home(&mut self.groups, &self.homes, peer) {
-            group.tell(prefix, offers, true, Some(peer), &mut self.shop);
+        if let Some((group, at)) = home(&mut self.groups, &self.homes, peer) {
+            let whom =
+                if group.members.get(at).is_some_and(Member::is_new) { Whom::New(peer) } else { Whom::One(peer) };
+            group.tell(prefix, offers, true, whom, &mut self.shop);
         }
     }
 
     /// A series of calls of [`Groups::tell`] and [`Groups::tell_one`] is over: what they had in common is forgotten.
     pub fn settle(&mut self) {
-        self.groups.iter_mut().flatten().for_each(|group| group.forget(&mut self.shop));
+        self.groups.iter_mut().flatten().for_each(|group| group.settle(&mut self.shop));
     }
 
     /// Whether a peer hears of all paths of a family, not of the best only.
