@@ -43,6 +43,8 @@ pub struct Desired {
     services: BTreeMap<ServiceKey, ServiceRoutes>,
     announced: BTreeMap<IpAddr, BTreeSet<ServiceKey>>,
     listed: BTreeMap<IpAddr, BTreeSet<ServiceKey>>,
+    /// VIPs that were listed or taken off the list since somebody asked.
+    relisted: BTreeSet<IpAddr>,
 }
 
 impl Desired {
@@ -76,7 +78,9 @@ impl Desired {
         let (older, newer) = (older.unwrap_or_default(), routes.unwrap_or_default());
         let mut changed = BTreeSet::new();
         for vip in older.vips.keys().chain(newer.vips.keys()) {
-            set_member(&mut self.listed, *vip, key, newer.vips.contains_key(vip));
+            if set_member(&mut self.listed, *vip, key, newer.vips.contains_key(vip)) {
+                self.relisted.insert(*vip);
+            }
             let announce = newer.vips.get(vip).is_some_and(|routes| routes.announce);
             if set_member(&mut self.announced, *vip, key, announce) {
                 changed.insert(*vip);
@@ -104,6 +108,17 @@ impl Desired {
     /// All VIPs that some node is to announce.
     pub fn listed(&self) -> impl Iterator<Item = IpAddr> + '_ {
         self.listed.keys().copied()
+    }
+
+    /// The VIPs that some node is to announce, or that none is to any more, since the last call.
+    pub fn take_relisted(&mut self) -> Vec<(IpAddr, bool)> {
+        let relisted = std::mem::take(&mut self.relisted);
+        relisted.into_iter().map(|vip| (vip, self.listed.contains_key(&vip))).collect()
+    }
+
+    /// What one Service asks for.
+    pub fn service(&self, key: &ServiceKey) -> Option<&ServiceRoutes> {
+        self.services.get(key)
     }
 
     /// What the owners of Services should know.

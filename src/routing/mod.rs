@@ -5,8 +5,14 @@
 
 pub mod advertise;
 pub mod bgp;
+pub mod boundary;
 pub mod config;
 pub mod desired;
 pub mod egress;
 pub mod overlay;
 pub mod peers;
+pub mod plan;
+pub mod reconciler;
+pub mod render;
+pub mod sessions;
+pub mod speaker_config;

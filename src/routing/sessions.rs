@@ -1,0 +1,57 @@
+//! How the sessions stand, for whoever must know without asking the speaker each time.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use super::bgp::api::handle::Handle;
+use super::bgp::api::query::{Event, PeerDetail, SessionState, Watch};
+
+/// How soon the speaker is asked again after it did not answer.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// All peers with the state of their sessions.
+#[derive(Clone, Debug, Default)]
+pub struct Sessions {
+    /// By address.
+    pub peers: Arc<BTreeMap<IpAddr, PeerDetail>>,
+}
+
+impl Sessions {
+    /// Addresses of peers whose session is up.
+    pub fn established(&self) -> BTreeSet<IpAddr> {
+        let up = self.peers.values().filter(|peer| peer.row.state == SessionState::Established);
+        up.map(|peer| peer.row.address).collect()
+    }
+}
+
+/// Keeps `sessions` up to date, until the speaker or everybody who looks is gone.
+pub async fn follow(questions: Handle, sessions: watch::Sender<Sessions>) {
+    loop {
+        let news = questions.watch(Watch { peers: true, ..Watch::default() }).await;
+        let Ok(mut news) = news else {
+            tokio::select! {
+                () = tokio::time::sleep(AGAIN) => continue,
+                () = sessions.closed() => return,
+            }
+        };
+        loop {
+            let event = tokio::select! {
+                event = news.recv() => event,
+                () = sessions.closed() => return,
+            };
+            let Some(event) = event else { break };
+            // A removed peer is not news by itself: all are read again with each change.
+            if matches!(event, Event::PeerInitial(_) | Event::Routes(_)) {
+                continue;
+            }
+            while news.try_recv().is_ok() {}
+            let Ok(rows) = questions.peers(None, false).await else { break };
+            let peers = rows.map(|peer| (peer.row.address, peer)).collect();
+            sessions.send_replace(Sessions { peers: Arc::new(peers) });
+        }
+    }
+}
