@@ -55,7 +55,7 @@ pub struct Config {
     pub load_balancer_ip_ranges: Vec<Prefix>,
     /// Refuse external and load balancer IPs that no range grants (`--strict-external-ip-validation`).
     pub strict_external_ips: bool,
-    /// Prefixes that peers may announce although they touch node addresses, Service ranges or pod prefixes.
+    /// `--allowed-import-prefixes`: prefixes that peers may announce although they touch node addresses, Service ranges or pod prefixes.
     pub allowed_imports: Vec<Prefix>,
 }
 

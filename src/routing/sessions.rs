@@ -9,6 +9,8 @@ use tokio::sync::watch;
 
 use super::bgp::api::handle::Handle;
 use super::bgp::api::query::{Event, PeerDetail, SessionState, Watch};
+use super::bgp::speaker::{Change, Learned, Speaker};
+use super::reconciler::Voice;
 
 /// How soon the speaker is asked again after it did not answer.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -53,5 +55,53 @@ pub async fn follow(questions: Handle, sessions: watch::Sender<Sessions>) {
             let peers = rows.map(|peer| (peer.row.address, peer)).collect();
             sessions.send_replace(Sessions { peers: Arc::new(peers) });
         }
+    }
+}
+
+/// The room's line to the running speaker.
+#[derive(Debug)]
+pub struct Line {
+    speaker: Speaker,
+    learned: watch::Receiver<Learned>,
+    sessions: watch::Receiver<Sessions>,
+}
+
+impl Line {
+    /// To this speaker, whose sessions [`follow`] watches.
+    pub fn new(speaker: &Speaker, sessions: watch::Receiver<Sessions>) -> Line {
+        Line { speaker: speaker.clone(), learned: speaker.learned(), sessions }
+    }
+}
+
+impl Voice for Line {
+    fn change(&mut self, changes: Vec<Change>) {
+        // In order is enough: nobody waits for the last peer.
+        drop(self.speaker.change(changes));
+    }
+
+    fn learned(&mut self) -> Learned {
+        self.learned.borrow_and_update().clone()
+    }
+
+    fn sessions(&mut self) -> Sessions {
+        self.sessions.borrow_and_update().clone()
+    }
+}
+
+/// A line to nobody: for a room that only says what it would do.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Mute;
+
+impl Voice for Mute {
+    fn change(&mut self, changes: Vec<Change>) {
+        drop(changes);
+    }
+
+    fn learned(&mut self) -> Learned {
+        Learned::default()
+    }
+
+    fn sessions(&mut self) -> Sessions {
+        Sessions::default()
     }
 }

@@ -201,6 +201,7 @@ impl Told {
         frame: impl Fn(&BTreeSet<IpAddr>) -> Option<SpeakerConfig>,
     ) -> Vec<Change> {
         let before = kinds_of(&self.vips);
+        let silent = self.frame.is_none();
         for vip in &routes.vips_gone {
             self.vips.remove(vip);
         }
@@ -226,7 +227,8 @@ impl Told {
             (Some(_), false) => changes.extend(edits(&routes.vips_new, &routes.vips_gone)),
             (None, _) => {}
         }
-        if !routes.announce.is_empty() {
+        // The first announcement, be it empty, tells the speaker that it knows all own routes.
+        if !routes.announce.is_empty() || (silent && self.frame.is_some()) {
             for (prefix, paths) in &routes.announce {
                 self.routes.insert(*prefix, paths.clone());
             }

@@ -405,7 +405,7 @@ impl<N: Nft, R: Rtnl, F: Fou, S: Sysctl, V: Voice> Subsystem for Room<N, R, F, S
             self.sync_filter(snapshot, read, first, &mut outcome);
         }
         self.announce(snapshot, now);
-        if !self.leaving.is_empty() || !self.may_speak(now) {
+        if !self.leaving.is_empty() || !self.may_speak(snapshot, now) {
             outcome.again_in = Some(SOON);
         }
         outcome.notices.extend(self.notices.iter().cloned());

@@ -18,15 +18,19 @@ use crate::routing::speaker_config::{RouteChanges, build, own_route};
 impl<N: Nft, R: Rtnl, F: Fou, S: Sysctl, V: Voice> Room<N, R, F, S, V> {
     /// Sessions come up with everything this node serves: a peer that kept our routes through a restart drops what it
     /// does not hear again. So nothing is said before the service proxy has reported once, or was waited for.
-    pub(super) fn may_speak(&self, now: Duration) -> bool {
+    pub(super) fn may_speak(&self, snapshot: &Snapshot, now: Duration) -> bool {
         let Some(proxy) = &self.proxy else { return true };
         let waited = now.saturating_sub(self.first_seen.unwrap_or(now));
-        self.told.config().is_some() || proxy.borrow().passes > 0 || waited >= PROXY_PATIENCE
+        let reported = || {
+            let applied = proxy.borrow();
+            applied.passes > 0 && applied.generation >= snapshot.generation
+        };
+        self.told.config().is_some() || waited >= PROXY_PATIENCE || reported()
     }
 
     /// What is not to be announced any longer is withdrawn before anything else.
     pub(super) fn withdraw(&mut self, snapshot: &Snapshot, now: Duration) {
-        if !self.may_speak(now) {
+        if !self.may_speak(snapshot, now) {
             return;
         }
         let applied = self.proxy.as_mut().map(|proxy| proxy.borrow_and_update().clone());
@@ -51,7 +55,7 @@ impl<N: Nft, R: Rtnl, F: Fou, S: Sysctl, V: Voice> Room<N, R, F, S, V> {
 
     /// Configuration, and what is announced from now on.
     pub(super) fn announce(&mut self, snapshot: &Snapshot, now: Duration) {
-        if !self.may_speak(now) {
+        if !self.may_speak(snapshot, now) {
             return;
         }
         let up = self.voice.sessions().established();
