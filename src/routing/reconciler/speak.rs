@@ -58,7 +58,7 @@ impl<N: Nft, R: Rtnl, F: Fou, S: Sysctl, V: Voice> Room<N, R, F, S, V> {
         if !self.may_speak(snapshot, now) {
             return;
         }
-        let up = self.voice.sessions().established();
+        let up = self.voice.up();
         let lingered: Vec<IpAddr> = self.leaving.peers().map(|peer| peer.address).collect();
         self.leaving.update(&self.peers, snapshot, &up, now);
         if !self.leaving.peers().map(|peer| peer.address).eq(lingered) {
