@@ -90,6 +90,35 @@ pub fn routing_config(config: &Config) -> routing::config::Config {
         load_balancer_ip_ranges: addresses.load_balancer_ip_ranges.clone(),
         strict_external_ips: addresses.strict_external_ip_validation,
         allowed_imports: settings.allowed_imports.clone(),
+        advertise_style: match settings.advertise_style {
+            config::AdvertiseStyle::Node => routing::speakers::Style::Node,
+            config::AdvertiseStyle::Speakers => routing::speakers::Style::Speakers,
+        },
+        // Checked when the flags were read.
+        speaker_selector: routing::speakers::LabelSelector::parse(&settings.speaker_selector).unwrap_or_default(),
+        return_path: if settings.return_path {
+            routing::return_path::Mode::Peer
+        } else {
+            routing::return_path::Mode::Off
+        },
+        drain: drain_settings(&settings.drain),
+        auto_mtu: settings.auto_mtu,
+    }
+}
+
+fn drain_settings(drain: &config::Drain) -> routing::drain::Settings {
+    use routing::drain::Signal;
+    let signal = |signal: &config::DrainSignal| match signal {
+        config::DrainSignal::Annotation => Signal::Annotation,
+        config::DrainSignal::Shutdown => Signal::Shutdown,
+        config::DrainSignal::Taint => Signal::Taint,
+        config::DrainSignal::Cordon => Signal::Cordon,
+    };
+    routing::drain::Settings {
+        signals: drain.signals.iter().map(signal).collect(),
+        taints: drain.taints.clone(),
+        tag: drain.tag,
+        settle: drain.settle,
     }
 }
 

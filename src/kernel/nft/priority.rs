@@ -12,5 +12,8 @@ pub const PROXY_INPUT: i32 = -10;
 pub const PROXY_SOURCE_NAT: i32 = 90;
 /// Source translation of what pods send out of the cluster, after the proxy has decided about IPVS flows.
 pub const ROUTING_SOURCE_NAT: i32 = 95;
+/// Which router a connection came through, and its answers' way back: in PREROUTING and OUTPUT behind connection tracking
+/// and behind the marks for direct return, which replace the whole packet mark, and before routing looks at it.
+pub const ROUTING_RETURN: i32 = -145;
 /// Acceptance of pod traffic, with the filter tables of others.
 pub const ROUTING_FORWARD: i32 = 0;
