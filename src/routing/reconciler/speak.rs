@@ -15,6 +15,9 @@ use crate::routing::bgp::types::Attributes;
 use crate::routing::desired::pod_prefixes;
 use crate::routing::speaker_config::{RouteChanges, build, own_route};
 
+/// Prefixes of one pass that the log names one by one; more become a number.
+const MOST_LINES: usize = 16;
+
 impl<N: Nft, R: Rtnl, F: Fou, S: Sysctl, V: Voice> Room<N, R, F, S, V> {
     /// Sessions come up with everything this node serves: a peer that kept our routes through a restart drops what it
     /// does not hear again. So nothing is said before the service proxy has reported once, or was waited for.
@@ -87,6 +90,7 @@ impl<N: Nft, R: Rtnl, F: Fou, S: Sysctl, V: Voice> Room<N, R, F, S, V> {
     }
 
     fn tell(&mut self, changes: RouteChanges, reframe: bool, snapshot: &Snapshot) {
+        log(&changes);
         let links = self.own_links();
         let (peers, config, leaving) = (&self.peers, &self.config, &self.leaving);
         let told =
@@ -94,5 +98,21 @@ impl<N: Nft, R: Rtnl, F: Fou, S: Sysctl, V: Voice> Room<N, R, F, S, V> {
         if !told.is_empty() {
             self.voice.change(told);
         }
+    }
+}
+
+/// One line for each prefix that is announced or withdrawn, with its next hops; a flood is counted.
+fn log(changes: &RouteChanges) {
+    for (prefix, paths) in changes.announce.iter().take(MOST_LINES) {
+        let next_hops: Vec<IpAddr> = paths.iter().map(|path| path.next_hop.address).collect();
+        tracing::info!(%prefix, ?next_hops, "announced");
+    }
+    for prefix in changes.withdraw.iter().take(MOST_LINES) {
+        tracing::info!(%prefix, "withdrawn");
+    }
+    let rest = |n: usize| n.saturating_sub(MOST_LINES);
+    let (announced, withdrawn) = (rest(changes.announce.len()), rest(changes.withdraw.len()));
+    if announced + withdrawn > 0 {
+        tracing::info!(announced, withdrawn, "and more prefixes");
     }
 }
