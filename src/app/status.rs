@@ -7,6 +7,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use super::observer::Counting;
+use super::router::Shared;
 use super::vitals::Vitals;
 use crate::admin::debug::Sources;
 use crate::admin::probes::{Judge, MetricsText};
@@ -37,6 +38,7 @@ pub(super) struct Parts {
     published: watch::Receiver<Option<Published>>,
     counting: Arc<Counting>,
     rooms: Vec<RoomParts>,
+    router: Shared,
     /// There once the front door is open.
     door: OnceLock<(Arc<k8s::Status>, Arc<k8s::RecentNotices>)>,
 }
@@ -50,6 +52,7 @@ impl Parts {
         published: watch::Receiver<Option<Published>>,
         counting: Arc<Counting>,
         rooms: Vec<RoomParts>,
+        router: Shared,
     ) -> Parts {
         let features = config.features;
         let named = [
@@ -66,6 +69,7 @@ impl Parts {
             published,
             counting,
             rooms,
+            router,
             door: OnceLock::new(),
         }
     }
@@ -150,9 +154,9 @@ pub(super) fn judge(vitals: &Vitals) -> Judge {
 }
 
 /// What the metrics server asks.
-pub(super) fn metrics_text(parts: &Arc<Parts>, metrics: &Metrics, stats: ServiceStatsSource) -> MetricsText {
+pub(super) fn metrics_text(parts: &Arc<Parts>, metrics: &Metrics, stats: Option<ServiceStatsSource>) -> MetricsText {
     let (parts, metrics) = (Arc::clone(parts), metrics.clone());
-    let scrape = Scrape::new(&metrics, Some(stats));
+    let scrape = Scrape::new(&metrics, stats);
     Arc::new(move || {
         parts.observe_door(&metrics);
         scrape.text()

@@ -104,13 +104,22 @@ impl Flag {
         !matches!(self.name, "config" | "help" | "version" | "cleanup-config")
     }
 
-    /// True where it changes what the service proxy decides: `render` takes these.
+    /// True where it changes what the service proxy or the router decides: `render` takes these.
     pub fn decides(&self) -> bool {
         match self.group {
             Group::ServiceAddresses | Group::ServiceProxy => true,
             Group::General => matches!(self.name, "enable-ipv4" | "enable-ipv6" | "help"),
-            Group::Own => matches!(self.name, "vip-binding" | "config"),
-            Group::Router | Group::Firewall | Group::Balancer => false,
+            Group::Own => matches!(self.name, "vip-binding" | "config" | "allowed-import-prefixes"),
+            Group::Router => !matches!(
+                self.name,
+                "routes-sync-period"
+                    | "injected-routes-sync-period"
+                    | "peer-router-passwords-file"
+                    | "gobgp-admin-address"
+                    | "gobgp-admin-port"
+                    | "disable-source-dest-check"
+            ),
+            Group::Firewall | Group::Balancer => false,
         }
     }
 
@@ -120,8 +129,9 @@ impl Flag {
             return Standing::Differs(how);
         }
         match self.group {
-            Group::Router | Group::Firewall | Group::Balancer => Standing::NotYet,
-            _ if matches!(self.name, "run-router" | "run-firewall" | "run-loadbalancer") => Standing::NotYet,
+            Group::Firewall | Group::Balancer => Standing::NotYet,
+            _ if matches!(self.name, "enable-cni" | "auto-mtu" | "disable-source-dest-check") => Standing::NotYet,
+            _ if matches!(self.name, "run-firewall" | "run-loadbalancer") => Standing::NotYet,
             _ => Standing::Works,
         }
     }
@@ -409,6 +419,9 @@ flags! {
             "File with flags as keys, *.yaml or *.toml; the command line and the environment win over it";
         manifests, "manifests", PathBuf = "",
             "Folder of Kubernetes YAML to read the cluster from, not from an API server; changes are followed";
+        allowed_import_prefixes, "allowed-import-prefixes", Vec<String> = "",
+            "Routes inside these are used although they touch node, Service or pod addresses of the cluster; peers can \
+             otherwise never lead those elsewhere";
         vip_binding, "vip-binding", String = "auto",
             "How Service addresses become local: address puts each on kube-dummy-if, route adds a local route, auto \
              takes addresses while there are few";

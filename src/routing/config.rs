@@ -68,7 +68,8 @@ pub struct Config {
     pub drain: drain::Settings,
     /// `--auto-mtu`.
     pub auto_mtu: bool,
-    /// Prefixes that peers may announce although they touch node addresses, Service ranges or pod prefixes.
+    /// `--allowed-import-prefixes`: prefixes that peers may announce although they touch node
+    /// addresses, Service ranges or pod prefixes.
     pub allowed_imports: Vec<Prefix>,
 }
 

@@ -1,0 +1,207 @@
+//! The router as it runs on a node: its room, the BGP speaker, and who looks at both.
+
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, watch};
+
+use super::doors;
+use super::servers::Tasks;
+use super::translate::routing_config;
+use crate::admin;
+use crate::config::Config;
+use crate::kernel::fou::FouClient;
+use crate::kernel::nft::NftClient;
+use crate::kernel::rtnl::{RouteFilter, Rtnl, RtnlClient, protocol, table};
+use crate::kernel::sysctl::ProcSys;
+use crate::model::Published;
+use crate::reconcile::Applied;
+use crate::routing::bgp::api;
+use crate::routing::bgp::policy::PolicySet;
+use crate::routing::bgp::rib;
+use crate::routing::bgp::speaker::{self, Goodbye, Options, Speaker};
+use crate::routing::config as room;
+use crate::routing::reconciler::{Figures, Room};
+use crate::routing::sessions::{self, Line, Sessions};
+
+/// The room on the real kernel.
+pub(super) type RouterRoom = Room<NftClient, RtnlClient, FouClient, ProcSys, Line>;
+
+/// How long peers may take to hear the last word.
+const GOODBYE: Duration = Duration::from_secs(3);
+
+/// What the rest of the daemon sees of the router.
+#[derive(Clone, Debug)]
+pub(super) struct Router {
+    speaker: Speaker,
+    graceful_restart: bool,
+    snapshots: watch::Receiver<Option<Published>>,
+    /// What the room counts.
+    pub(super) figures: watch::Receiver<Figures>,
+    /// How the sessions stand.
+    pub(super) sessions: watch::Receiver<Sessions>,
+}
+
+/// The port of the gobgp API, taken before anything else.
+///
+/// # Errors
+/// The port cannot be had.
+pub(super) async fn bind_api(config: &Config) -> anyhow::Result<Option<TcpListener>> {
+    let router = &config.router;
+    let Some(port) = router.admin_port.filter(|_| config.features.router) else { return Ok(None) };
+    let address = std::net::SocketAddr::new(router.admin_address, port);
+    Ok(Some(admin::bind("gobgp-admin-address and --gobgp-admin-port", &[address]).await?))
+}
+
+/// Starts the speaker, and makes the room that leads it. `proxy` tells what the service proxy has in force.
+///
+/// # Errors
+/// What of the kernel is missing, an unreadable passwords file.
+pub(super) fn start(
+    config: &Config,
+    api: Option<TcpListener>,
+    proxy: Option<watch::Receiver<Applied>>,
+    snapshots: watch::Receiver<Option<Published>>,
+    stop: &watch::Receiver<bool>,
+    tasks: &mut Tasks,
+) -> anyhow::Result<(RouterRoom, Router, mpsc::Receiver<()>)> {
+    let settings = settings(config)?;
+    let mut kernel = doors::open_router(&config.router)?;
+    let ours = RouteFilter { table: Some(table::MAIN), protocol: Some(protocol::OURS), link: None };
+    let restarted = !kernel.rtnl.routes(ours).context("cannot read the routes of a former run")?.is_empty();
+    let deferral = settings.graceful_restart.map_or(Options::default().deferral, |restart| restart.deferral_time);
+    let options = Options { restarted, deferral, ..Options::default() };
+    let (speaker, thread) = speaker::spawn(silent(&settings), options).context("cannot start the BGP speaker")?;
+    tasks.spawn(async move {
+        let ended = tokio::task::spawn_blocking(move || thread.join()).await;
+        let ended = ended
+            .context("the speaker's thread cannot be watched")
+            .and_then(|joined| joined.map_err(|_| anyhow::anyhow!("the speaker's thread has ended midway")));
+        ("bgp speaker", ended)
+    });
+
+    let (their_sessions, sessions) = watch::channel(Sessions::default());
+    let questions = speaker.questions().clone();
+    let mut stopping = stop.clone();
+    tasks.spawn(async move {
+        tokio::select! {
+            () = sessions::follow(questions, their_sessions) => {}
+            _ = stopping.wait_for(|stop| *stop) => {}
+        }
+        ("bgp sessions", Ok(()))
+    });
+    if let Some(listener) = api {
+        let questions = speaker.questions().clone();
+        let mut stopping = stop.clone();
+        tasks.spawn(async move {
+            let until_stop = async move {
+                let _ = stopping.wait_for(|stop| *stop).await;
+            };
+            ("gobgp API", api::server::serve(listener, questions, until_stop).await.map_err(Into::into))
+        });
+    }
+    let wakes = wakes(&speaker, proxy.clone(), sessions.clone(), stop, tasks);
+    let line = Line::new(&speaker, sessions.clone());
+    let (their_figures, figures) = watch::channel(Figures::default());
+    let graceful_restart = settings.graceful_restart.is_some();
+    let room = Room::new(settings, kernel, line, proxy, their_figures);
+    Ok((room, Router { speaker, graceful_restart, snapshots, figures, sessions }, wakes))
+}
+
+/// What the room and the speaker are configured with.
+///
+/// # Errors
+/// The passwords file cannot be read, or does not fit the peers.
+pub(super) fn settings(config: &Config) -> anyhow::Result<room::Config> {
+    let mut settings = routing_config(config);
+    let Some(file) = &config.router.passwords_file else { return Ok(settings) };
+    let flag = format!("--peer-router-passwords-file={}", file.display());
+    let text = std::fs::read_to_string(file).with_context(|| format!("{flag}: cannot be read"))?;
+    let entries: Vec<&str> = text.trim().split(',').map(str::trim).collect();
+    if entries.len() != settings.peers.len() {
+        let (n_entries, n_peers) = (entries.len(), settings.peers.len());
+        bail!("{flag}: has {n_entries} entries for the {n_peers} of --peer-router-ips; give one for each");
+    }
+    for (n, (peer, entry)) in settings.peers.iter_mut().zip(entries).enumerate() {
+        if entry.is_empty() {
+            continue;
+        }
+        let plain = BASE64.decode(entry).with_context(|| format!("{flag}: entry {} is not base64", n + 1))?;
+        peer.password = Some(room::Password::new(plain));
+    }
+    Ok(settings)
+}
+
+/// A speaker that does not speak yet: the room configures it once it knows the node.
+fn silent(settings: &room::Config) -> speaker::Config {
+    let unknown = std::net::Ipv4Addr::UNSPECIFIED;
+    speaker::Config {
+        asn: settings.cluster_asn,
+        router_id: unknown,
+        cluster_id: unknown,
+        listen: Vec::new(),
+        decision: rib::Settings::default(),
+        policies: PolicySet::default(),
+        peers: std::collections::BTreeMap::new(),
+        dynamic: std::collections::BTreeMap::new(),
+    }
+}
+
+/// The room runs when something was learned, when the service proxy has something in force, and when a session came
+/// up or went down.
+fn wakes(
+    speaker: &Speaker,
+    proxy: Option<watch::Receiver<Applied>>,
+    mut sessions: watch::Receiver<Sessions>,
+    stop: &watch::Receiver<bool>,
+    tasks: &mut Tasks,
+) -> mpsc::Receiver<()> {
+    let (wake, wakes) = mpsc::channel(1);
+    let mut learned = speaker.learned();
+    let mut stopping = stop.clone();
+    tasks.spawn(async move {
+        let mut proxy = proxy;
+        loop {
+            let told = async {
+                match &mut proxy {
+                    Some(proxy) => proxy.changed().await.is_ok(),
+                    None => std::future::pending().await,
+                }
+            };
+            let goes_on = tokio::select! {
+                changed = learned.changed() => changed.is_ok(),
+                changed = sessions.changed() => changed.is_ok(),
+                goes_on = told => goes_on,
+                _ = stopping.wait_for(|stop| *stop) => false,
+            };
+            if !goes_on {
+                // Whoever is gone ends by its own account.
+                let _ = stopping.wait_for(|stop| *stop).await;
+                return ("router news", Ok(()));
+            }
+            // Full means that the room has not looked yet: it will see this, too.
+            let _ = wake.try_send(());
+        }
+    });
+    wakes
+}
+
+impl Router {
+    /// Says goodbye to every peer: for a moment where graceful restart is on, else for good.
+    pub(super) async fn goodbye(&self) {
+        let gone = self.snapshots.borrow().as_ref().is_some_and(|published| published.snapshot.own_node().is_none());
+        let how = match (gone, self.graceful_restart) {
+            (true, _) => Goodbye::Leave("the node leaves the cluster".to_owned()),
+            (false, true) => Goodbye::Restart,
+            (false, false) => Goodbye::Leave("the router is stopped".to_owned()),
+        };
+        tracing::info!(reason = ?how, "saying goodbye to peers");
+        self.speaker.stop(how, GOODBYE).await;
+    }
+}
+
+/// The router, where it runs.
+pub(super) type Shared = Option<Router>;
