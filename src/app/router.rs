@@ -1,5 +1,6 @@
 //! The router as it runs on a node: its room, the BGP speaker, and who looks at both.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -23,6 +24,7 @@ use crate::routing::bgp::api;
 use crate::routing::bgp::policy::PolicySet;
 use crate::routing::bgp::rib;
 use crate::routing::bgp::speaker::{self, Goodbye, Options, Speaker};
+use crate::routing::cni::{self, CniFile};
 use crate::routing::config as room;
 use crate::routing::reconciler::{Figures, Room};
 use crate::routing::sessions::{self, Line, Sessions};
@@ -43,6 +45,8 @@ pub(super) struct Router {
     pub(super) figures: watch::Receiver<Figures>,
     /// How the sessions stand.
     pub(super) sessions: watch::Receiver<Sessions>,
+    drain: watch::Sender<bool>,
+    drained: watch::Receiver<String>,
 }
 
 /// The port of the gobgp API, taken before anything else.
@@ -103,12 +107,18 @@ pub(super) fn start(
             ("gobgp API", api::server::serve(listener, questions, until_stop).await.map_err(Into::into))
         });
     }
-    let wakes = wakes(&speaker, proxy.clone(), sessions.clone(), stop, tasks);
+    let (drain, commands) = watch::channel(false);
+    let (report, drained) = watch::channel("serving".to_owned());
+    let wakes = wakes(&speaker, proxy.clone(), sessions.clone(), commands.clone(), stop, tasks);
     let line = Line::new(&speaker, sessions.clone());
     let (their_figures, figures) = watch::channel(Figures::default());
     let graceful_restart = settings.graceful_restart.is_some();
-    let room = Room::new(settings, kernel, line, proxy, their_figures);
-    Ok((room, Router { speaker, graceful_restart, snapshots, figures, sessions }, wakes))
+    let mut room = Room::new(settings, kernel, line, proxy, their_figures);
+    if config.router.enable_cni {
+        room.keep_cni(CniFile::new(cni_path()));
+    }
+    room.heed_drain(commands, report);
+    Ok((room, Router { speaker, graceful_restart, snapshots, figures, sessions, drain, drained }, wakes))
 }
 
 /// What the room and the speaker are configured with.
@@ -151,11 +161,12 @@ fn silent(settings: &room::Config) -> speaker::Config {
 }
 
 /// The room runs when something was learned, when the service proxy has something in force, and when a session came
-/// up or went down.
+/// up or went down, and when somebody asks for a drain.
 fn wakes(
     speaker: &Speaker,
     proxy: Option<watch::Receiver<Applied>>,
     mut sessions: watch::Receiver<Sessions>,
+    mut commands: watch::Receiver<bool>,
     stop: &watch::Receiver<bool>,
     tasks: &mut Tasks,
 ) -> mpsc::Receiver<()> {
@@ -174,6 +185,7 @@ fn wakes(
             let goes_on = tokio::select! {
                 changed = learned.changed() => changed.is_ok(),
                 changed = sessions.changed() => changed.is_ok(),
+                changed = commands.changed() => changed.is_ok(),
                 goes_on = told => goes_on,
                 _ = stopping.wait_for(|stop| *stop) => false,
             };
@@ -189,7 +201,22 @@ fn wakes(
     wakes
 }
 
+/// Where the CNI configuration is: what the environment says, as kube-router's manifests set it.
+fn cni_path() -> PathBuf {
+    let named = std::env::var_os(cni::PATH_VARIABLE).filter(|path| !path.is_empty());
+    named.map_or_else(|| PathBuf::from(cni::DEFAULT_PATH), PathBuf::from)
+}
+
 impl Router {
+    /// Begins a drain (true) or ends it (false); says how far it is. A drain just begun is told in the next moment.
+    pub(super) fn drain(&self, wanted: Option<bool>) -> String {
+        if let Some(wanted) = wanted {
+            tracing::info!(drain = wanted, "a drain was asked for on this node");
+            self.drain.send_replace(wanted);
+        }
+        self.drained.borrow().clone()
+    }
+
     /// Says goodbye to every peer: for a moment where graceful restart is on, else for good.
     pub(super) async fn goodbye(&self) {
         let gone = self.snapshots.borrow().as_ref().is_some_and(|published| published.snapshot.own_node().is_none());

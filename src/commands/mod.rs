@@ -1,11 +1,12 @@
 //! The commands beside the daemon: look at files, ask a running daemon, print generated pages. None needs root but
-//! those that ask the daemon, and none changes anything.
+//! those that ask the daemon, and none but `drain` changes anything.
 
 mod ask;
 mod gen_docs;
 mod render;
 
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 pub use gen_docs::page;
 pub use render::render;
@@ -29,6 +30,69 @@ pub fn snapshot(admin_socket: &Path) -> anyhow::Result<String> {
 pub fn status(admin_socket: &Path) -> anyhow::Result<(String, bool)> {
     let status: Status = serde_json::from_str(&ask::get(admin_socket, "/status")?)?;
     Ok((status.to_string(), status.unhealthy.is_empty()))
+}
+
+/// `ferrovia doctor`: what stands in the way on this node, one line each, and whether that is nothing.
+///
+/// # Errors
+/// No daemon listens there, or it answers something else.
+pub fn doctor(admin_socket: &Path) -> anyhow::Result<(String, bool)> {
+    let status: Status = serde_json::from_str(&ask::get(admin_socket, "/status")?)?;
+    let notices: Vec<serde_json::Value> = serde_json::from_str(&ask::get(admin_socket, "/notices")?)?;
+    let mut lines: Vec<String> = Vec::new();
+    lines.extend(status.unhealthy.iter().map(|reason| format!("Unhealthy: {reason}")));
+    lines.extend(status.unready.iter().map(|reason| format!("NotReady: {reason}")));
+    for room in &status.rooms {
+        lines.extend(room.failed.iter().map(|(key, reason)| format!("NotInForce: {}: {key}: {reason}", room.name)));
+        let findings = ask::get(admin_socket, &format!("/debug/{}/findings", room.name))?;
+        lines.extend(findings.lines().map(str::to_owned));
+    }
+    lines.extend(notices.iter().filter_map(warning));
+    lines.dedup();
+    let well = lines.is_empty();
+    let text = if well { "nothing found\n".to_owned() } else { lines.join("\n") + "\n" };
+    Ok((text, well))
+}
+
+/// A notice somebody must act on, as a finding.
+fn warning(noted: &serde_json::Value) -> Option<String> {
+    let notice = noted.get("notice").unwrap_or(noted);
+    let text = |field: &str| notice.get(field).and_then(serde_json::Value::as_str);
+    let subject = notice.get("subject").and_then(|subject| {
+        let (kind, name) = subject.as_object()?.iter().next()?;
+        let name = match (name.as_str(), name.get("namespace"), name.get("name")) {
+            (Some(name), ..) => name.to_owned(),
+            (None, Some(namespace), Some(name)) => format!("{}/{}", namespace.as_str()?, name.as_str()?),
+            _ => return None,
+        };
+        Some(format!("{} {name}: ", kind.to_lowercase()))
+    });
+    let warns = text("severity") == Some("Warning");
+    warns.then(|| Some(format!("{}: {}{}", text("reason")?, subject.unwrap_or_default(), text("message")?)))?
+}
+
+/// How often a drain is looked at while somebody waits for its end.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
+
+/// `ferrovia drain`: begin a drain or end it; with `wait`, return when it is done. The text says how far it is, the
+/// other value whether what was asked for is so.
+///
+/// # Errors
+/// No daemon listens there, or it runs no router.
+pub fn drain(admin_socket: &Path, stop: bool, wait: Option<Duration>) -> anyhow::Result<(String, bool)> {
+    let method = if stop { "DELETE" } else { "POST" };
+    let mut report = ask::send(admin_socket, method, "/drain")?;
+    let Some(wait) = wait else { return Ok((report, true)) };
+    let begun = Instant::now();
+    // The first look may still be at what was before.
+    while !report.starts_with("drained") {
+        if begun.elapsed() >= wait {
+            return Ok((format!("not drained after {} s: {report}", wait.as_secs()), false));
+        }
+        std::thread::sleep(LOOK_AGAIN);
+        report = ask::get(admin_socket, "/drain")?;
+    }
+    Ok((report, true))
 }
 
 /// `ferrovia explain service NS/NAME`: where one Service is served on this node, and what stands in the way.
