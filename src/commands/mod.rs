@@ -38,7 +38,6 @@ pub fn status(admin_socket: &Path) -> anyhow::Result<(String, bool)> {
 /// No daemon listens there, or it answers something else.
 pub fn doctor(admin_socket: &Path) -> anyhow::Result<(String, bool)> {
     let status: Status = serde_json::from_str(&ask::get(admin_socket, "/status")?)?;
-    let notices: Vec<serde_json::Value> = serde_json::from_str(&ask::get(admin_socket, "/notices")?)?;
     let mut lines: Vec<String> = Vec::new();
     lines.extend(status.unhealthy.iter().map(|reason| format!("Unhealthy: {reason}")));
     lines.extend(status.unready.iter().map(|reason| format!("NotReady: {reason}")));
@@ -47,28 +46,9 @@ pub fn doctor(admin_socket: &Path) -> anyhow::Result<(String, bool)> {
         let findings = ask::get(admin_socket, &format!("/debug/{}/findings", room.name))?;
         lines.extend(findings.lines().map(str::to_owned));
     }
-    lines.extend(notices.iter().filter_map(warning));
-    lines.dedup();
     let well = lines.is_empty();
     let text = if well { "nothing found\n".to_owned() } else { lines.join("\n") + "\n" };
     Ok((text, well))
-}
-
-/// A notice somebody must act on, as a finding.
-fn warning(noted: &serde_json::Value) -> Option<String> {
-    let notice = noted.get("notice").unwrap_or(noted);
-    let text = |field: &str| notice.get(field).and_then(serde_json::Value::as_str);
-    let subject = notice.get("subject").and_then(|subject| {
-        let (kind, name) = subject.as_object()?.iter().next()?;
-        let name = match (name.as_str(), name.get("namespace"), name.get("name")) {
-            (Some(name), ..) => name.to_owned(),
-            (None, Some(namespace), Some(name)) => format!("{}/{}", namespace.as_str()?, name.as_str()?),
-            _ => return None,
-        };
-        Some(format!("{} {name}: ", kind.to_lowercase()))
-    });
-    let warns = text("severity") == Some("Warning");
-    warns.then(|| Some(format!("{}: {}{}", text("reason")?, subject.unwrap_or_default(), text("message")?)))?
 }
 
 /// How often a drain is looked at while somebody waits for its end.

@@ -12,7 +12,7 @@ use crate::kernel::fou::Fou;
 use crate::kernel::nft::Nft;
 use crate::kernel::rtnl::{Op, Route, RouteFilter, Rtnl, protocol, table};
 use crate::kernel::sysctl::Sysctl;
-use crate::model::{Notice, Snapshot};
+use crate::model::{Notice, Severity, Snapshot};
 use crate::net::Prefix;
 use crate::reconcile::{Outcome, Read};
 use crate::routing::bgp::api::query::Capability;
@@ -293,6 +293,9 @@ impl<N: Nft, R: Rtnl, F: Fou, S: Sysctl, V: Voice> Room<N, R, F, S, V> {
             routes: &routes,
             sysctls: &sysctls,
         };
-        doctor::findings(&facts).iter().map(|finding| format!("{finding}\n")).collect()
+        let found = doctor::findings(&facts).into_iter().map(|finding| finding.to_string());
+        let warnings = self.notices.iter().chain(self.told_around()).filter(|it| it.severity == Severity::Warning);
+        let warnings = warnings.map(|it| format!("{}: {}: {}", it.reason, it.subject, it.message));
+        found.chain(warnings).map(|line| line + "\n").collect()
     }
 }
