@@ -97,6 +97,7 @@ const PURE: &[&str] = &[
     "routing/peers",
     "routing/overlay",
     "routing/egress",
+    "routing/aws/sign",
     "routing/bridge",
     "routing/drain",
     "routing/doctor",

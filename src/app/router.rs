@@ -20,6 +20,7 @@ use crate::kernel::rtnl::{RouteFilter, Rtnl, RtnlClient, protocol, table};
 use crate::kernel::sysctl::ProcSys;
 use crate::model::Published;
 use crate::reconcile::Applied;
+use crate::routing::aws;
 use crate::routing::bgp::api;
 use crate::routing::bgp::policy::PolicySet;
 use crate::routing::bgp::rib;
@@ -72,6 +73,9 @@ pub(super) fn start(
     stop: &watch::Receiver<bool>,
     tasks: &mut Tasks,
 ) -> anyhow::Result<(RouterRoom, Router, mpsc::Receiver<()>)> {
+    if config.router.disable_source_dest_check {
+        forward_on_ec2();
+    }
     let settings = settings(config)?;
     let mut kernel = doors::open_router(&config.router)?;
     let ours = RouteFilter { table: Some(table::MAIN), protocol: Some(protocol::OURS), link: None };
@@ -199,6 +203,28 @@ fn wakes(
         }
     });
     wakes
+}
+
+/// EC2 lets machines forward packets of others only when told to. Nobody waits for it, and nothing ends when it fails.
+fn forward_on_ec2() {
+    if !aws::is_instance() {
+        return;
+    }
+    #[cfg(feature = "aws")]
+    tokio::spawn(async {
+        match aws::disable_source_dest_check().await {
+            Ok(instance) => tracing::info!(instance, "EC2 no longer checks source and destination of this machine"),
+            Err(error) => {
+                let reason = error.to_string();
+                tracing::error!(reason, "EC2 still checks source and destination: traffic of pods may be dropped");
+            }
+        }
+    });
+    #[cfg(not(feature = "aws"))]
+    tracing::warn!(
+        "this machine is on EC2, and this build cannot turn the source/destination check off: turn it off for the \
+         instance, and set --disable-source-dest-check=false"
+    );
 }
 
 /// Where the CNI configuration is: what the environment says, as kube-router's manifests set it.
