@@ -156,6 +156,8 @@ pub enum Stage {
 pub struct Drain {
     stage: Stage,
     stepped: bool,
+    /// The last step kept a VIP that nobody else announces.
+    kept: bool,
 }
 
 /// What to announce now.
@@ -186,7 +188,7 @@ impl Drain {
     ) -> Decision {
         let first = !std::mem::replace(&mut self.stepped, true);
         let Some(wanted) = wanted else {
-            self.stage = Stage::Serving;
+            (self.stage, self.kept) = (Stage::Serving, false);
             return Decision::default();
         };
         self.stage = match self.stage {
@@ -205,18 +207,19 @@ impl Drain {
             return decision;
         }
         (decision.withhold, decision.kept) = vips.iter().partition(|vip| elsewhere(**vip));
-        if let Stage::Withdrawn(since) = self.stage {
-            if !decision.kept.is_empty() {
-                // The wait begins when the last VIP has gone.
-                self.stage = Stage::Withdrawn(now);
-            } else if now.saturating_sub(since) >= settings.settle {
+        let keeps = !decision.kept.is_empty();
+        // The wait begins when the last VIP has gone.
+        if std::mem::replace(&mut self.kept, keeps) || keeps {
+            self.stage = Stage::Withdrawn(now);
+        }
+        if let Stage::Withdrawn(since) = self.stage
+            && !keeps
+        {
+            if now.saturating_sub(since) >= settings.settle {
                 self.stage = Stage::Drained;
             } else {
                 decision.again_in = Some(left(since, settings.settle, now));
             }
-        }
-        if self.stage == Stage::Drained && !decision.kept.is_empty() {
-            self.stage = Stage::Withdrawn(now);
         }
         decision.withhold_pods = wanted.scope == Scope::All && self.stage == Stage::Drained;
         decision
