@@ -83,6 +83,10 @@ impl Voice for Line {
         self.learned.borrow_and_update().clone()
     }
 
+    fn up(&mut self) -> BTreeSet<IpAddr> {
+        self.sessions.borrow_and_update().established()
+    }
+
     fn sessions(&mut self) -> Sessions {
         self.sessions.borrow_and_update().clone()
     }
@@ -99,6 +103,10 @@ impl Voice for Mute {
 
     fn learned(&mut self) -> Learned {
         Learned::default()
+    }
+
+    fn up(&mut self) -> BTreeSet<IpAddr> {
+        BTreeSet::new()
     }
 
     fn sessions(&mut self) -> Sessions {

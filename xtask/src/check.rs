@@ -1,5 +1,6 @@
 //! Tests and gates, each in one place, so that a push, CI and a person run the same.
 
+use std::ffi::OsString;
 use std::process::Command;
 
 use anyhow::{Result, bail};
@@ -26,6 +27,9 @@ pub(crate) fn test_all() -> Result<u8> {
     if integration_tests()?.iter().any(|name| name == NAMESPACES) && namespace_tests(&[])? != 0 {
         bail!("the tests in network namespaces failed");
     }
+    if integration_tests()?.iter().any(|name| name == INTEROP) && interop_tests(&[])? != 0 {
+        bail!("the tests with other BGP daemons failed");
+    }
     guest_tests(&[])
 }
 
@@ -35,8 +39,9 @@ pub(crate) fn test_tier(tier: &str, arguments: &[&str]) -> Result<u8> {
         "tidy" | "0" if arguments.is_empty() => tidy::tidy().map(|()| 0),
         "host" | "1" | "2" => host_tests(arguments).map(|()| 0),
         "netns" | "3" => namespace_tests(arguments),
+        "interop" => interop_tests(arguments),
         "vm" | "4" => guest_tests(arguments),
-        _ => bail!("no tier `{tier}`: there are tidy (0), host (1 and 2), netns (3) and vm (4)"),
+        _ => bail!("no tier `{tier}`: there are tidy (0), host (1 and 2), netns (3), interop and vm (4)"),
     }
 }
 
@@ -54,7 +59,7 @@ fn host_tests(arguments: &[&str]) -> Result<()> {
 
 fn host_command() -> Result<Command> {
     let mut test = cargo(["test", "--lib", "--bins", "--examples"]);
-    for name in integration_tests()?.iter().filter(|name| *name != NAMESPACES) {
+    for name in integration_tests()?.iter().filter(|name| ![NAMESPACES, INTEROP].contains(&name.as_str())) {
         test.args(["--test", name]);
     }
     test.args(TESTING);
@@ -81,6 +86,35 @@ fn namespace_tests(arguments: &[&str]) -> Result<u8> {
     Ok(0)
 }
 
+/// The integration test with BIRD, FRR and GoBGP on the other side, and the speaker it starts.
+const INTEROP: &str = "interop";
+const SPEAKER: &str = "speaker";
+
+/// Runs it on this machine's kernel where root may make namespaces and links between them, else in the guest.
+fn interop_tests(arguments: &[&str]) -> Result<u8> {
+    step("tests with BIRD, FRR and GoBGP");
+    let build = ["build", TESTING[0], TESTING[1], "--example", SPEAKER];
+    let [speaker] = executables(&build, [SPEAKER])?;
+    let build = ["test", "--no-run", "--test", INTEROP, TESTING[0], TESTING[1]];
+    let [program] = executables(&build, [INTEROP])?;
+    let environment = [("FERROVIA_SPEAKER", speaker.into_os_string()), (vm::TOOLS, vm::tools_folder()?.into())];
+    let mut probe = shell::command("unshare", ["-n", "ip", "link", "add", "probe", "type", "bridge"]);
+    if let Err(error) = shell::output(&mut probe) {
+        eprintln!("xtask: not on this machine's kernel ({error:#}): in the guest instead");
+        let mut selection = Selection::parse(&os(&[&["--bin", INTEROP, "--"], arguments].concat()))?;
+        selection.environment.extend(environment.map(|(name, value)| (name.into(), value)));
+        return vm::test(&selection);
+    }
+    let mut test = Command::new(program);
+    test.args(arguments).envs(environment).current_dir(shell::root());
+    if !arguments.iter().any(|argument| argument.starts_with("--test-threads")) {
+        // Most of a test is waiting for timers of others.
+        test.arg("--test-threads=6");
+    }
+    shell::run(&mut test)?;
+    Ok(0)
+}
+
 /// Names of the daemon's integration tests.
 fn integration_tests() -> Result<Vec<String>> {
     let asked = shell::output(&mut cargo(["metadata", "--format-version=1", "--no-deps", "--locked"]))?;
@@ -94,8 +128,11 @@ fn integration_tests() -> Result<Vec<String>> {
 
 fn guest_tests(arguments: &[&str]) -> Result<u8> {
     step("tests in a guest with a kernel of its own");
-    let arguments: Vec<_> = arguments.iter().map(std::ffi::OsString::from).collect();
-    vm::test(&Selection::parse(&arguments)?)
+    vm::test(&Selection::parse(&os(arguments))?)
+}
+
+fn os(arguments: &[&str]) -> Vec<OsString> {
+    arguments.iter().map(OsString::from).collect()
 }
 
 /// What CI runs after the tests. The profile of the benches is the tests' own: the point is that they build, and an

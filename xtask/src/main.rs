@@ -33,7 +33,7 @@ cargo xtask COMMAND
 
   setup                 git hooks, the guest's packages and kernel; says what is missing on this machine
   check                 formatting, lints, tidy, every test that needs no guest: before a push
-  test [TIER]           all tests; or one tier: tidy, host, netns, vm
+  test [TIER]           all tests; or one tier: tidy, host, netns, interop, vm
   bless                 rewrite golden files, then show the difference
   gen [--check]         write the pages made from the code; --check: fail if they are stale
   tidy [--text]         house rules: architecture, sizes, words, links; --text: only the quick part

@@ -70,6 +70,8 @@ pub trait Voice: Send {
     fn change(&mut self, changes: Vec<Change>);
     /// What was learned, newest state.
     fn learned(&mut self) -> Learned;
+    /// Peers whose session is up.
+    fn up(&mut self) -> BTreeSet<IpAddr>;
     /// How the sessions stand.
     fn sessions(&mut self) -> Sessions;
 }

@@ -8,6 +8,7 @@
 //! - [`kernel`]: kernel, modules and initramfs in the cache
 //! - [`qemu`]: the command line of QEMU, and whether KVM works here
 //! - [`state`]: the emulated guest saved after boot, so that later runs start in a second
+//! - [`peers`]: the other BGP daemons that tests talk to
 //! - [`guest`]: one run from start to exit status
 //! - [`mod@test`]: the integration tests of tier 4 in one guest
 
@@ -15,6 +16,7 @@ mod cache;
 mod guest;
 mod initramfs;
 mod kernel;
+mod peers;
 mod qemu;
 mod setup;
 mod state;
@@ -28,6 +30,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 
 pub(crate) use guest::{Console, Guest};
+pub(crate) use peers::{TOOLS, folder as tools_folder};
 pub(crate) use setup::setup;
 pub(crate) use test::{Selection, test};
 

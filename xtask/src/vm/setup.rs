@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
-use super::{cache, kernel};
+use super::{cache, kernel, peers};
 use crate::shell;
 
 /// Of the packages: QEMU, then what builds the initramfs, then what tests call inside the guest.
@@ -47,12 +47,14 @@ pub(crate) fn setup() -> Result<()> {
             cache::folder()?.display()
         );
     }
-    let missing = missing()?;
+    let wanted: Vec<&str> = std::iter::once(QEMU_PACKAGE).chain(PACKAGES.iter().copied()).collect();
+    let missing = missing(&wanted)?;
     if missing.is_empty() {
         eprintln!("xtask: every package the guest needs is installed");
     } else {
         install(&missing)?;
     }
+    peers::prepare()?;
     let kernel = kernel::prepare().or_else(|error| {
         eprintln!("xtask: {error:#}; refreshing the package lists and trying again");
         add_backports()?;
@@ -70,22 +72,22 @@ pub(crate) fn os_release(field: &str) -> Option<String> {
     Some(value.trim_matches('"').to_owned())
 }
 
-fn missing() -> Result<Vec<&'static str>> {
-    let all: Vec<&str> = std::iter::once(QEMU_PACKAGE).chain(PACKAGES.iter().copied()).collect();
+fn missing<'a>(all: &[&'a str]) -> Result<Vec<&'a str>> {
     // dpkg-query fails when it knows nothing of a package: the packages are asked for one by one by their
     // output, not by its status.
     let asked = Command::new("dpkg-query")
         .args(["-W", "-f", "${Package} ${db:Status-Status}\n"])
-        .args(&all)
+        .args(all)
         .stderr(Stdio::null())
         .output()
         .context("cannot start dpkg-query")?;
     let said = String::from_utf8_lossy(&asked.stdout).into_owned();
     let installed: Vec<&str> = said.lines().filter_map(|line| line.strip_suffix(" installed")).collect();
-    Ok(all.into_iter().filter(|package| !installed.contains(package)).collect())
+    Ok(all.iter().copied().filter(|package| !installed.contains(package)).collect())
 }
 
-fn install(missing: &[&str]) -> Result<()> {
+/// Installs packages, QEMU from the backports where its release has an old one.
+pub(super) fn install(missing: &[&str]) -> Result<()> {
     eprintln!("xtask: installing {}", missing.join(" "));
     if !is_root() && shell::which("sudo").is_none() {
         bail!("installing packages needs root, and there is no sudo: run this once as root");
@@ -101,6 +103,17 @@ fn install(missing: &[&str]) -> Result<()> {
         apt_get(&[], &rest)?;
     }
     Ok(())
+}
+
+/// Installs packages in the version of the backports, where this release has any.
+pub(super) fn install_from_backports(packages: &[&str]) -> Result<()> {
+    if !is_root() && shell::which("sudo").is_none() {
+        bail!("installing {} needs root, and there is no sudo", packages.join(" "));
+    }
+    let backports = add_backports()?;
+    update()?;
+    let suite = backports.as_deref().map(|suite| ["-t", suite]);
+    apt_get(&suite.into_iter().flatten().collect::<Vec<_>>(), packages)
 }
 
 fn apt_get(options: &[&str], packages: &[&str]) -> Result<()> {
@@ -186,7 +199,8 @@ fn is_root() -> bool {
     shell::output(&mut shell::command("id", ["-u"])).is_ok_and(|id| id.trim() == "0")
 }
 
-fn as_root(program: &str) -> Command {
+/// A program as root: as it is for root, by sudo for others.
+pub(super) fn as_root(program: &str) -> Command {
     if is_root() {
         return Command::new(program);
     }

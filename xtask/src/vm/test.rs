@@ -19,11 +19,13 @@ pub(crate) struct Selection {
     pub(crate) binary: String,
     /// Passed to the test binary.
     pub(crate) arguments: Vec<OsString>,
+    /// Passed to it too.
+    pub(crate) environment: Vec<(OsString, OsString)>,
 }
 
 impl Selection {
     pub(crate) fn parse(args: &[OsString]) -> Result<Selection> {
-        let mut selection = Selection { binary: "vm".to_owned(), arguments: Vec::new() };
+        let mut selection = Selection { binary: "vm".to_owned(), arguments: Vec::new(), environment: Vec::new() };
         let mut words = args.iter();
         while let Some(word) = words.next() {
             if word == "--bin" {
@@ -53,6 +55,7 @@ pub(crate) fn test(selection: &Selection) -> Result<u8> {
     guest.timeout = Some(LIMIT);
     guest.folder = Some(shell::root());
     // Tests that need the guest skip themselves, loudly, where this is not set.
+    guest.environment.extend(selection.environment.iter().cloned());
     guest.environment.push(("FERROVIA_VM".into(), "1".into()));
     guest.environment.push(("CARGO_MANIFEST_DIR".into(), shell::root().into()));
     guest.environment.push(("PATH".into(), path_with_tools()?));
