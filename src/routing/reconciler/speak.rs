@@ -18,6 +18,9 @@ use crate::routing::drain;
 use crate::routing::speaker_config::{RouteChanges, build, own_route};
 use crate::routing::speakers::{Style, announced_elsewhere, next_hops};
 
+/// The most VIPs of one pass that are logged one by one.
+const MOST_LOGGED: usize = 20;
+
 impl<N: Nft, R: Rtnl, F: Fou, S: Sysctl, V: Voice> Room<N, R, F, S, V> {
     /// Sessions come up with everything this node serves: a peer that kept our routes through a restart drops what it
     /// does not hear again. So nothing is said before the service proxy has reported once, or was waited for.
@@ -92,10 +95,27 @@ impl<N: Nft, R: Rtnl, F: Fou, S: Sysctl, V: Voice> Room<N, R, F, S, V> {
         }
         announce.retain(|(prefix, paths)| self.told.routes().get(prefix) != Some(paths));
         self.counts.announcements = self.counts.announcements.saturating_add(vips_new.len() as u64);
+        self.log_announcements(&vips_new, &announce);
         let reframe = std::mem::take(&mut self.reframe);
         let changes = RouteChanges { announce, vips_new, ..RouteChanges::default() };
         if reframe || !changes.is_empty() {
             self.tell(changes, reframe, snapshot);
+        }
+    }
+
+    /// A line for each VIP that is new, or one for many.
+    fn log_announcements(&self, vips: &[IpAddr], announce: &[(Prefix, Vec<Attributes>)]) {
+        if vips.len() > MOST_LOGGED {
+            tracing::info!(n_vips = vips.len(), "announcing service addresses");
+            return;
+        }
+        for vip in vips {
+            let paths = announce.iter().find(|(prefix, _)| *prefix == host_prefix(*vip)).map(|(_, paths)| paths);
+            let hops: Vec<String> = paths.into_iter().flatten().map(|it| it.next_hop.address.to_string()).collect();
+            let services = self.desired.vips().get(vip).into_iter().flatten();
+            let services: Vec<String> = services.map(ToString::to_string).collect();
+            let (vip, next_hops, service) = (vip.to_string(), hops.join(", "), services.join(", "));
+            tracing::info!(vip, next_hops, service, "announcing a service address");
         }
     }
 
