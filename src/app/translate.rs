@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::config::{self, Config, VipBinding};
 use crate::kernel::ipvs::Timeouts;
+use crate::net::Family;
 use crate::routing::drain;
 use crate::routing::return_path::Mode;
 use crate::routing::speakers::{LabelSelector, Style};
@@ -106,6 +107,7 @@ pub fn routing_config(config: &Config) -> routing::config::Config {
             settle: settings.drain.settle,
         },
         auto_mtu: settings.auto_mtu,
+        ipv6: config.families.contains(&Family::V6),
     }
 }
 

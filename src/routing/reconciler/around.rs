@@ -12,7 +12,7 @@ use crate::kernel::fou::Fou;
 use crate::kernel::nft::Nft;
 use crate::kernel::rtnl::{Op, Route, RouteFilter, Rtnl, protocol, table};
 use crate::kernel::sysctl::Sysctl;
-use crate::model::{Notice, Severity, Snapshot};
+use crate::model::{Node, Notice, Severity, Snapshot};
 use crate::net::Prefix;
 use crate::reconcile::{Outcome, Read};
 use crate::routing::bgp::api::query::Capability;
@@ -23,6 +23,9 @@ use crate::routing::drain::{self, Decision, Drain, Scope, Signal, Wanted};
 use crate::routing::egress::BRIDGE_LINK;
 use crate::routing::return_path::{self, Mode, ReturnPath};
 use crate::routing::speakers;
+
+/// Switches IPv6 off for the whole host.
+const IPV6_OFF: &str = "net/ipv6/conf/all/disable_ipv6";
 
 /// This file's part of the room.
 #[derive(Debug, Default)]
@@ -98,23 +101,27 @@ impl<N: Nft, R: Rtnl, F: Fou, S: Sysctl, V: Voice> Room<N, R, F, S, V> {
             }
         }
         if read == Read::Kernel {
-            self.sync_bridge_settings(&own, outcome);
+            self.sync_settings(&own, outcome);
         }
         self.sync_cni(snapshot, &own.pod_cidrs, mtu, read, outcome);
     }
 
-    fn sync_bridge_settings(&mut self, own: &crate::model::Node, outcome: &mut Outcome) {
-        for (key, family) in BRIDGE_SYSCTLS {
-            if own.best_ip(family).is_none() {
+    fn sync_settings(&mut self, own: &Node, outcome: &mut Outcome) {
+        let bridged = BRIDGE_SYSCTLS.into_iter().filter(|(_, family)| own.best_ip(*family).is_some());
+        let mut wanted: Vec<(&str, &str)> = bridged.map(|(key, _)| (key, "1")).collect();
+        if self.config.ipv6 {
+            wanted.push((IPV6_OFF, "0"));
+        }
+        for (key, value) in wanted {
+            // A kernel without the module is a finding, and nothing that can be written.
+            let Some(older) = self.kernel.sysctl.read(key).unwrap_or_default() else { continue };
+            if older == value {
                 continue;
             }
-            // A kernel without the module is a finding, and nothing that can be written.
-            let value = self.kernel.sysctl.read(key).unwrap_or_default();
-            if value.is_some_and(|value| value == "0") {
-                outcome.ops += 1;
-                if let Err(error) = self.kernel.sysctl.write(key, "1") {
-                    outcome.fail(format!("sysctl {key}"), error);
-                }
+            outcome.ops += 1;
+            match self.kernel.sysctl.write(key, value) {
+                Ok(()) => tracing::info!(key, older, value, "changed a kernel setting"),
+                Err(error) => outcome.fail(format!("sysctl {key}"), error),
             }
         }
     }
