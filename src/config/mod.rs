@@ -11,7 +11,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use check::{BindHost, ConfigError, ConfigErrors};
-pub use router::{Asn, Bfd, Encapsulation, GracefulRestart, OverlayScope, Peer, RouterConfig, RouterId};
+pub use router::{
+    AdvertiseStyle, Asn, Bfd, Drain, DrainSignal, Encapsulation, GracefulRestart, OverlayScope, Peer, RouterConfig,
+    RouterId,
+};
 
 use crate::cli::Flags;
 use crate::net::{Family, Prefix};

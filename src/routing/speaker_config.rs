@@ -53,8 +53,7 @@ pub fn build<'a>(
         .flat_map(|(name, node)| node.addresses().map(move |address| (address, name.as_str())))
         .collect();
     // Routers beside a speaker or a reflector hear of every way there is, where they can.
-    let several =
-        config.advertise_style == Style::Speakers || matches!(desired.reflector, Some(Reflector::Server(_)));
+    let several = config.advertise_style == Style::Speakers || matches!(desired.reflector, Some(Reflector::Server(_)));
     let peer = |peer: &DesiredPeer| {
         let mut made = peer_config(peer, asn, links);
         if several && !peer.node {

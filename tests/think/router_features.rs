@@ -79,7 +79,8 @@ fn a_speaker_announces_the_nodes_behind_an_address_and_follows_them() {
     assert!(!peers[&ip(EDGE)].add_path_send.is_empty(), "several paths need ADD-PATH");
     assert!(peers[&ip("192.168.10.12")].add_path_send.is_empty());
 
-    let drained = annotated(annotated(snapshot(3), "n1", speakers::ANNOTATION, "true"), "n2", drain::ANNOTATION, "true");
+    let drained =
+        annotated(annotated(snapshot(3), "n1", speakers::ANNOTATION, "true"), "n2", drain::ANNOTATION, "true");
     settled(&mut room, &drained, 2);
     assert_eq!(hops(&router, VIP), ["192.168.10.13"]);
 
@@ -226,7 +227,9 @@ fn answers_get_a_way_back_when_the_peer_is_known_and_lose_it_with_the_annotation
     settled(&mut room, &off, 3);
     assert_eq!((own_rules(&router), return_chains(&router).len()), (0, 0));
     assert_eq!(router.node.state().routes.iter().filter(|route| route.table == 254).count(), main, "main is untouched");
-    assert!(router.node.state().routes.iter().all(|route| route.table < return_path::FIRST_TABLE || route.table > 7927));
+    assert!(
+        router.node.state().routes.iter().all(|route| route.table < return_path::FIRST_TABLE || route.table > 7927)
+    );
 }
 
 #[test]

@@ -157,9 +157,7 @@ impl Metadata {
     }
 }
 
-async fn answer(
-    request: hyper_util::client::legacy::ResponseFuture,
-) -> Result<(StatusCode, String), String> {
+async fn answer(request: hyper_util::client::legacy::ResponseFuture) -> Result<(StatusCode, String), String> {
     let whole = async {
         let response = request.await.map_err(|error| error.to_string())?;
         let status = response.status();

@@ -126,14 +126,7 @@ impl<N: Nft, R: Rtnl, F: Fou, S: Sysctl, V: Voice> Room<N, R, F, S, V> {
         }
     }
 
-    fn sync_cni(
-        &mut self,
-        snapshot: &Snapshot,
-        pods: &[Prefix],
-        mtu: Option<u32>,
-        read: Read,
-        outcome: &mut Outcome,
-    ) {
+    fn sync_cni(&mut self, snapshot: &Snapshot, pods: &[Prefix], mtu: Option<u32>, read: Read, outcome: &mut Outcome) {
         let wanted = (pods.to_vec(), mtu);
         let Some(file) = &self.around.cni else { return };
         if pods.is_empty() || (read < Read::Kernel && self.around.cni_told.as_ref() == Some(&wanted)) {
@@ -255,9 +248,10 @@ impl<N: Nft, R: Rtnl, F: Fou, S: Sysctl, V: Voice> Room<N, R, F, S, V> {
         notices.extend(Mode::of(&snapshot.node_name, own, self.config.return_path).1);
         notices.extend(drain::notice(&snapshot.node_name, own));
         if self.around.cni.is_some() && own.pod_cidrs.is_empty() {
-            let message = "the node has no pod prefix, so its pods get no addresses: let the controller manager give it \
+            let message =
+                "the node has no pod prefix, so its pods get no addresses: let the controller manager give it \
                            one (--allocate-node-cidrs), or set the annotation kube-router.io/pod-cidrs"
-                .to_owned();
+                    .to_owned();
             notices.push(self.node_notice(snapshot, "NoPodCidr", message));
         }
         notices
@@ -270,7 +264,9 @@ impl<N: Nft, R: Rtnl, F: Fou, S: Sysctl, V: Voice> Room<N, R, F, S, V> {
 
     /// What stands in the way, one line each.
     pub(super) fn explain_findings(&mut self) -> String {
-        let Some(snapshot) = self.last.clone() else { return "NotRead: the cluster has not been read yet\n".to_owned() };
+        let Some(snapshot) = self.last.clone() else {
+            return "NotRead: the cluster has not been read yet\n".to_owned();
+        };
         let main = RouteFilter { table: Some(table::MAIN), ..RouteFilter::default() };
         let (routes, addresses) = match (self.kernel.rtnl.routes(main), self.kernel.rtnl.addresses(None)) {
             (Ok(routes), Ok(addresses)) => (routes, addresses),
