@@ -217,6 +217,8 @@ async fn daemon(config: &Config, node: NodeName) -> anyhow::Result<ExitCode> {
         let wiring = wiring(parts, rooms::spawn_monitor(&mut tasks, own_sockets)?, wakes);
         rooms::spawn(&mut tasks, room, wiring, Timing { resync: config.router.resync(), started })?;
     }
+    // Whoever waits for the last notice must see the last sender go.
+    drop(notices);
     wait(&mut tasks, &mut signals, &stop, router).await
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
+use prometheus_client::metrics::counter::Counter;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 
@@ -25,10 +26,12 @@ use crate::routing::bgp::api;
 use crate::routing::bgp::policy::PolicySet;
 use crate::routing::bgp::rib;
 use crate::routing::bgp::speaker::{self, Goodbye, Options, Speaker};
+use crate::routing::bgp::types::PeerKind;
 use crate::routing::cni::{self, CniFile};
 use crate::routing::config as room;
 use crate::routing::reconciler::{Figures, Room};
 use crate::routing::sessions::{self, Line, Sessions};
+use crate::telemetry::registry::{Metrics, PeerInfoLabels, PeerLabels, PrefixLabels, RouteLabels, SentLabels};
 
 /// The room on the real kernel.
 pub(super) type RouterRoom = Room<NftClient, RtnlClient, FouClient, ProcSys, Line>;
@@ -241,6 +244,57 @@ impl Router {
             self.drain.send_replace(wanted);
         }
         self.drained.borrow().clone()
+    }
+
+    /// Brings the metrics up to date.
+    pub(super) fn observe(&self, metrics: &Metrics) {
+        let figures = self.figures.borrow().clone();
+        let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+        for (what, count) in [
+            ("learned", figures.learned),
+            ("refused", figures.refused),
+            ("kernel", figures.routes),
+            ("inherited", figures.inherited),
+            ("originated", figures.originated),
+            ("vips", figures.vips),
+            ("vips_waiting", figures.vips_waiting),
+        ] {
+            metrics.routes.get_or_create(&RouteLabels { what }).set(number(count));
+        }
+        metrics.tunnels.set(number(figures.tunnels));
+        metrics.host_routes_synced.set(number(figures.routes));
+        let up_to = |counter: &Counter, value: u64| {
+            let _ = counter.inc_by(value.saturating_sub(counter.get()));
+        };
+        up_to(&metrics.host_routes_added, figures.added);
+        up_to(&metrics.host_routes_removed, figures.removed);
+        for (kind, count) in [("advertise-vip", figures.announcements), ("withdraw-vip", figures.withdrawals)] {
+            up_to(&metrics.advertisements_sent.get_or_create_owned(&SentLabels { r#type: kind }), count);
+        }
+        metrics.bgp_peer_state.clear();
+        metrics.bgp_prefixes.clear();
+        metrics.bgp_peer_info.clear();
+        for peer in self.sessions.borrow().peers.values() {
+            let (address, asn) = (peer.row.address.to_string(), peer.row.asn.map_or(0, |asn| asn.0));
+            let kind = match peer.kind {
+                PeerKind::Internal => "internal",
+                PeerKind::External => "external",
+            };
+            let labels = PeerLabels { peer: address.clone(), asn, kind };
+            metrics.bgp_peer_state.get_or_create(&labels).set(peer.row.state as i64);
+            up_to(&metrics.bgp_session_drops.get_or_create_owned(&labels), u64::from(peer.flops));
+            let state = format!("{:?}", peer.row.state).to_lowercase();
+            let info = PeerInfoLabels { address: address.clone(), r#type: kind, asn, state };
+            metrics.bgp_peer_info.get_or_create(&info).set(1);
+            for counts in &peer.row.families {
+                for (direction, count) in
+                    [("received", counts.received), ("accepted", counts.accepted), ("advertised", counts.advertised)]
+                {
+                    let labels = PrefixLabels { peer: address.clone(), family: counts.family.to_string(), direction };
+                    metrics.bgp_prefixes.get_or_create(&labels).set(i64::try_from(count).unwrap_or(i64::MAX));
+                }
+            }
+        }
     }
 
     /// Says goodbye to every peer: for a moment where graceful restart is on, else for good.

@@ -160,6 +160,9 @@ pub(super) fn metrics_text(parts: &Arc<Parts>, metrics: &Metrics, stats: Option<
     let scrape = Scrape::new(&metrics, stats);
     Arc::new(move || {
         parts.observe_door(&metrics);
+        if let Some(router) = &parts.router {
+            router.observe(&metrics);
+        }
         scrape.text()
     })
 }
