@@ -16,7 +16,7 @@ use crate::routing::bgp::types::Attributes;
 use crate::routing::desired::pod_prefixes;
 use crate::routing::drain;
 use crate::routing::speaker_config::{RouteChanges, build, own_route};
-use crate::routing::speakers::{Style, announced_elsewhere, next_hops};
+use crate::routing::speakers::{Style, announced_elsewhere, is_speaker, next_hops};
 
 /// The most VIPs of one pass that are logged one by one.
 const MOST_LOGGED: usize = 20;
@@ -137,7 +137,9 @@ impl<N: Nft, R: Rtnl, F: Fou, S: Sysctl, V: Voice> Room<N, R, F, S, V> {
         let vips: BTreeSet<IpAddr> = match self.config.advertise_style {
             _ if wanted.is_none() => BTreeSet::new(),
             Style::Node => self.advertiser.announced().clone(),
-            Style::Speakers => self.desired.listed().collect(),
+            // A node that does not speak has nothing to take back.
+            Style::Speakers if !own.is_some_and(|node| is_speaker(node, &self.config.speaker_selector)) => BTreeSet::new(),
+            Style::Speakers => self.desired.listed().filter(|vip| !self.desired.nodes(*vip).is_empty()).collect(),
         };
         let elsewhere = |vip: IpAddr| announced_elsewhere(vip, &self.desired, snapshot, &self.config);
         let decision = self.around.drain.step(wanted, &vips, elsewhere, settings, now);
