@@ -6,7 +6,7 @@ mod gen_docs;
 mod render;
 
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 pub use gen_docs::page;
 pub use render::render;
@@ -63,12 +63,13 @@ pub fn drain(admin_socket: &Path, stop: bool, wait: Option<Duration>) -> anyhow:
     let method = if stop { "DELETE" } else { "POST" };
     let mut report = ask::send(admin_socket, method, "/drain")?;
     let Some(wait) = wait else { return Ok((report, true)) };
-    let begun = Instant::now();
     // The first look may still be at what was before.
+    let mut waited = Duration::ZERO;
     while !report.starts_with("drained") {
-        if begun.elapsed() >= wait {
+        if waited >= wait {
             return Ok((format!("not drained after {} s: {report}", wait.as_secs()), false));
         }
+        waited += LOOK_AGAIN;
         std::thread::sleep(LOOK_AGAIN);
         report = ask::get(admin_socket, "/drain")?;
     }

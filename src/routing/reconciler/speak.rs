@@ -138,7 +138,9 @@ impl<N: Nft, R: Rtnl, F: Fou, S: Sysctl, V: Voice> Room<N, R, F, S, V> {
             _ if wanted.is_none() => BTreeSet::new(),
             Style::Node => self.advertiser.announced().clone(),
             // A node that does not speak has nothing to take back.
-            Style::Speakers if !own.is_some_and(|node| is_speaker(node, &self.config.speaker_selector)) => BTreeSet::new(),
+            Style::Speakers if !own.is_some_and(|node| is_speaker(node, &self.config.speaker_selector)) => {
+                BTreeSet::new()
+            }
             Style::Speakers => self.desired.listed().filter(|vip| !self.desired.nodes(*vip).is_empty()).collect(),
         };
         let elsewhere = |vip: IpAddr| announced_elsewhere(vip, &self.desired, snapshot, &self.config);
