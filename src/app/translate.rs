@@ -5,9 +5,6 @@ use std::time::Duration;
 use crate::config::{self, Config, VipBinding};
 use crate::kernel::ipvs::Timeouts;
 use crate::net::Family;
-use crate::routing::drain;
-use crate::routing::return_path::Mode;
-use crate::routing::speakers::{LabelSelector, Style};
 use crate::{proxy, routing};
 
 /// What the service proxy needs.
@@ -95,28 +92,35 @@ pub fn routing_config(config: &Config) -> routing::config::Config {
         strict_external_ips: addresses.strict_external_ip_validation,
         allowed_imports: settings.allowed_imports.clone(),
         advertise_style: match settings.advertise_style {
-            config::AdvertiseStyle::Node => Style::Node,
-            config::AdvertiseStyle::Speakers => Style::Speakers,
+            config::AdvertiseStyle::Node => routing::speakers::Style::Node,
+            config::AdvertiseStyle::Speakers => routing::speakers::Style::Speakers,
         },
-        speaker_selector: LabelSelector::parse(&settings.speaker_selector).unwrap_or_default(),
-        return_path: if settings.return_path { Mode::Peer } else { Mode::Off },
-        drain: drain::Settings {
-            signals: settings.drain.signals.iter().map(|signal| drain_signal(*signal)).collect(),
-            taints: settings.drain.taints.clone(),
-            tag: settings.drain.tag,
-            settle: settings.drain.settle,
+        // Checked when the flags were read.
+        speaker_selector: routing::speakers::LabelSelector::parse(&settings.speaker_selector).unwrap_or_default(),
+        return_path: if settings.return_path {
+            routing::return_path::Mode::Peer
+        } else {
+            routing::return_path::Mode::Off
         },
+        drain: drain_settings(&settings.drain),
         auto_mtu: settings.auto_mtu,
         ipv6: config.families.contains(&Family::V6),
     }
 }
 
-fn drain_signal(signal: config::DrainSignal) -> drain::Signal {
-    match signal {
-        config::DrainSignal::Annotation => drain::Signal::Annotation,
-        config::DrainSignal::Shutdown => drain::Signal::Shutdown,
-        config::DrainSignal::Taint => drain::Signal::Taint,
-        config::DrainSignal::Cordon => drain::Signal::Cordon,
+fn drain_settings(drain: &config::Drain) -> routing::drain::Settings {
+    use routing::drain::Signal;
+    let signal = |signal: &config::DrainSignal| match signal {
+        config::DrainSignal::Annotation => Signal::Annotation,
+        config::DrainSignal::Shutdown => Signal::Shutdown,
+        config::DrainSignal::Taint => Signal::Taint,
+        config::DrainSignal::Cordon => Signal::Cordon,
+    };
+    routing::drain::Settings {
+        signals: drain.signals.iter().map(signal).collect(),
+        taints: drain.taints.clone(),
+        tag: drain.tag,
+        settle: drain.settle,
     }
 }
 

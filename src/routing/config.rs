@@ -70,8 +70,8 @@ pub struct Config {
     pub auto_mtu: bool,
     /// `--enable-ipv6`: IPv6 is switched on where the host has it off.
     pub ipv6: bool,
-    /// `--allowed-import-prefixes`: prefixes that peers may announce although they touch node
-    /// addresses, Service ranges or pod prefixes.
+    /// `--allowed-import-prefixes`: prefixes that peers may announce although they touch node addresses, Service ranges
+    /// or pod prefixes.
     pub allowed_imports: Vec<Prefix>,
 }
 
