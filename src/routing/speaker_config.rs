@@ -18,6 +18,7 @@ use super::bgp::types::{AsPath, Attributes, NextHop, Origin, OwnRestart, PeerKin
 use super::config::Config;
 use super::desired::router_id;
 use super::peers::{DesiredPeer, DesiredPeers, Reflector};
+use super::speakers::Style;
 use crate::model::Snapshot;
 use crate::net::{Family, Prefix, host_prefix};
 
@@ -51,8 +52,13 @@ pub fn build<'a>(
         .iter()
         .flat_map(|(name, node)| node.addresses().map(move |address| (address, name.as_str())))
         .collect();
+    // Routers beside a speaker or a reflector hear of every way there is, where they can.
+    let several = config.advertise_style == Style::Speakers || matches!(desired.reflector, Some(Reflector::Server(_)));
     let peer = |peer: &DesiredPeer| {
         let mut made = peer_config(peer, asn, links);
+        if several && !peer.node {
+            made.add_path_send.clone_from(&made.families);
+        }
         made.description = match (names.get(&peer.address), peer.node) {
             (Some(name), true) => format!("node {name}"),
             _ => String::new(),
@@ -191,6 +197,11 @@ impl Told {
     /// The routes announced.
     pub fn routes(&self) -> &BTreeMap<Prefix, Vec<Attributes>> {
         &self.routes
+    }
+
+    /// The VIPs among them.
+    pub fn vips(&self) -> &BTreeSet<IpAddr> {
+        &self.vips
     }
 
     /// The configuration in force, without the VIPs in its policies.
