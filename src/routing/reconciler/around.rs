@@ -177,7 +177,9 @@ impl<N: Nft, R: Rtnl, F: Fou, S: Sysctl, V: Voice> Room<N, R, F, S, V> {
             ReturnPath::default()
         } else {
             match self.kernel.rtnl.neighbours() {
-                Ok(neighbours) => return_path::build(&snapshot.node_name, peers, &self.links, &neighbours),
+                Ok(neighbours) => {
+                    return_path::build(&snapshot.node_name, peers, &self.own_links(), &self.links, &neighbours)
+                }
                 Err(error) => {
                     outcome.fail("return path", error);
                     return;
