@@ -88,8 +88,7 @@ fn passes(config: &Config, snapshot: &Snapshot) -> anyhow::Result<(String, bool)
     if config.features.router {
         let kernel = dry_router(doors::open_router(&config.router)?, &journal);
         let figures = watch::channel(Figures::default()).0;
-        let mut room =
-            routing::reconciler::Room::new(router::settings(config)?, kernel, Mute, None, figures);
+        let mut room = routing::reconciler::Room::new(router::settings(config)?, kernel, Mute, None, figures);
         outcomes.push(room.sync(snapshot, Read::Kernel, Duration::ZERO));
         let desired = room.answer(&View::Desired);
         told = desired.lines().take_while(|line| *line != "# ip").map(|line| format!("{line}\n")).collect();
