@@ -36,6 +36,7 @@ fn follow(request: Request) -> anyhow::Result<ExitCode> {
             return Ok(if healthy { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
         Request::Explain { admin_socket, service } => commands::explain_service(&admin_socket, &service)?,
+        Request::ExplainRouting { admin_socket, question } => commands::explain_routing(&admin_socket, &question)?,
         Request::GenDocs(page) => commands::page(page),
     };
     commands::print(&text)?;

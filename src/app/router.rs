@@ -13,6 +13,7 @@ use super::doors;
 use super::servers::Tasks;
 use super::translate::routing_config;
 use crate::admin;
+use crate::admin::status::PeerStatus;
 use crate::config::Config;
 use crate::kernel::fou::FouClient;
 use crate::kernel::nft::NftClient;
@@ -21,6 +22,7 @@ use crate::kernel::sysctl::ProcSys;
 use crate::model::Published;
 use crate::reconcile::Applied;
 use crate::routing::bgp::api;
+use crate::routing::bgp::api::query::PeerDetail;
 use crate::routing::bgp::policy::PolicySet;
 use crate::routing::bgp::rib;
 use crate::routing::bgp::speaker::{self, Goodbye, Options, Speaker};
@@ -193,6 +195,18 @@ fn wakes(
 }
 
 impl Router {
+    /// The peers, for whoever looks at the state of the daemon.
+    pub(super) fn peers(&self) -> Vec<PeerStatus> {
+        let peers = self.sessions.borrow().peers.clone();
+        let status = |peer: &PeerDetail| PeerStatus {
+            address: peer.row.address.to_string(),
+            asn: peer.row.asn.map(|asn| asn.0),
+            state: format!("{:?}", peer.row.state).to_lowercase(),
+            routes: peer.row.counts(None),
+        };
+        peers.values().map(status).collect()
+    }
+
     /// Brings the metrics up to date.
     pub(super) fn observe(&self, metrics: &Metrics) {
         let figures = self.figures.borrow().clone();

@@ -7,7 +7,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use super::observer::Counting;
-use super::router::Shared;
+use super::router::{Router, Shared};
 use super::vitals::Vitals;
 use crate::admin::debug::Sources;
 use crate::admin::probes::{Judge, MetricsText};
@@ -102,6 +102,7 @@ impl Parts {
             features: self.features.clone(),
             generation: self.generation(),
             rooms: self.rooms.iter().map(|room| self.room_status(room)).collect(),
+            peers: self.router.as_ref().map(Router::peers).unwrap_or_default(),
             watches: watches.unwrap_or_default(),
             notices: notices.unwrap_or_default(),
             unhealthy: verdict.unhealthy,

@@ -46,6 +46,13 @@ pub enum Request {
         /// `NAMESPACE/NAME`.
         service: String,
     },
+    /// Print what the router does about a route or a peer.
+    ExplainRouting {
+        /// Where it listens.
+        admin_socket: PathBuf,
+        /// `route/ADDRESS[/LENGTH]` or `peer/ADDRESS`.
+        question: String,
+    },
     /// Print a generated document.
     GenDocs(docs::Page),
 }
@@ -208,8 +215,19 @@ fn explain(command: &mut Command, matches: &ArgMatches) -> Result<Request, Refus
         ["service" | "svc", service] if service.matches('/').count() == 1 => {
             Ok(Request::Explain { admin_socket: socket(matches), service: (*service).to_owned() })
         }
-        _ => Err(usage("explain takes: service NAMESPACE/NAME")),
+        ["route" | "prefix" | "vip", prefix] if is_prefix(prefix) => {
+            Ok(Request::ExplainRouting { admin_socket: socket(matches), question: format!("route/{prefix}") })
+        }
+        ["peer" | "neighbor", peer] if peer.parse::<std::net::IpAddr>().is_ok() => {
+            Ok(Request::ExplainRouting { admin_socket: socket(matches), question: format!("peer/{peer}") })
+        }
+        _ => Err(usage("explain takes: service NAMESPACE/NAME, route ADDRESS[/LENGTH] or peer ADDRESS")),
     }
+}
+
+/// An address, or an address and a length.
+fn is_prefix(text: &str) -> bool {
+    text.parse::<std::net::IpAddr>().is_ok() || text.parse::<crate::net::Prefix>().is_ok()
 }
 
 fn help_of(command: &mut Command, name: &str) -> Request {
@@ -298,14 +316,14 @@ fn command() -> Command {
     for sub in [render_command(), question("snapshot", SNAPSHOT_ABOUT), question("status", STATUS_ABOUT)] {
         command = command.subcommand(sub);
     }
-    let what = Arg::new("what").num_args(0..).value_name("service NAMESPACE/NAME");
+    let what = Arg::new("what").num_args(0..).value_name("WHAT");
     command = command.subcommand(question("explain", EXPLAIN_ABOUT).arg(what));
     command.subcommand(bare(Command::new("gen-docs")).hide(true).arg(Arg::new("page").required(true)))
 }
 
 const SNAPSHOT_ABOUT: &str = "Print the cluster as a running daemon sees it, as JSON that render can read";
-const EXPLAIN_ABOUT: &str =
-    "Print where a running daemon serves one Service, from which endpoints, and what stands in the way";
+const EXPLAIN_ABOUT: &str = "Print what a running daemon does about one thing and why: service NAMESPACE/NAME (where it is served and announced), \
+     route ADDRESS[/LENGTH] (who told it, where it leads, to whom it is announced), peer ADDRESS";
 const STATUS_ABOUT: &str = "Print the state of a running daemon on one screen; ends with 1 when it is not healthy";
 
 const EXAMPLES: &str = "\
@@ -323,6 +341,8 @@ Examples:
     ferrovia status
   Why is a Service not served here?
     ferrovia explain service default/web
+  Why is an address not announced, and to whom?
+    ferrovia explain route 203.0.113.10
   Record what it sees, and look at it on another machine:
     ferrovia snapshot > snapshot.json
     ferrovia render --snapshot=snapshot.json";

@@ -31,10 +31,34 @@ pub fn status(admin_socket: &Path) -> anyhow::Result<(String, bool)> {
     Ok((status.to_string(), status.unhealthy.is_empty()))
 }
 
-/// `ferrovia explain service NS/NAME`: where one Service is served on this node, and what stands in the way.
+/// `ferrovia explain service NS/NAME`: where one Service is served on this node and announced, and what stands in the
+/// way. Every room that runs answers.
 ///
 /// # Errors
-/// No daemon listens there, or it runs no service proxy.
+/// No daemon listens there, or no room answers.
 pub fn explain_service(admin_socket: &Path, service: &str) -> anyhow::Result<String> {
-    ask::get(admin_socket, &format!("/debug/proxy/explain/service/{service}"))
+    let answers = ["proxy", "routing"].map(|room| {
+        let text = ask::get(admin_socket, &format!("/debug/{room}/explain/service/{service}"))?;
+        anyhow::Ok(format!("# {room}\n{text}"))
+    });
+    let mut text = String::new();
+    let mut refusal = None;
+    for answer in answers {
+        match answer {
+            Ok(answer) => text.push_str(&answer),
+            Err(error) => refusal = refusal.or(Some(error)),
+        }
+    }
+    match refusal {
+        Some(refusal) if text.is_empty() => Err(refusal),
+        _ => Ok(text),
+    }
+}
+
+/// `ferrovia explain route ADDRESS` and `explain peer ADDRESS`: what the router does about them, and why.
+///
+/// # Errors
+/// No daemon listens there, or it runs no router.
+pub fn explain_routing(admin_socket: &Path, question: &str) -> anyhow::Result<String> {
+    ask::get(admin_socket, &format!("/debug/routing/explain/{question}"))
 }

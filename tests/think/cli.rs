@@ -500,6 +500,15 @@ fn cli_questions_to_a_running_daemon() {
     assert!(matches!(given, Request::Snapshot { admin_socket } if admin_socket == Path::new("/tmp/s")));
     let explain = parse(&["explain", "service", "default/web"]).unwrap();
     assert!(matches!(explain, Request::Explain { service, .. } if service == "default/web"));
+    for (words, asked) in [
+        (["route", "203.0.113.10"], "route/203.0.113.10"),
+        (["vip", "fd00::1/128"], "route/fd00::1/128"),
+        (["peer", "192.0.2.1"], "peer/192.0.2.1"),
+    ] {
+        let explain = parse(&["explain", words[0], words[1]]).unwrap();
+        assert!(matches!(explain, Request::ExplainRouting { question, .. } if question == asked), "{words:?}");
+    }
+    assert_eq!(code(&["explain", "route", "web"]), 2);
     assert_eq!(code(&["explain", "service", "web"]), 2);
     assert_eq!(code(&["explain"]), 2);
 }
