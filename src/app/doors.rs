@@ -41,7 +41,7 @@ pub(super) fn open() -> anyhow::Result<ProxyKernel> {
 }
 
 /// What the router can load by itself. Modules for tunnels are loaded where the kernel does not do it.
-const ROUTER_MODULES: [&str; 4] = ["nf_tables", "nft_chain_nat", "ipip", "ip6_tunnel"];
+const ROUTER_MODULES: [&str; 5] = ["nf_tables", "nft_chain_nat", "br_netfilter", "ipip", "ip6_tunnel"];
 
 /// Modules for tunnels in UDP.
 const FOU_MODULES: [&str; 2] = ["fou", "fou6"];

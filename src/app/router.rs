@@ -1,5 +1,6 @@
 //! The router as it runs on a node: its room, the BGP speaker, and who looks at both.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -21,12 +22,14 @@ use crate::kernel::rtnl::{RouteFilter, Rtnl, RtnlClient, protocol, table};
 use crate::kernel::sysctl::ProcSys;
 use crate::model::Published;
 use crate::reconcile::Applied;
+use crate::routing::aws;
 use crate::routing::bgp::api;
 use crate::routing::bgp::api::query::PeerDetail;
 use crate::routing::bgp::policy::PolicySet;
 use crate::routing::bgp::rib;
 use crate::routing::bgp::speaker::{self, Goodbye, Options, Speaker};
 use crate::routing::bgp::types::PeerKind;
+use crate::routing::cni::{self, CniFile};
 use crate::routing::config as room;
 use crate::routing::reconciler::{Figures, Room};
 use crate::routing::sessions::{self, Line, Sessions};
@@ -48,6 +51,8 @@ pub(super) struct Router {
     pub(super) figures: watch::Receiver<Figures>,
     /// How the sessions stand.
     pub(super) sessions: watch::Receiver<Sessions>,
+    drain: watch::Sender<bool>,
+    drained: watch::Receiver<String>,
 }
 
 /// The port of the gobgp API, taken before anything else.
@@ -73,6 +78,9 @@ pub(super) fn start(
     stop: &watch::Receiver<bool>,
     tasks: &mut Tasks,
 ) -> anyhow::Result<(RouterRoom, Router, mpsc::Receiver<()>)> {
+    if config.router.disable_source_dest_check {
+        forward_on_ec2();
+    }
     let settings = settings(config)?;
     let mut kernel = doors::open_router(&config.router)?;
     let ours = RouteFilter { table: Some(table::MAIN), protocol: Some(protocol::OURS), link: None };
@@ -108,12 +116,18 @@ pub(super) fn start(
             ("gobgp API", api::server::serve(listener, questions, until_stop).await.map_err(Into::into))
         });
     }
-    let wakes = wakes(&speaker, proxy.clone(), sessions.clone(), stop, tasks);
+    let (drain, commands) = watch::channel(false);
+    let (report, drained) = watch::channel("serving".to_owned());
+    let wakes = wakes(&speaker, proxy.clone(), sessions.clone(), commands.clone(), stop, tasks);
     let line = Line::new(&speaker, sessions.clone());
     let (their_figures, figures) = watch::channel(Figures::default());
     let graceful_restart = settings.graceful_restart.is_some();
-    let room = Room::new(settings, kernel, line, proxy, their_figures);
-    Ok((room, Router { speaker, graceful_restart, snapshots, figures, sessions }, wakes))
+    let mut room = Room::new(settings, kernel, line, proxy, their_figures);
+    if config.router.enable_cni {
+        room.keep_cni(CniFile::new(cni_path()));
+    }
+    room.heed_drain(commands, report);
+    Ok((room, Router { speaker, graceful_restart, snapshots, figures, sessions, drain, drained }, wakes))
 }
 
 /// What the room and the speaker are configured with.
@@ -156,11 +170,12 @@ fn silent(settings: &room::Config) -> speaker::Config {
 }
 
 /// The room runs when something was learned, when the service proxy has something in force, and when a session came
-/// up or went down.
+/// up or went down, and when somebody asks for a drain.
 fn wakes(
     speaker: &Speaker,
     proxy: Option<watch::Receiver<Applied>>,
     mut sessions: watch::Receiver<Sessions>,
+    mut commands: watch::Receiver<bool>,
     stop: &watch::Receiver<bool>,
     tasks: &mut Tasks,
 ) -> mpsc::Receiver<()> {
@@ -179,6 +194,7 @@ fn wakes(
             let goes_on = tokio::select! {
                 changed = learned.changed() => changed.is_ok(),
                 changed = sessions.changed() => changed.is_ok(),
+                changed = commands.changed() => changed.is_ok(),
                 goes_on = told => goes_on,
                 _ = stopping.wait_for(|stop| *stop) => false,
             };
@@ -194,6 +210,34 @@ fn wakes(
     wakes
 }
 
+/// EC2 lets machines forward packets of others only when told to. Nobody waits for it, and nothing ends when it fails.
+fn forward_on_ec2() {
+    if !aws::is_instance() {
+        return;
+    }
+    #[cfg(feature = "aws")]
+    tokio::spawn(async {
+        match aws::disable_source_dest_check().await {
+            Ok(instance) => tracing::info!(instance, "EC2 no longer checks source and destination of this machine"),
+            Err(error) => {
+                let reason = error.to_string();
+                tracing::error!(reason, "EC2 still checks source and destination: traffic of pods may be dropped");
+            }
+        }
+    });
+    #[cfg(not(feature = "aws"))]
+    tracing::warn!(
+        "this machine is on EC2, and this build cannot turn the source/destination check off: turn it off for the \
+         instance, and set --disable-source-dest-check=false"
+    );
+}
+
+/// Where the CNI configuration is: what the environment says, as kube-router's manifests set it.
+fn cni_path() -> PathBuf {
+    let named = std::env::var_os(cni::PATH_VARIABLE).filter(|path| !path.is_empty());
+    named.map_or_else(|| PathBuf::from(cni::DEFAULT_PATH), PathBuf::from)
+}
+
 impl Router {
     /// The peers, for whoever looks at the state of the daemon.
     pub(super) fn peers(&self) -> Vec<PeerStatus> {
@@ -205,6 +249,15 @@ impl Router {
             routes: peer.row.counts(None),
         };
         peers.values().map(status).collect()
+    }
+
+    /// Begins a drain (true) or ends it (false); says how far it is. A drain just begun is told in the next moment.
+    pub(super) fn drain(&self, wanted: Option<bool>) -> String {
+        if let Some(wanted) = wanted {
+            tracing::info!(drain = wanted, "a drain was asked for on this node");
+            self.drain.send_replace(wanted);
+        }
+        self.drained.borrow().clone()
     }
 
     /// Brings the metrics up to date.

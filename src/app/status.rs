@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::observer::Counting;
 use super::router::{Router, Shared};
 use super::vitals::Vitals;
-use crate::admin::debug::Sources;
+use crate::admin::debug::{Drain, Sources};
 use crate::admin::probes::{Judge, MetricsText};
 use crate::admin::status::{RoomStatus, Status, WatchStatus};
 use crate::config::Config;
@@ -105,6 +105,7 @@ impl Parts {
             peers: self.router.as_ref().map(Router::peers).unwrap_or_default(),
             watches: watches.unwrap_or_default(),
             notices: notices.unwrap_or_default(),
+            drain: self.router.as_ref().map(|router| router.drain(None)),
             unhealthy: verdict.unhealthy,
             unready: verdict.unready,
         }
@@ -181,6 +182,7 @@ pub(super) fn sources(parts: &Arc<Parts>, rooms: BTreeMap<&'static str, mpsc::Se
             serde_json::to_string_pretty(&notices).map_err(|error| error.to_string())
         }),
         status: Arc::new(move || for_status.status()),
+        drain: parts.router.clone().map(|router| -> Drain { Arc::new(move |wanted| router.drain(wanted)) }),
         rooms: Arc::new(rooms),
     }
 }

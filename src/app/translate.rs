@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::config::{self, Config, VipBinding};
 use crate::kernel::ipvs::Timeouts;
+use crate::net::Family;
 use crate::{proxy, routing};
 
 /// What the service proxy needs.
@@ -103,6 +104,7 @@ pub fn routing_config(config: &Config) -> routing::config::Config {
         },
         drain: drain_settings(&settings.drain),
         auto_mtu: settings.auto_mtu,
+        ipv6: config.families.contains(&Family::V6),
     }
 }
 

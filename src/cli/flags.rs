@@ -130,7 +130,6 @@ impl Flag {
         }
         match self.group {
             Group::Firewall | Group::Balancer => Standing::NotYet,
-            _ if matches!(self.name, "enable-cni" | "auto-mtu" | "disable-source-dest-check") => Standing::NotYet,
             _ if matches!(self.name, "run-firewall" | "run-loadbalancer") => Standing::NotYet,
             _ => Standing::Works,
         }
@@ -139,9 +138,14 @@ impl Flag {
 
 /// The flags whose meaning differs from kube-router's on purpose, with what is different.
 pub const DIFFERENT: &[(&str, &str)] = &[
+    ("auto-mtu", "leaves room for the headers of the overlay; kube-router gives pods the whole link"),
+    (
+        "disable-source-dest-check",
+        "each machine for itself, in builds with the feature aws; kube-router does it for all nodes",
+    ),
     ("enable-pprof", "listens on 127.0.0.1:6060 only; kube-router listens on every address, without a password"),
     ("version", "prints to standard output, in this program's own form"),
-    ("cleanup-config", "removes only what the service proxy owns; virtual servers inside --excluded-cidrs stay"),
+    ("cleanup-config", "removes only what is ours; virtual servers inside --excluded-cidrs stay"),
     ("excluded-cidrs", "covers the addresses on the dummy link as well; kube-router removes those"),
     ("hairpin-mode", "without effect: pods always reach themselves through their Services"),
     ("ipvs-permit-all", "false also removes the filter of an earlier run; kube-router leaves it in force"),

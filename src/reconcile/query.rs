@@ -19,13 +19,15 @@ pub enum View {
     Service(ServiceKey),
     /// Where packets to an address (or prefix) go, who announced it, and whether this node announces it and to whom.
     Route(IpAddr, Option<u8>),
+    /// What stands in the way of traffic on this node, one line for each finding.
+    Findings,
     /// A peer of this name: what it is configured with, and what it is told.
     Peer(IpAddr),
 }
 
 impl View {
     /// What a question may look like.
-    pub const QUESTIONS: &str = "desired, observed, plan, explain/service/NAMESPACE/NAME, explain/route/ADDRESS[/LENGTH] or explain/peer/ADDRESS";
+    pub const QUESTIONS: &str = "desired, observed, plan, findings, explain/service/NAMESPACE/NAME, explain/route/ADDRESS[/LENGTH] or explain/peer/ADDRESS";
 
     /// The view of this name, as the debug page's address has it: one of [`View::QUESTIONS`].
     pub fn parse(name: &str) -> Option<View> {
@@ -33,6 +35,7 @@ impl View {
             "desired" => return Some(View::Desired),
             "observed" => return Some(View::Observed),
             "plan" => return Some(View::Plan),
+            "findings" => return Some(View::Findings),
             _ => {}
         }
         let (kind, rest) = name.strip_prefix("explain/")?.split_once('/')?;

@@ -59,7 +59,7 @@ impl Desired {
         desired
     }
 
-    /// Bring up to date what `changes` names. Returns the VIPs whose contributors changed.
+    /// Bring up to date what `changes` names. Returns the VIPs whose contributors or nodes changed.
     pub fn apply(&mut self, changes: &Changes, snapshot: &Snapshot, config: &Config) -> BTreeSet<IpAddr> {
         if changes.nodes.contains(&snapshot.node_name) {
             // Own addresses decide next hops and which endpoints are local.
@@ -70,7 +70,7 @@ impl Desired {
         changes.services.iter().flat_map(|key| self.update(key, snapshot, config)).collect()
     }
 
-    /// Derive one Service again. Returns the VIPs whose contributors changed.
+    /// Derive one Service again. Returns the VIPs whose contributors or nodes changed.
     pub fn update(&mut self, key: &ServiceKey, snapshot: &Snapshot, config: &Config) -> BTreeSet<IpAddr> {
         let routes = build_service(key, snapshot, config);
         let older = match &routes {
@@ -84,7 +84,8 @@ impl Desired {
                 self.relisted.insert(*vip);
             }
             let announce = newer.vips.get(vip).is_some_and(|routes| routes.announce);
-            if set_member(&mut self.announced, *vip, key, announce) {
+            let differs = older.vips.get(vip) != newer.vips.get(vip);
+            if set_member(&mut self.announced, *vip, key, announce) || differs {
                 changed.insert(*vip);
             }
         }

@@ -4,6 +4,7 @@
 //! Must not know: Kubernetes types, the other rooms.
 
 pub mod advertise;
+pub mod aws;
 pub mod bgp;
 pub mod boundary;
 pub mod bridge;

@@ -18,6 +18,7 @@ use super::bgp::types::{AsPath, Attributes, NextHop, Origin, OwnRestart, PeerKin
 use super::config::Config;
 use super::desired::router_id;
 use super::peers::{DesiredPeer, DesiredPeers, Reflector};
+use super::speakers::Style;
 use crate::model::Snapshot;
 use crate::net::{Family, Prefix, host_prefix};
 
@@ -51,8 +52,13 @@ pub fn build<'a>(
         .iter()
         .flat_map(|(name, node)| node.addresses().map(move |address| (address, name.as_str())))
         .collect();
+    // Routers beside a speaker or a reflector hear of every way there is, where they can.
+    let several = config.advertise_style == Style::Speakers || matches!(desired.reflector, Some(Reflector::Server(_)));
     let peer = |peer: &DesiredPeer| {
         let mut made = peer_config(peer, asn, links);
+        if several && !peer.node {
+            made.add_path_send.clone_from(&made.families);
+        }
         made.description = match (names.get(&peer.address), peer.node) {
             (Some(name), true) => format!("node {name}"),
             _ => String::new(),
@@ -61,9 +67,10 @@ pub fn build<'a>(
     };
     let mut peers: BTreeMap<IpAddr, PeerConfig> = lingering.into_iter().map(peer).collect();
     peers.extend(desired.peers.iter().map(peer));
+    // A client with its reflector's id would take every reflected route for a loop (RFC 4456 8).
     let cluster_id = match desired.reflector {
-        Some(Reflector::Server(id) | Reflector::Client(id)) => id,
-        None => router_id,
+        Some(Reflector::Server(id)) => id,
+        Some(Reflector::Client(_)) | None => router_id,
     };
     let listen = if desired.asn.is_some() { desired.listen.as_slice() } else { &[] };
     Some(SpeakerConfig {
@@ -86,6 +93,12 @@ pub fn build<'a>(
                 Vec::new()
             },
             external_peers: desired.peers.iter().filter(|peer| !peer.node).map(|peer| peer.address).collect(),
+            own_as_peers: desired
+                .peers
+                .iter()
+                .filter(|peer| !peer.node && peer.kind == PeerKind::Internal)
+                .map(|peer| peer.address)
+                .collect(),
             prepend: desired.prepend.map(|prepend| Prepend { asn: Some(prepend.asn), times: prepend.times }),
             communities: desired.communities.clone(),
             import_reject: desired.import_reject.clone(),
@@ -184,6 +197,11 @@ impl Told {
     /// The routes announced.
     pub fn routes(&self) -> &BTreeMap<Prefix, Vec<Attributes>> {
         &self.routes
+    }
+
+    /// The VIPs among them.
+    pub fn vips(&self) -> &BTreeSet<IpAddr> {
+        &self.vips
     }
 
     /// The configuration in force, without the VIPs in its policies.

@@ -514,10 +514,27 @@ fn cli_questions_to_a_running_daemon() {
 }
 
 #[test]
+fn cli_drains_and_looks_for_what_stands_in_the_way() {
+    assert!(matches!(parse(&["doctor", "--admin-socket=/tmp/s"]).unwrap(), Request::Doctor { .. }));
+    for (arguments, expected) in [
+        (&["drain"][..], (false, None)),
+        (&["drain", "--wait"], (false, Some(60))),
+        (&["drain", "--wait=90s"], (false, Some(90))),
+        (&["drain", "--stop"], (true, None)),
+    ] {
+        let Request::Drain { stop, wait, .. } = parse(arguments).unwrap() else { panic!("{arguments:?}") };
+        assert_eq!((stop, wait.map(|wait| wait.as_secs())), expected, "{arguments:?}");
+    }
+    for arguments in [&["drain", "--wait=soon"][..], &["drain", "--wait=-1s"], &["drain", "--stop", "--wait"]] {
+        assert_eq!(code(arguments), 2, "{arguments:?}");
+    }
+}
+
+#[test]
 fn cli_standing_of_flags_is_told_once() {
     let not_yet: BTreeSet<&str> =
         FLAGS.iter().filter(|flag| flag.standing() == Standing::NotYet).map(|flag| flag.name).collect();
-    assert_eq!(not_yet.len(), 3 + 3 + 2 + 2, "parts of the router, firewall, allocator, and their two switches");
+    assert_eq!(not_yet.len(), 3 + 2 + 2, "firewall, allocator, and their two switches");
     for (name, how) in ferrovia::cli::flags::DIFFERENT {
         assert!(FLAGS.iter().any(|flag| flag.name == *name), "{name}");
         assert!(!how.is_empty() && !not_yet.contains(name), "{name}");

@@ -16,4 +16,5 @@ mod generate;
 mod golden;
 mod kernel;
 mod router;
+mod router_features;
 mod trace;

@@ -12,6 +12,7 @@ use crate::reconcile::Outcome;
 use crate::routing::config::Encapsulation;
 use crate::routing::overlay::TABLE;
 use crate::routing::plan;
+use crate::routing::return_path::{self, ReturnPath};
 
 impl<N: Nft, R: Rtnl, F: Fou, S: Sysctl, V: Voice> Room<N, R, F, S, V> {
     /// Remove our routes, rules, tunnels, their ports and the packet filter table. Pods keep their bridge. Every failure
@@ -50,6 +51,11 @@ impl<N: Nft, R: Rtnl, F: Fou, S: Sysctl, V: Voice> Room<N, R, F, S, V> {
                 Ok(routes) => ops.extend(routes.into_iter().map(Op::DeleteRoute)),
                 Err(error) => outcome.fail("routes", error),
             }
+        }
+        let ours = RouteFilter { protocol: Some(protocol::OURS), ..RouteFilter::default() };
+        match (self.kernel.rtnl.rules(), self.kernel.rtnl.routes(ours)) {
+            (Ok(rules), Ok(routes)) => ops.extend(return_path::plan(&ReturnPath::default(), &rules, &routes)),
+            (Err(error), _) | (_, Err(error)) => outcome.fail("return path", error),
         }
         match self.kernel.rtnl.rules() {
             Ok(rules) => ops.extend(rules.into_iter().filter(plan::is_our_rule).map(Op::DeleteRule)),

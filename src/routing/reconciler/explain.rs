@@ -17,6 +17,7 @@ use crate::routing::bgp::speaker::Config as SpeakerConfig;
 use crate::routing::bgp::types::{Attributes, NextHop};
 use crate::routing::plan::{self, RouteKey};
 use crate::routing::render;
+use crate::routing::speakers::Style;
 
 impl<N: Nft, R: Rtnl, F: Fou, S: Sysctl, V: Voice> Room<N, R, F, S, V> {
     /// Answer a question.
@@ -37,6 +38,7 @@ impl<N: Nft, R: Rtnl, F: Fou, S: Sysctl, V: Voice> Room<N, R, F, S, V> {
             View::Service(key) => self.explain_service(key),
             View::Route(address, length) => self.explain_route(*address, *length),
             View::Peer(address) => self.explain_peer(*address),
+            View::Findings => self.explain_findings(),
         }
     }
 
@@ -64,13 +66,13 @@ impl<N: Nft, R: Rtnl, F: Fou, S: Sysctl, V: Voice> Room<N, R, F, S, V> {
                    says that its addresses are to be announced\n";
         };
         for (vip, wanted) in &routes.vips {
-            let state = if wanted.announce {
+            let state = if wanted.announce || self.config.advertise_style == Style::Speakers {
                 self.state_of_vip(*vip)
             } else {
                 "not announced here: no ready endpoint that this node may send packets to".to_owned()
             };
             let _ = writeln!(text, "  {vip}: {state}");
-            if self.advertiser.announced().contains(vip) {
+            if self.told.vips().contains(vip) {
                 self.tell_whom(host_prefix(*vip), &mut text);
             }
         }
@@ -83,8 +85,13 @@ impl<N: Nft, R: Rtnl, F: Fou, S: Sysctl, V: Voice> Room<N, R, F, S, V> {
     fn state_of_vip(&self, vip: IpAddr) -> String {
         let keys = self.desired.vips().get(&vip);
         let names = keys.into_iter().flatten().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-        if self.advertiser.announced().contains(&vip) {
-            format!("announced for {names}")
+        if let Some(hops) = self.told.routes().get(&host_prefix(vip)) {
+            let hops: Vec<String> = hops.iter().map(|path| path.next_hop.address.to_string()).collect();
+            format!("announced for {names} with next hop {}", hops.join(", "))
+        } else if self.around.decision.withhold.contains(&vip) {
+            format!("withheld for {names}: this node is being drained")
+        } else if self.config.advertise_style == Style::Speakers {
+            "not announced here: another node is the speaker, or no node has a ready endpoint".to_owned()
         } else if keys.is_some() {
             format!("not announced yet: the service proxy does not have it in force for {names}")
         } else {
@@ -162,7 +169,7 @@ impl<N: Nft, R: Rtnl, F: Fou, S: Sysctl, V: Voice> Room<N, R, F, S, V> {
     fn policies(&self, config: &SpeakerConfig, prefix: &Prefix) -> crate::routing::bgp::policy::PolicySet {
         let mut policies = config.policies.clone();
         let vip = prefix.addr();
-        if self.advertiser.announced().contains(&vip) && *prefix == host_prefix(vip) {
+        if self.told.vips().contains(&vip) && *prefix == host_prefix(vip) {
             let range = crate::routing::bgp::policy::PrefixRange::exact(*prefix);
             let set = crate::routing::bgp::policy::vip_set(Family::of(vip));
             policies.sets.prefix.entry(set).or_default().push(range);

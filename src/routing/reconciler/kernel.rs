@@ -63,7 +63,7 @@ impl<N: Nft, R: Rtnl, F: Fou, S: Sysctl, V: Voice> Room<N, R, F, S, V> {
         Ok(changed)
     }
 
-    fn set_links(&mut self, links: Vec<Link>) {
+    pub(super) fn set_links(&mut self, links: Vec<Link>) {
         let tunnels = links.iter().filter(|link| link.tunnel.is_some());
         self.tunnel_links = tunnels.map(|link| (link.name.clone(), link.index)).collect();
         self.links = links;
@@ -123,7 +123,7 @@ impl<N: Nft, R: Rtnl, F: Fou, S: Sysctl, V: Voice> Room<N, R, F, S, V> {
     }
 
     /// One change of links, told under a key.
-    fn write(&mut self, key: &str, op: Op, outcome: &mut Outcome) {
+    pub(super) fn write(&mut self, key: &str, op: Op, outcome: &mut Outcome) {
         outcome.ops += 1;
         for result in self.kernel.rtnl.apply(&[op]) {
             if let Err(error) = or_already_so(result) {
@@ -217,7 +217,8 @@ impl<N: Nft, R: Rtnl, F: Fou, S: Sysctl, V: Voice> Room<N, R, F, S, V> {
 
     /// The packet filter table, as a whole: it changes with nodes only.
     pub(super) fn sync_filter(&mut self, snapshot: &Snapshot, read: Read, first: bool, outcome: &mut Outcome) {
-        let desired = egress::ruleset(snapshot, &self.config, self.uplink.as_deref());
+        let mut desired = egress::ruleset(snapshot, &self.config, self.uplink.as_deref());
+        self.around.return_path.add_to(&mut desired, snapshot);
         if read != Read::Kernel && self.ruleset.as_ref() == Some(&desired) {
             return;
         }

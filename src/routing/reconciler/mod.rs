@@ -6,6 +6,7 @@
 //! was learned and in what the proxy reports; one that reads the kernel repairs whatever differs. Every failure stays
 //! with its key: the rest of the pass goes on.
 
+mod around;
 mod cleanup;
 mod explain;
 mod kernel;
@@ -30,6 +31,7 @@ use super::peers::{DesiredPeers, build_peers};
 use super::plan::{self, RouteKey, Routes};
 use super::sessions::Sessions;
 use super::speaker_config::{Leaving, Told};
+use super::speakers::Style;
 use crate::kernel::filter::{Name, Ruleset};
 use crate::kernel::fou::Fou;
 use crate::kernel::nft::Nft;
@@ -39,6 +41,8 @@ use crate::model::{Changes, Notice, Severity, Snapshot, Subject};
 use crate::net::{Family, Prefix};
 use crate::reconcile::query::View;
 use crate::reconcile::{Applied, Outcome, Read, Subsystem};
+
+use around::Around;
 
 /// How long announcements wait for the first word of the service proxy.
 const PROXY_PATIENCE: Duration = Duration::from_secs(15);
@@ -124,8 +128,8 @@ pub struct Room<N, R, F, S, V> {
     retell: bool,
     /// Pod prefixes of this node with their next hops.
     pods: BTreeMap<Prefix, IpAddr>,
-    /// VIPs to be announced in this pass.
-    vips_new: BTreeSet<IpAddr>,
+    /// VIPs whose announcement may be another than the one told.
+    vips_dirty: BTreeSet<IpAddr>,
     links: Vec<Link>,
     tunnel_links: BTreeMap<String, u32>,
     addresses: Vec<Address>,
@@ -146,6 +150,7 @@ pub struct Room<N, R, F, S, V> {
     ruleset: Option<Ruleset>,
     notices: Vec<Notice>,
     counts: Figures,
+    around: Around,
 }
 
 impl<N: Nft, R: Rtnl, F: Fou, S: Sysctl, V: Voice> Room<N, R, F, S, V> {
@@ -174,7 +179,7 @@ impl<N: Nft, R: Rtnl, F: Fou, S: Sysctl, V: Voice> Room<N, R, F, S, V> {
             reframe: true,
             retell: false,
             pods: BTreeMap::new(),
-            vips_new: BTreeSet::new(),
+            vips_dirty: BTreeSet::new(),
             links: Vec::new(),
             tunnel_links: BTreeMap::new(),
             addresses: Vec::new(),
@@ -192,6 +197,7 @@ impl<N: Nft, R: Rtnl, F: Fou, S: Sysctl, V: Voice> Room<N, R, F, S, V> {
             ruleset: None,
             notices: Vec::new(),
             counts: Figures::default(),
+            around: Around::default(),
         }
     }
 
@@ -228,7 +234,8 @@ impl<N: Nft, R: Rtnl, F: Fou, S: Sysctl, V: Voice> Room<N, R, F, S, V> {
             let (listed, tunnels) = (self.desired.listed(), self.tunnels.clone());
             self.boundary = Boundary::new(snapshot, &self.config, listed, &own_links, tunnels);
         }
-        if own {
+        // Which nodes are drained, and which speak, decides about everybody's next hops.
+        if own || (nodes && self.config.advertise_style == Style::Speakers) {
             self.retell = true;
         }
         let relisted = self.desired.take_relisted();
@@ -259,6 +266,7 @@ impl<N: Nft, R: Rtnl, F: Fou, S: Sysctl, V: Voice> Room<N, R, F, S, V> {
         };
         for vip in touched {
             self.advertiser.set(vip, self.desired.vips().get(&vip), generation);
+            self.vips_dirty.insert(vip);
         }
         changed
     }
@@ -266,6 +274,7 @@ impl<N: Nft, R: Rtnl, F: Fou, S: Sysctl, V: Voice> Room<N, R, F, S, V> {
     fn collect_notices(&mut self, snapshot: &Snapshot) {
         let (_, pods) = pod_prefixes(snapshot);
         self.notices = self.peers.notices.iter().chain(self.desired.notices()).cloned().chain(pods).collect();
+        self.notices.extend(self.notices_around(snapshot));
     }
 
     /// What was learned since the last pass becomes routes, or refusals.
@@ -339,7 +348,7 @@ impl<N: Nft, R: Rtnl, F: Fou, S: Sysctl, V: Voice> Room<N, R, F, S, V> {
             routes: self.routes.tracker().all_observed().len(),
             inherited: self.routes.n_inherited(),
             tunnels: self.tunnels.len(),
-            vips: self.advertiser.announced().len(),
+            vips: self.told.vips().len(),
             vips_waiting: self.advertiser.waiting().count(),
             originated: self.told.routes().len(),
             ..self.counts.clone()
@@ -391,6 +400,7 @@ impl<N: Nft, R: Rtnl, F: Fou, S: Sysctl, V: Voice> Subsystem for Room<N, R, F, S
         let thought = self.think(snapshot, relinked);
         self.withdraw(snapshot, now);
         if self.read {
+            self.sync_bridge(snapshot, read, thought.nodes, &mut outcome);
             let made = self.sync_links(read, &mut outcome);
             let thought = Thought { boundary: thought.boundary || made, ..thought };
             self.learn(&thought);
@@ -401,6 +411,7 @@ impl<N: Nft, R: Rtnl, F: Fou, S: Sysctl, V: Voice> Subsystem for Room<N, R, F, S
                 self.set_fixed_routes(snapshot);
             }
             self.sync_rules(&mut outcome);
+            self.sync_return_path(snapshot, read, thought.nodes, &mut outcome);
             self.sync_routes(&mut outcome);
             self.remove_stale(&mut outcome);
         }
@@ -408,10 +419,10 @@ impl<N: Nft, R: Rtnl, F: Fou, S: Sysctl, V: Voice> Subsystem for Room<N, R, F, S
             self.sync_filter(snapshot, read, first, &mut outcome);
         }
         self.announce(snapshot, now);
-        if !self.leaving.is_empty() || !self.may_speak(snapshot, now) {
-            outcome.again_in = Some(SOON);
-        }
+        let lingers = (!self.leaving.is_empty() || !self.may_speak(snapshot, now)).then_some(SOON);
+        outcome.again_in = self.around.decision.again_in.into_iter().chain(lingers).min();
         outcome.notices.extend(self.notices.iter().cloned());
+        outcome.notices.extend(self.told_around().cloned());
         let refused = self.refused.iter().take(MOST_TOLD);
         outcome.notices.extend(refused.map(|(prefix, refusal)| {
             let message = format!(

@@ -1,10 +1,11 @@
 //! The speaker's side of a pass: withdrawals before the kernel is written, configuration and announcements after.
 
-use std::collections::BTreeMap;
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
-use super::{PROXY_PATIENCE, Room, Voice, next_hops};
+use super::{PROXY_PATIENCE, Room, Voice};
 use crate::kernel::fou::Fou;
 use crate::kernel::nft::Nft;
 use crate::kernel::rtnl::Rtnl;
@@ -13,7 +14,15 @@ use crate::model::Snapshot;
 use crate::net::{Prefix, host_prefix};
 use crate::routing::bgp::types::Attributes;
 use crate::routing::desired::pod_prefixes;
+use crate::routing::drain;
 use crate::routing::speaker_config::{RouteChanges, build, own_route};
+use crate::routing::speakers::{Style, announced_elsewhere, is_speaker, next_hops};
+
+/// The most VIPs of one pass that are logged one by one.
+const MOST_LOGGED: usize = 20;
+
+/// Prefixes of one pass that the log names one by one; more become a number.
+const MOST_LINES: usize = 16;
 
 impl<N: Nft, R: Rtnl, F: Fou, S: Sysctl, V: Voice> Room<N, R, F, S, V> {
     /// Sessions come up with everything this node serves: a peer that kept our routes through a restart drops what it
@@ -35,13 +44,21 @@ impl<N: Nft, R: Rtnl, F: Fou, S: Sysctl, V: Voice> Room<N, R, F, S, V> {
         }
         let applied = self.proxy.as_mut().map(|proxy| proxy.borrow_and_update().clone());
         let difference = self.advertiser.settle(applied.as_ref());
-        self.counts.withdrawals = self.counts.withdrawals.saturating_add(difference.withdraw.len() as u64);
-        self.counts.announcements = self.counts.announcements.saturating_add(difference.announce.len() as u64);
-        self.vips_new.extend(&difference.announce);
-        let gone: Vec<IpAddr> = difference.withdraw;
-        self.vips_new.retain(|vip| !gone.contains(vip));
-        let pods: BTreeMap<Prefix, IpAddr> =
-            pod_prefixes(snapshot).0.into_iter().map(|pod| (pod.prefix, pod.next_hop)).collect();
+        self.vips_dirty.extend(difference.withdraw.into_iter().chain(difference.announce));
+        self.step_drain(snapshot, now);
+        if self.retell {
+            self.vips_dirty.extend(self.desired.listed());
+            self.vips_dirty.extend(self.told.vips());
+        }
+        let is_told = |vip: &IpAddr| self.told.vips().contains(vip);
+        let gone: Vec<IpAddr> = self.vips_dirty.iter().copied().filter(is_told).collect();
+        let gone: Vec<IpAddr> = gone.into_iter().filter(|vip| self.next_hops_of(*vip, snapshot).is_empty()).collect();
+        self.counts.withdrawals = self.counts.withdrawals.saturating_add(gone.len() as u64);
+        let pods: BTreeMap<Prefix, IpAddr> = if self.around.decision.withhold_pods {
+            BTreeMap::new()
+        } else {
+            pod_prefixes(snapshot).0.into_iter().map(|pod| (pod.prefix, pod.next_hop)).collect()
+        };
         let lost_pods = self.pods.keys().filter(|prefix| !pods.contains_key(*prefix)).copied();
         let withdraw: Vec<Prefix> = lost_pods.chain(gone.iter().copied().map(host_prefix)).collect();
         if self.pods != pods {
@@ -64,35 +81,112 @@ impl<N: Nft, R: Rtnl, F: Fou, S: Sysctl, V: Voice> Room<N, R, F, S, V> {
         if !self.leaving.peers().map(|peer| peer.address).eq(lingered) {
             self.reframe = true;
         }
-        let hops = next_hops(snapshot);
-        let path = |vip: &IpAddr| {
-            let [v4, v6] = hops;
-            let hop = if vip.is_ipv4() { v4 } else { v6 };
-            hop.map(|hop| (host_prefix(*vip), vec![own_route(hop)]))
-        };
-        let vips_new = std::mem::take(&mut self.vips_new);
         let mut announce: Vec<(Prefix, Vec<Attributes>)> = Vec::new();
         if std::mem::take(&mut self.retell) {
             announce.extend(self.pods.iter().map(|(prefix, hop)| (*prefix, vec![own_route(*hop)])));
-            announce.extend(self.advertiser.announced().iter().filter_map(path));
-            announce.retain(|(prefix, paths)| self.told.routes().get(prefix) != Some(paths));
-        } else {
-            announce.extend(vips_new.iter().filter_map(path));
         }
+        let mut vips_new = Vec::new();
+        for vip in std::mem::take(&mut self.vips_dirty) {
+            let hops = self.next_hops_of(vip, snapshot);
+            if hops.is_empty() {
+                continue;
+            }
+            if !self.told.vips().contains(&vip) {
+                vips_new.push(vip);
+            }
+            announce.push((host_prefix(vip), hops.into_iter().map(own_route).collect()));
+        }
+        announce.retain(|(prefix, paths)| self.told.routes().get(prefix) != Some(paths));
+        self.counts.announcements = self.counts.announcements.saturating_add(vips_new.len() as u64);
+        self.log_announcements(&vips_new, &announce);
         let reframe = std::mem::take(&mut self.reframe);
-        let changes = RouteChanges { announce, vips_new: vips_new.into_iter().collect(), ..RouteChanges::default() };
+        let changes = RouteChanges { announce, vips_new, ..RouteChanges::default() };
         if reframe || !changes.is_empty() {
             self.tell(changes, reframe, snapshot);
         }
     }
 
+    /// A line for each VIP that is new, or one for many.
+    fn log_announcements(&self, vips: &[IpAddr], announce: &[(Prefix, Vec<Attributes>)]) {
+        if vips.len() > MOST_LOGGED {
+            tracing::info!(n_vips = vips.len(), "announcing service addresses");
+            return;
+        }
+        for vip in vips {
+            let paths = announce.iter().find(|(prefix, _)| *prefix == host_prefix(*vip)).map(|(_, paths)| paths);
+            let hops: Vec<String> = paths.into_iter().flatten().map(|it| it.next_hop.address.to_string()).collect();
+            let services = self.desired.vips().get(vip).into_iter().flatten();
+            let services: Vec<String> = services.map(ToString::to_string).collect();
+            let (vip, next_hops, service) = (vip.to_string(), hops.join(", "), services.join(", "));
+            tracing::info!(vip, next_hops, service, "announcing a service address");
+        }
+    }
+
+    /// The next hops a VIP is announced with now; none where it is not to be announced by this node.
+    fn next_hops_of(&self, vip: IpAddr, snapshot: &Snapshot) -> BTreeSet<IpAddr> {
+        if self.around.decision.withhold.contains(&vip) {
+            return BTreeSet::new();
+        }
+        let in_force = self.advertiser.announced().contains(&vip);
+        next_hops(vip, &self.desired, snapshot, &self.config, in_force)
+    }
+
+    /// Whether this node is drained, and what that withholds.
+    fn step_drain(&mut self, snapshot: &Snapshot, now: Duration) {
+        let own = snapshot.own_node();
+        let commanded = self.around.drain_commanded();
+        let settings = &self.config.drain;
+        let wanted = own.and_then(|node| drain::wanted(node, settings)).or(commanded);
+        let vips: BTreeSet<IpAddr> = match self.config.advertise_style {
+            _ if wanted.is_none() => BTreeSet::new(),
+            Style::Node => self.advertiser.announced().clone(),
+            // A node that does not speak has nothing to take back.
+            Style::Speakers if !own.is_some_and(|node| is_speaker(node, &self.config.speaker_selector)) => {
+                BTreeSet::new()
+            }
+            Style::Speakers => self.desired.listed().filter(|vip| !self.desired.nodes(*vip).is_empty()).collect(),
+        };
+        let elsewhere = |vip: IpAddr| announced_elsewhere(vip, &self.desired, snapshot, &self.config);
+        let decision = self.around.drain.step(wanted, &vips, elsewhere, settings, now);
+        let older = std::mem::replace(&mut self.around.decision, decision);
+        let newer = &self.around.decision;
+        if older.tag != newer.tag {
+            self.reframe = true;
+        }
+        if older.withhold != newer.withhold {
+            self.vips_dirty.extend(older.withhold.symmetric_difference(&newer.withhold));
+        }
+        self.around.report(wanted, now);
+    }
+
     fn tell(&mut self, changes: RouteChanges, reframe: bool, snapshot: &Snapshot) {
+        log(&changes);
         let links = self.own_links();
-        let (peers, config, leaving) = (&self.peers, &self.config, &self.leaving);
+        let mut peers = Cow::Borrowed(&self.peers);
+        if self.around.decision.tag && !peers.communities.contains(&drain::GRACEFUL_SHUTDOWN) {
+            peers.to_mut().communities.push(drain::GRACEFUL_SHUTDOWN);
+        }
+        let (peers, config, leaving) = (peers.as_ref(), &self.config, &self.leaving);
         let told =
             self.told.tell(changes, reframe, |vips| build(peers, snapshot, config, &links, vips, leaving.peers()));
         if !told.is_empty() {
             self.voice.change(told);
         }
+    }
+}
+
+/// One line for each prefix that is announced or withdrawn, with its next hops; a flood is counted.
+fn log(changes: &RouteChanges) {
+    for (prefix, paths) in changes.announce.iter().take(MOST_LINES) {
+        let next_hops: Vec<IpAddr> = paths.iter().map(|path| path.next_hop.address).collect();
+        tracing::info!(%prefix, ?next_hops, "announced");
+    }
+    for prefix in changes.withdraw.iter().take(MOST_LINES) {
+        tracing::info!(%prefix, "withdrawn");
+    }
+    let rest = |n: usize| n.saturating_sub(MOST_LINES);
+    let (announced, withdrawn) = (rest(changes.announce.len()), rest(changes.withdraw.len()));
+    if announced + withdrawn > 0 {
+        tracing::info!(announced, withdrawn, "and more prefixes");
     }
 }
