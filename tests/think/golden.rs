@@ -14,8 +14,7 @@ use ferrovia::app::translate::{proxy_config, routing_config};
 use ferrovia::cli::{self, Environment, Request};
 use ferrovia::config::{self, Purpose};
 use ferrovia::k8s::{Report, load_text};
-use ferrovia::kernel::rtnl::Op;
-use ferrovia::kernel::rtnl::Rtnl;
+use ferrovia::kernel::rtnl::{Op, Route, RouteKind, Rtnl, protocol, table};
 use ferrovia::model::{NodeName, Snapshot};
 use ferrovia::net::Family;
 use ferrovia::proxy::render::{Picture, Rendered, render};
@@ -132,6 +131,19 @@ fn every_router_case_is_what_the_room_does() {
         let (snapshot, _) = cluster(&case.join("cluster.yaml"));
         let rendered = routing::render::render(&snapshot, &config);
         let router = RouterNode::on(FakeNode::new());
+        // The subnet of the node's IPv6 address, which a kernel adds by itself.
+        router.node.rtnl.open().put_route(Route {
+            table: table::MAIN,
+            destination: "fd10::/64".parse().unwrap(),
+            kind: RouteKind::Unicast,
+            protocol: protocol::KERNEL,
+            scope: 0,
+            link: Some(2),
+            gateway: None,
+            next_hops: Vec::new(),
+            source: None,
+            metric: 256,
+        });
         for (name, node) in snapshot.nodes.iter().filter(|(name, _)| **name != snapshot.node_name) {
             for pods in &node.pod_cidrs {
                 let hop = node.best_ip(Family::of(pods.addr())).unwrap_or_else(|| panic!("{name} has no address"));
