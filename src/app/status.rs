@@ -52,7 +52,6 @@ impl Parts {
         published: watch::Receiver<Option<Published>>,
         counting: Arc<Counting>,
         rooms: Vec<RoomParts>,
-        router: Shared,
     ) -> Parts {
         let features = config.features;
         let named = [
@@ -69,9 +68,15 @@ impl Parts {
             published,
             counting,
             rooms,
-            router,
+            router: None,
             door: OnceLock::new(),
         }
+    }
+
+    /// The same with the router, where it runs.
+    pub(super) fn with_router(mut self, router: Shared) -> Parts {
+        self.router = router;
+        self
     }
 
     /// The front door is open.
