@@ -35,8 +35,7 @@ fn follow(request: Request) -> anyhow::Result<ExitCode> {
             commands::print(&text)?;
             return Ok(if healthy { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
-        Request::Explain { admin_socket, service } => commands::explain_service(&admin_socket, &service)?,
-        Request::ExplainRouting { admin_socket, question } => commands::explain_routing(&admin_socket, &question)?,
+        Request::Explain { admin_socket, what } => commands::explain(&admin_socket, &what)?,
         Request::Doctor { admin_socket } => {
             let (text, well) = commands::doctor(&admin_socket)?;
             commands::print(&text)?;

@@ -31,6 +31,7 @@ use crate::routing::bgp::speaker::{self, Goodbye, Options, Speaker};
 use crate::routing::bgp::types::PeerKind;
 use crate::routing::cni::{self, CniFile};
 use crate::routing::config as room;
+use crate::routing::drain::Report;
 use crate::routing::reconciler::{Figures, Room};
 use crate::routing::sessions::{self, Line, Sessions};
 use crate::telemetry::registry::{Metrics, PeerInfoLabels, PeerLabels, PrefixLabels, RouteLabels, SentLabels};
@@ -52,7 +53,7 @@ pub(super) struct Router {
     /// How the sessions stand.
     pub(super) sessions: watch::Receiver<Sessions>,
     drain: watch::Sender<bool>,
-    drained: watch::Receiver<String>,
+    drained: watch::Receiver<Report>,
 }
 
 /// The port of the gobgp API, taken before anything else.
@@ -117,7 +118,7 @@ pub(super) fn start(
         });
     }
     let (drain, commands) = watch::channel(false);
-    let (report, drained) = watch::channel("serving".to_owned());
+    let (report, drained) = watch::channel(Report { text: "serving".to_owned(), leaving: false });
     let wakes = wakes(&speaker, proxy.clone(), sessions.clone(), commands.clone(), stop, tasks);
     let line = Line::new(&speaker, sessions.clone());
     let (their_figures, figures) = watch::channel(Figures::default());
@@ -257,7 +258,7 @@ impl Router {
             tracing::info!(drain = wanted, "a drain was asked for on this node");
             self.drain.send_replace(wanted);
         }
-        self.drained.borrow().clone()
+        self.drained.borrow().text.clone()
     }
 
     /// Brings the metrics up to date.
@@ -311,13 +312,14 @@ impl Router {
         }
     }
 
-    /// Says goodbye to every peer: for a moment where graceful restart is on, else for good.
+    /// Says goodbye to every peer: for a moment where graceful restart is on and the host stays, else for good.
     pub(super) async fn goodbye(&self) {
         let gone = self.snapshots.borrow().as_ref().is_some_and(|published| published.snapshot.own_node().is_none());
-        let how = match (gone, self.graceful_restart) {
-            (true, _) => Goodbye::Leave("the node leaves the cluster".to_owned()),
-            (false, true) => Goodbye::Restart,
-            (false, false) => Goodbye::Leave("the router is stopped".to_owned()),
+        let how = match (gone, self.drained.borrow().leaving, self.graceful_restart) {
+            (true, ..) => Goodbye::Leave("the node leaves the cluster".to_owned()),
+            (false, true, _) => Goodbye::Leave("the host goes down".to_owned()),
+            (false, false, true) => Goodbye::Restart,
+            (false, false, false) => Goodbye::Leave("the router is stopped".to_owned()),
         };
         tracing::info!(reason = ?how, "saying goodbye to peers");
         self.speaker.stop(how, GOODBYE).await;

@@ -10,6 +10,7 @@ pub mod flags;
 pub mod value;
 
 use std::ffi::OsString;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -40,19 +41,13 @@ pub enum Request {
         /// Where it listens.
         admin_socket: PathBuf,
     },
-    /// Print where a running daemon serves one Service, and why not elsewhere.
+    /// Print where a running daemon serves one Service and to whom it is announced, where an address is reached, or
+    /// what a peer is told, and why not.
     Explain {
         /// Where it listens.
         admin_socket: PathBuf,
-        /// `NAMESPACE/NAME`.
-        service: String,
-    },
-    /// Print what the router does about a route or a peer.
-    ExplainRouting {
-        /// Where it listens.
-        admin_socket: PathBuf,
-        /// `route/ADDRESS[/LENGTH]` or `peer/ADDRESS`.
-        question: String,
+        /// Of what.
+        what: Explained,
     },
     /// Print what stands in the way of traffic on this node.
     Doctor {
@@ -70,6 +65,17 @@ pub enum Request {
     },
     /// Print a generated document.
     GenDocs(docs::Page),
+}
+
+/// What is to be explained.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Explained {
+    /// `NAMESPACE/NAME`.
+    Service(String),
+    /// An address, or a prefix.
+    Route(String),
+    /// A peer's address.
+    Peer(String),
 }
 
 /// What `render` was asked for.
@@ -250,21 +256,21 @@ fn explain(command: &mut Command, matches: &ArgMatches) -> Result<Request, Refus
     let words: Vec<&str> = matches.get_many::<String>("what").into_iter().flatten().map(String::as_str).collect();
     match words.as_slice() {
         ["service" | "svc", service] if service.matches('/').count() == 1 => {
-            Ok(Request::Explain { admin_socket: socket(matches), service: (*service).to_owned() })
+            Ok(Request::Explain { admin_socket: socket(matches), what: Explained::Service((*service).to_owned()) })
         }
-        ["route" | "prefix" | "vip", prefix] if is_prefix(prefix) => {
-            Ok(Request::ExplainRouting { admin_socket: socket(matches), question: format!("route/{prefix}") })
+        ["route", prefix] if is_prefix(prefix) => {
+            Ok(Request::Explain { admin_socket: socket(matches), what: Explained::Route((*prefix).to_owned()) })
         }
-        ["peer" | "neighbor", peer] if peer.parse::<std::net::IpAddr>().is_ok() => {
-            Ok(Request::ExplainRouting { admin_socket: socket(matches), question: format!("peer/{peer}") })
+        ["peer", address] if address.parse::<IpAddr>().is_ok() => {
+            Ok(Request::Explain { admin_socket: socket(matches), what: Explained::Peer((*address).to_owned()) })
         }
         _ => Err(usage("explain takes: service NAMESPACE/NAME, route ADDRESS[/LENGTH] or peer ADDRESS")),
     }
 }
 
-/// An address, or an address and a length.
 fn is_prefix(text: &str) -> bool {
-    text.parse::<std::net::IpAddr>().is_ok() || text.parse::<crate::net::Prefix>().is_ok()
+    let (address, length) = text.split_once('/').unwrap_or((text, "0"));
+    address.parse::<IpAddr>().is_ok() && length.parse::<u8>().is_ok()
 }
 
 fn help_of(command: &mut Command, name: &str) -> Request {
@@ -358,14 +364,14 @@ fn command() -> Command {
     let stop = Arg::new("stop").long("stop").action(ArgAction::SetTrue).help("Take the node back into traffic");
     command = command.subcommand(question("drain", DRAIN_ABOUT).arg(wait).arg(stop));
     command = command.subcommand(question("doctor", DOCTOR_ABOUT));
-    let what = Arg::new("what").num_args(0..).value_name("WHAT");
+    let what = Arg::new("what").num_args(0..).value_name("service NAMESPACE/NAME | route ADDRESS | peer ADDRESS");
     command = command.subcommand(question("explain", EXPLAIN_ABOUT).arg(what));
     command.subcommand(bare(Command::new("gen-docs")).hide(true).arg(Arg::new("page").required(true)))
 }
 
 const SNAPSHOT_ABOUT: &str = "Print the cluster as a running daemon sees it, as JSON that render can read";
-const EXPLAIN_ABOUT: &str = "Print what a running daemon does about one thing and why: service NAMESPACE/NAME (where it is served and announced), \
-     route ADDRESS[/LENGTH] (who told it, where it leads, to whom it is announced), peer ADDRESS";
+const EXPLAIN_ABOUT: &str = "Print where a running daemon serves one Service and who hears of it, where packets to an address go, or what a peer \
+     is told; and what stands in the way";
 const DOCTOR_ABOUT: &str =
     "Print what stands in the way of traffic on this node, and what to do; ends with 1 when there is anything";
 const DRAIN_ABOUT: &str = "Take this node out of traffic in stages until the daemon ends, as ferrovia.dev/drain does; \
@@ -387,8 +393,6 @@ Examples:
     ferrovia status
   Why is a Service not served here?
     ferrovia explain service default/web
-  Why is an address not announced, and to whom?
-    ferrovia explain route 203.0.113.10
   Record what it sees, and look at it on another machine:
     ferrovia snapshot > snapshot.json
     ferrovia render --snapshot=snapshot.json";

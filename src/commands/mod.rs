@@ -14,6 +14,7 @@ pub use render::render;
 pub use crate::telemetry::print;
 
 use crate::admin::status::Status;
+use crate::cli::Explained;
 
 /// `ferrovia snapshot`: the cluster as a running daemon sees it, as JSON.
 ///
@@ -76,34 +77,26 @@ pub fn drain(admin_socket: &Path, stop: bool, wait: Option<Duration>) -> anyhow:
     Ok((report, true))
 }
 
-/// `ferrovia explain service NS/NAME`: where one Service is served on this node and announced, and what stands in the
-/// way. Every room that runs answers.
+/// `ferrovia explain …`: of a Service what each room that runs knows; of routes and peers what the router does.
 ///
 /// # Errors
-/// No daemon listens there, or no room answers.
-pub fn explain_service(admin_socket: &Path, service: &str) -> anyhow::Result<String> {
-    let answers = ["proxy", "routing"].map(|room| {
-        let text = ask::get(admin_socket, &format!("/debug/{room}/explain/service/{service}"))?;
-        anyhow::Ok(format!("# {room}\n{text}"))
-    });
-    let mut text = String::new();
-    let mut refusal = None;
-    for answer in answers {
-        match answer {
-            Ok(answer) => text.push_str(&answer),
-            Err(error) => refusal = refusal.or(Some(error)),
+/// No daemon listens there, or the room that knows does not run.
+pub fn explain(admin_socket: &Path, what: &Explained) -> anyhow::Result<String> {
+    let ask = |room: &str, question: String| ask::get(admin_socket, &format!("/debug/{room}/explain/{question}"));
+    match what {
+        Explained::Route(prefix) => ask("routing", format!("route/{prefix}")),
+        Explained::Peer(address) => ask("routing", format!("peer/{address}")),
+        Explained::Service(service) => {
+            let status: Status = serde_json::from_str(&ask::get(admin_socket, "/status")?)?;
+            let mut text = String::new();
+            for room in &status.rooms {
+                let answer = ask(&room.name, format!("service/{service}"))?;
+                if status.rooms.len() > 1 {
+                    text.push_str(&format!("# {}\n", room.name));
+                }
+                text.push_str(&answer);
+            }
+            Ok(text)
         }
     }
-    match refusal {
-        Some(refusal) if text.is_empty() => Err(refusal),
-        _ => Ok(text),
-    }
-}
-
-/// `ferrovia explain route ADDRESS` and `explain peer ADDRESS`: what the router does about them, and why.
-///
-/// # Errors
-/// No daemon listens there, or it runs no router.
-pub fn explain_routing(admin_socket: &Path, question: &str) -> anyhow::Result<String> {
-    ask::get(admin_socket, &format!("/debug/routing/explain/{question}"))
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use ferrovia::cli::flags::{FLAGS, Group, Standing};
-use ferrovia::cli::{self, Environment, Flags, Output, RenderSource, Request};
+use ferrovia::cli::{self, Environment, Explained, Flags, Output, RenderSource, Request};
 use ferrovia::config::{BindHost, Config, Purpose, RouterId, Source, VipBinding};
 use ferrovia::net::Family;
 use ferrovia::telemetry::log::{self, LogOptions};
@@ -499,16 +499,14 @@ fn cli_questions_to_a_running_daemon() {
     let given = parse(&["snapshot", "--admin-socket=/tmp/s"]).unwrap();
     assert!(matches!(given, Request::Snapshot { admin_socket } if admin_socket == Path::new("/tmp/s")));
     let explain = parse(&["explain", "service", "default/web"]).unwrap();
-    assert!(matches!(explain, Request::Explain { service, .. } if service == "default/web"));
-    for (words, asked) in [
-        (["route", "203.0.113.10"], "route/203.0.113.10"),
-        (["vip", "fd00::1/128"], "route/fd00::1/128"),
-        (["peer", "192.0.2.1"], "peer/192.0.2.1"),
-    ] {
-        let explain = parse(&["explain", words[0], words[1]]).unwrap();
-        assert!(matches!(explain, Request::ExplainRouting { question, .. } if question == asked), "{words:?}");
-    }
-    assert_eq!(code(&["explain", "route", "web"]), 2);
+    let asks = |request, expected: Explained| matches!(request, Request::Explain { what, .. } if what == expected);
+    assert!(asks(explain, Explained::Service("default/web".to_owned())));
+    let route = parse(&["explain", "route", "10.0.0.0/8"]).unwrap();
+    assert!(asks(route, Explained::Route("10.0.0.0/8".to_owned())));
+    let peer = parse(&["explain", "peer", "fd00::1"]).unwrap();
+    assert!(asks(peer, Explained::Peer("fd00::1".to_owned())));
+    assert_eq!(code(&["explain", "route", "home"]), 2);
+    assert_eq!(code(&["explain", "peer", "10.0.0.0/8"]), 2);
     assert_eq!(code(&["explain", "service", "web"]), 2);
     assert_eq!(code(&["explain"]), 2);
 }
