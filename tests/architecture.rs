@@ -63,23 +63,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "config",
         ],
     ),
-    (
-        "commands",
-        &[
-            "app",
-            "net",
-            "model",
-            "kernel",
-            "k8s",
-            "proxy",
-            "routing/bgp/api",
-            "routing/bgp/types",
-            "admin",
-            "telemetry",
-            "cli",
-            "config",
-        ],
-    ),
+    ("commands", &["app", "net", "model", "kernel", "k8s", "proxy", "routing", "admin", "telemetry", "cli", "config"]),
     ("main", &["app", "cli", "commands", "config", "telemetry"]),
 ];
 

@@ -14,6 +14,7 @@ use super::doors;
 use super::servers::Tasks;
 use super::translate::routing_config;
 use crate::admin;
+use crate::admin::status::PeerStatus;
 use crate::config::Config;
 use crate::kernel::fou::FouClient;
 use crate::kernel::nft::NftClient;
@@ -23,6 +24,7 @@ use crate::model::Published;
 use crate::reconcile::Applied;
 use crate::routing::aws;
 use crate::routing::bgp::api;
+use crate::routing::bgp::api::query::PeerDetail;
 use crate::routing::bgp::policy::PolicySet;
 use crate::routing::bgp::rib;
 use crate::routing::bgp::speaker::{self, Goodbye, Options, Speaker};
@@ -261,6 +263,18 @@ fn cni_path() -> PathBuf {
 }
 
 impl Router {
+    /// The peers, for whoever looks at the state of the daemon.
+    pub(super) fn peers(&self) -> Vec<PeerStatus> {
+        let peers = self.sessions.borrow().peers.clone();
+        let status = |peer: &PeerDetail| PeerStatus {
+            address: peer.row.address.to_string(),
+            asn: peer.row.asn.map(|asn| asn.0),
+            state: format!("{:?}", peer.row.state).to_lowercase(),
+            routes: peer.row.counts(None),
+        };
+        peers.values().map(status).collect()
+    }
+
     /// Begins a drain (true) or ends it (false); says how far it is. A drain just begun is told in the next moment.
     pub(super) fn drain(&self, wanted: Option<bool>) -> String {
         if let Some(wanted) = wanted {
