@@ -69,8 +69,8 @@ pub(super) fn effect(before: &PeerConfig, after: &PeerConfig, session: Option<&N
         add_path_receive,
         add_path_send,
         extended_next_hop,
-        client,
         // At once, without a reset.
+        client: _,
         description: _,
         shutdown: _,
         next_hop_self: _,
@@ -97,8 +97,7 @@ pub(super) fn effect(before: &PeerConfig, after: &PeerConfig, session: Option<&N
         || *families != after.families
         || *add_path_receive != after.add_path_receive
         || *add_path_send != after.add_path_send
-        || *extended_next_hop != after.extended_next_hop
-        || *client != after.client;
+        || *extended_next_hop != after.extended_next_hop;
     if other { Effect::Resets } else { Effect::Goes }
 }
 
