@@ -234,6 +234,18 @@ fn outside(c: &mut Reflector) -> Result<()> {
         let to = (pod.address(Family::V4), 8080).into();
         let reply = wait::until(&format!("{} answers", pod.name), SOON, || {
             Ok(traffic::http_once(&c.lab.near, to, Duration::from_secs(2))?)
+        });
+        let reply = reply.with_context(|| {
+            let [there, edge] = [c.lab.node(node).map(|node| &node.ns), Ok(&c.lab.edge)].map(|ns| {
+                ns.and_then(|ns| {
+                    ns.command("nstat -asz TcpExtIPReversePathFilter IpInNoRoutes IpForwDatagrams IpOutNoRoutes")
+                })
+                .unwrap_or_else(|error| format!("{error:#}"))
+            });
+            let rules = c.lab.node(node).and_then(|node| node.ns.command("ip rule list")).unwrap_or_default();
+            let settings =
+                c.lab.node(node).and_then(|node| node.ns.command("sysctl -ar rp_filter")).unwrap_or_default();
+            format!("n{node}:\n{there}\nedge:\n{edge}\n{rules}\n{settings}")
         })?;
         ensure!(reply.pod == pod.name, "{reply:?}");
     }
