@@ -24,6 +24,7 @@ protocol kernel { ipv6 { import none; export all; }; merge paths on; }
 protocol bfd { interface \"eth0\" { interval 500 ms; multiplier 3; }; }
 template bgp node {
   local 192.168.10.1 as 65001; bfd on;
+  connect delay time 1; error wait time 1, 5;
   ipv4 { import all; export none; };
   ipv6 { import all; export none; };
 }

@@ -103,5 +103,5 @@ pub(super) fn effect(before: &PeerConfig, after: &PeerConfig, session: Option<&N
 
 /// Whether a new configuration makes us somebody else, so that every session has to begin anew.
 pub(super) fn is_somebody_else(before: &Config, after: &Config) -> bool {
-    (before.asn, before.router_id, before.cluster_id) != (after.asn, after.router_id, after.cluster_id)
+    (before.asn, before.router_id) != (after.asn, after.router_id)
 }

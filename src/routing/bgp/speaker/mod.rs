@@ -16,7 +16,8 @@
 //! | `asn` | a reset, unless it names the AS the session is with, or takes any |
 //! | `local_asn`, `local_address`, `scope`, `password`, `distance` | a reset |
 //! | `families`, `add_path_receive`, `add_path_send`, `extended_next_hop` | a reset: OPENs agreed on them |
-//! | `Config`'s `asn`, `router_id`, `cluster_id` | a reset of every session: we are somebody else |
+//! | `Config`'s `cluster_id` | with what is told next: sessions know nothing of it |
+//! | `Config`'s `asn`, `router_id` | a reset of every session: we are somebody else |
 //!
 //! A reset is a Cease, other configuration change (RFC 4486), and a new connection at once.
 
