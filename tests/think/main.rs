@@ -18,3 +18,4 @@ mod kernel;
 mod router;
 mod router_features;
 mod trace;
+mod vectors;
