@@ -479,7 +479,7 @@ impl<T: Transport> Session<T> {
         let farewell = async {
             connection.writer.write_all(rest).await?;
             connection.writer.shutdown().await?;
-            let mut dropped = [0; 4096];
+            let mut dropped = vec![0; 4096];
             while connection.reader.read(&mut dropped).await? > 0 {}
             io::Result::Ok(())
         };
