@@ -427,6 +427,7 @@ impl PeerSettings {
             extended_next_hop: negotiated.extended_next_hop,
             next_hop_self: self.next_hop_self,
             takes_own_as: false,
+            long_lived: negotiated.long_lived.iter().map(|(family, _)| *family).collect(),
             four_octet_as: negotiated.four_octet_as,
             add_path: negotiated.add_path_send.clone(),
             max_message: negotiated.max_message,
