@@ -15,5 +15,6 @@ pub mod golden;
 pub mod lab;
 pub mod node;
 pub mod oracle;
+pub mod policy_oracle;
 pub mod sink;
 pub mod tracer;

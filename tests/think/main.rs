@@ -15,4 +15,5 @@ mod drain;
 mod generate;
 mod golden;
 mod kernel;
+mod policy;
 mod trace;

@@ -12,5 +12,9 @@ pub const PROXY_INPUT: i32 = -10;
 pub const PROXY_SOURCE_NAT: i32 = 90;
 /// Source translation of what pods send out of the cluster, after the proxy has decided about IPVS flows.
 pub const ROUTING_SOURCE_NAT: i32 = 95;
+/// Whether a pod may send a packet: after IPVS has chosen the receiver (OUTPUT, -98), before the filter tables of others.
+pub const FIREWALL_EGRESS: i32 = -6;
+/// Whether a pod may receive a packet: after the question about its sender, because an accept there ends that chain only.
+pub const FIREWALL_INGRESS: i32 = -5;
 /// Acceptance of pod traffic, with the filter tables of others.
 pub const ROUTING_FORWARD: i32 = 0;
