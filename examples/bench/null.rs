@@ -11,7 +11,7 @@ use ferrovia::kernel::ipvs::{
 };
 use ferrovia::kernel::netlink::Batch;
 use ferrovia::kernel::nft::Nft;
-use ferrovia::kernel::rtnl::{self, Address, Link, Route, RouteFilter, Rtnl, Rule};
+use ferrovia::kernel::rtnl::{self, Address, Link, Neighbour, Route, RouteFilter, Rtnl, Rule};
 use ferrovia::kernel::sysctl::FakeSysctl;
 use ferrovia::net::{Family, Protocol};
 use ferrovia::proxy::reconciler::{Kernel, Outputs, Room};
@@ -110,6 +110,10 @@ impl Rtnl for Nothing {
     }
 
     fn rules(&mut self) -> Result<Vec<Rule>, Error> {
+        Ok(Vec::new())
+    }
+
+    fn neighbours(&mut self) -> Result<Vec<Neighbour>, Error> {
         Ok(Vec::new())
     }
 

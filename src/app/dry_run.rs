@@ -12,7 +12,7 @@ use crate::kernel::ipvs::{
     self, Connections, Ipvs, RealServerKey, Stats, Table, Timeouts, VirtualServer, VirtualServerKey,
 };
 use crate::kernel::nft::Nft;
-use crate::kernel::rtnl::{self, Address, Link, Route, RouteFilter, Rtnl, Rule};
+use crate::kernel::rtnl::{self, Address, Link, Neighbour, Route, RouteFilter, Rtnl, Rule};
 use crate::kernel::sysctl::Sysctl;
 use crate::net::{Family, Protocol};
 use crate::proxy::reconciler::Kernel;
@@ -120,6 +120,10 @@ impl<D: Rtnl> Rtnl for Dry<D> {
 
     fn rules(&mut self) -> Result<Vec<Rule>, Error> {
         self.door.rules()
+    }
+
+    fn neighbours(&mut self) -> Result<Vec<Neighbour>, Error> {
+        self.door.neighbours()
     }
 
     fn apply(&mut self, ops: &[rtnl::Op]) -> Vec<Result<(), Error>> {

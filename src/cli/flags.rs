@@ -412,6 +412,23 @@ flags! {
         vip_binding, "vip-binding", String = "auto",
             "How Service addresses become local: address puts each on kube-dummy-if, route adds a local route, auto \
              takes addresses while there are few";
+        advertise_style, "advertise-style", String = "node",
+            "Who announces Service addresses: node, each node for itself, or speakers, chosen nodes for all nodes with a \
+             ready endpoint";
+        speaker_selector, "speaker-selector", String = "",
+            "Labels of the nodes that are speakers, such as dedicated=master; the annotation ferrovia.dev/speaker \
+             overrides it";
+        return_path, "return-path", String = "off",
+            "Which way answers to clients outside the cluster go: peer for the external peer the question came through, \
+             off for the node's own routes; the annotation ferrovia.dev/return-path overrides it";
+        drain_signals, "drain-signals", Vec<String> = "annotation,shutdown,taint",
+            "What takes a node out of traffic: annotation, shutdown, taint, cordon";
+        drain_taints, "drain-taints", Vec<String> = "ToBeDeletedByClusterAutoscaler",
+            "Keys of the taints that do";
+        drain_tag_time, "drain-tag-time", GoDuration = "5s",
+            "How long announcements are tagged GRACEFUL_SHUTDOWN before they are withdrawn";
+        drain_settle_time, "drain-settle-time", GoDuration = "10s",
+            "How long after that the node counts as drained";
         log_format, "log-format", String = "text",
             "Form of the log on standard error: text or json";
         dry_run, "dry-run", bool = "false",

@@ -1,6 +1,7 @@
 //! The router's part of the configuration. Validated whether or not the router runs, so that a mistake shows before
 //! somebody turns it on.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -68,6 +69,49 @@ pub struct RouterConfig {
     pub admin_port: Option<u16>,
     /// `--disable-source-dest-check`.
     pub disable_source_dest_check: bool,
+    /// `--advertise-style`.
+    pub advertise_style: AdvertiseStyle,
+    /// `--speaker-selector`: a comma list of labels, each a key or `key=value`.
+    pub speaker_selector: String,
+    /// `--return-path`: answers leave by the peer the question came through.
+    pub return_path: bool,
+    /// `--drain-*`.
+    pub drain: Drain,
+}
+
+/// Who announces Service addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AdvertiseStyle {
+    /// Every node for itself.
+    Node,
+    /// Chosen nodes for all.
+    Speakers,
+}
+
+/// What takes a node out of traffic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum DrainSignal {
+    /// The annotation `ferrovia.dev/drain`.
+    Annotation,
+    /// The kubelet says that the host is shutting down.
+    Shutdown,
+    /// One of `--drain-taints`.
+    Taint,
+    /// The node is cordoned.
+    Cordon,
+}
+
+/// How a node is taken out of traffic.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Drain {
+    /// `--drain-signals`.
+    pub signals: BTreeSet<DrainSignal>,
+    /// `--drain-taints`.
+    pub taints: BTreeSet<String>,
+    /// `--drain-tag-time`.
+    pub tag: Duration,
+    /// `--drain-settle-time`.
+    pub settle: Duration,
 }
 
 /// Which nodes are reached through a tunnel.
@@ -175,6 +219,57 @@ pub(super) fn build(check: &mut Check, flags: &Flags) -> RouterConfig {
         admin_address: flags.gobgp_admin_address.parse().unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)),
         admin_port: Some(flags.gobgp_admin_port).filter(|port| *port != 0),
         disable_source_dest_check: flags.disable_source_dest_check,
+        advertise_style: one_of(
+            check,
+            "advertise-style",
+            &flags.advertise_style,
+            [("node", AdvertiseStyle::Node), ("speakers", AdvertiseStyle::Speakers)],
+        ),
+        speaker_selector: speaker_selector(check, &flags.speaker_selector),
+        return_path: one_of(check, "return-path", &flags.return_path, [("off", false), ("peer", true)]),
+        drain: drain(check, flags),
+    }
+}
+
+/// One of two words; the first stands in for any other.
+fn one_of<T: Copy>(check: &mut Check, flag: &'static str, text: &str, words: [(&str, T); 2]) -> T {
+    let [(first, fallback), (second, _)] = words;
+    words.into_iter().find(|(word, _)| *word == text).map_or_else(
+        || {
+            check.fault(flag, text, format!("must be {first} or {second}"));
+            fallback
+        },
+        |(_, value)| value,
+    )
+}
+
+fn speaker_selector(check: &mut Check, text: &str) -> String {
+    let has_key = |term: &str| !term.trim().is_empty() && !term.trim_start().starts_with('=');
+    if !text.is_empty() && !text.split(',').all(has_key) {
+        check.fault("speaker-selector", text, "must be a comma list of labels, each KEY or KEY=VALUE");
+    }
+    text.to_owned()
+}
+
+fn drain(check: &mut Check, flags: &Flags) -> Drain {
+    let mut signals = BTreeSet::new();
+    for name in flags.drain_signals.iter().map(|name| name.trim()).filter(|name| !name.is_empty()) {
+        signals.insert(match name {
+            "annotation" => DrainSignal::Annotation,
+            "shutdown" => DrainSignal::Shutdown,
+            "taint" => DrainSignal::Taint,
+            "cordon" => DrainSignal::Cordon,
+            other => {
+                check.fault("drain-signals", other, "must be annotation, shutdown, taint or cordon");
+                continue;
+            }
+        });
+    }
+    Drain {
+        signals,
+        taints: flags.drain_taints.iter().filter(|taint| !taint.is_empty()).cloned().collect(),
+        tag: check.duration("drain-tag-time", flags.drain_tag_time),
+        settle: check.duration("drain-settle-time", flags.drain_settle_time),
     }
 }
 

@@ -48,6 +48,13 @@ pub const POD_CIDRS: &str = "kube-router.io/pod-cidrs";
 /// The older form with one prefix.
 pub const POD_CIDR: &str = "kube-router.io/pod-cidr";
 
+/// Takes a node out of traffic.
+pub const DRAIN: &str = "ferrovia.dev/drain";
+/// Makes a node announce VIPs for others.
+pub const SPEAKER: &str = "ferrovia.dev/speaker";
+/// Sends answers back through the peer.
+pub const RETURN_PATH: &str = "ferrovia.dev/return-path";
+
 /// Which kind of object an annotation is read from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AnnotatedKind {
@@ -172,6 +179,12 @@ pub const ANNOTATIONS: &[AnnotationDoc] = &[
         "comma list of addresses", "the node's address", "192.0.2.10", Support::NotYet),
     node("kube-router.io/bgp-local-addresses", "Addresses the BGP speaker listens on.",
         "comma list of addresses", "the node's addresses", "192.0.2.10", Support::NotYet),
+    node(DRAIN, "Takes the node out of traffic in stages: announcements are tagged GRACEFUL_SHUTDOWN (RFC 8326), then Service addresses are withdrawn, each as soon as another node announces it; all withdraws pod prefixes as well, last.",
+        "true, all, false", "false", "\"true\"", FIRST),
+    node(SPEAKER, "With --advertise-style=speakers: whether this node announces Service addresses, overriding --speaker-selector.",
+        "true, false", "the flag", "\"true\"", FIRST),
+    node(RETURN_PATH, "Which way answers to clients outside the cluster leave this node, overriding --return-path.",
+        "peer, off", "the flag", "peer", FIRST),
 ];
 
 /// How a rejection names an annotation.

@@ -1,6 +1,6 @@
 //! A Node, reduced.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -21,6 +21,15 @@ pub struct Node {
     pub pod_cidrs: Vec<Prefix>,
     /// Label `topology.kubernetes.io/zone`.
     pub zone: Option<Arc<str>>,
+    /// `spec.unschedulable`: the node is cordoned.
+    #[serde(default)]
+    pub unschedulable: bool,
+    /// Keys of `spec.taints`.
+    #[serde(default)]
+    pub taints: BTreeSet<Arc<str>>,
+    /// The kubelet says in the condition Ready that the host is shutting down.
+    #[serde(default)]
+    pub shutting_down: bool,
     /// All labels.
     pub labels: BTreeMap<Arc<str>, Arc<str>>,
     /// The annotations under `kube-router.io/` and `ferrovia.dev/`, as written.

@@ -122,6 +122,7 @@ impl DsrNeeds {
             family: key.family(),
             priority: RULE_PRIORITY,
             mark: Some(*mark),
+            mark_mask: u32::MAX,
             from: None,
             iif: None,
             table: TABLE,

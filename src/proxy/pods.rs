@@ -251,7 +251,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::kernel::rtnl::{Route, RouteFilter, Rule};
+    use crate::kernel::rtnl::{Neighbour, Route, RouteFilter, Rule};
     use crate::kernel::sysctl::FakeSysctl;
     use crate::model::{PodKey, ServiceKey};
 
@@ -375,6 +375,10 @@ mod tests {
         }
 
         fn rules(&mut self) -> Result<Vec<Rule>, kernel::Error> {
+            Ok(Vec::new())
+        }
+
+        fn neighbours(&mut self) -> Result<Vec<Neighbour>, kernel::Error> {
             Ok(Vec::new())
         }
 

@@ -4,6 +4,9 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
+use super::drain;
+use super::return_path;
+use super::speakers::{LabelSelector, Style};
 use crate::net::{Asn, Prefix};
 
 /// The room's settings, one field for each flag.
@@ -55,6 +58,16 @@ pub struct Config {
     pub load_balancer_ip_ranges: Vec<Prefix>,
     /// Refuse external and load balancer IPs that no range grants (`--strict-external-ip-validation`).
     pub strict_external_ips: bool,
+    /// `--advertise-style`: who announces VIPs.
+    pub advertise_style: Style,
+    /// `--speaker-selector`: the labels of speakers.
+    pub speaker_selector: LabelSelector,
+    /// `--return-path`: what holds on nodes without the annotation.
+    pub return_path: return_path::Mode,
+    /// `--drain-*`.
+    pub drain: drain::Settings,
+    /// `--auto-mtu`.
+    pub auto_mtu: bool,
     /// Prefixes that peers may announce although they touch node addresses, Service ranges or pod prefixes.
     pub allowed_imports: Vec<Prefix>,
 }
@@ -85,6 +98,11 @@ impl Default for Config {
             external_ip_ranges: Vec::new(),
             load_balancer_ip_ranges: Vec::new(),
             strict_external_ips: true,
+            advertise_style: Style::Node,
+            speaker_selector: LabelSelector::default(),
+            return_path: return_path::Mode::Off,
+            drain: drain::Settings::default(),
+            auto_mtu: true,
             allowed_imports: Vec::new(),
         }
     }

@@ -35,6 +35,8 @@ pub struct VipRoutes {
     pub announce: bool,
     /// The nodes with a ready endpoint behind it.
     pub nodes: BTreeSet<NodeName>,
+    /// Only nodes with an endpoint forward it.
+    pub needs_local: bool,
 }
 
 /// All that Services ask for, kept up to date Service by Service.
@@ -93,12 +95,23 @@ impl Desired {
     /// The addresses, in the VIP's family, of the nodes with a ready endpoint behind a VIP: the next hops a speaker
     /// announces that does not forward itself.
     pub fn speakers(&self, vip: IpAddr, snapshot: &Snapshot) -> BTreeSet<IpAddr> {
+        let nodes = self.shares(vip).flat_map(|routes| &routes.nodes);
+        nodes.filter_map(|name| snapshot.nodes.get(name)?.best_ip(Family::of(vip))).collect()
+    }
+
+    /// The nodes with a ready endpoint behind a VIP.
+    pub fn nodes(&self, vip: IpAddr) -> BTreeSet<&NodeName> {
+        self.shares(vip).flat_map(|routes| &routes.nodes).collect()
+    }
+
+    /// Whether only nodes with an endpoint forward a VIP, whichever of its Services is asked.
+    pub fn needs_local(&self, vip: IpAddr) -> bool {
+        self.shares(vip).all(|routes| routes.needs_local)
+    }
+
+    fn shares(&self, vip: IpAddr) -> impl Iterator<Item = &VipRoutes> {
         let services = self.listed.get(&vip).into_iter().flatten().filter_map(|key| self.services.get(key));
-        services
-            .filter_map(|routes| routes.vips.get(&vip))
-            .flat_map(|routes| &routes.nodes)
-            .filter_map(|name| snapshot.nodes.get(name)?.best_ip(Family::of(vip)))
-            .collect()
+        services.filter_map(move |routes| routes.vips.get(&vip))
     }
 
     /// All VIPs that some node is to announce.
@@ -154,6 +167,7 @@ pub fn build_service(key: &ServiceKey, snapshot: &Snapshot, config: &Config) -> 
         }
         let entry = routes.vips.entry(vip).or_default();
         entry.announce |= served && next_hop.is_some();
+        entry.needs_local = needs_local(service, kind);
         entry.nodes.extend(ready.iter().filter_map(|endpoint| endpoint.node.clone()));
         if ready.iter().any(local) {
             entry.nodes.insert(snapshot.node_name.clone());

@@ -43,7 +43,8 @@ pub fn ruleset(snapshot: &Snapshot, config: &Config, uplink: Option<&str>) -> Ru
     ruleset
 }
 
-fn add_sets(snapshot: &Snapshot, ruleset: &mut Ruleset) {
+/// Adds the sets of the cluster's pods and nodes where they are not there yet.
+pub(super) fn add_sets(snapshot: &Snapshot, ruleset: &mut Ruleset) {
     for family in Family::ALL {
         let address = match family {
             Family::V4 => FieldType::Ipv4,
@@ -112,14 +113,14 @@ fn in_set(selector: Selector, set: Name, negated: bool) -> Match {
     Match::InSet { selectors: vec![selector], set, negated }
 }
 
-fn pods_set(family: Family) -> Name {
+pub(super) fn pods_set(family: Family) -> Name {
     Arc::from(match family {
         Family::V4 => "pods4",
         Family::V6 => "pods6",
     })
 }
 
-fn nodes_set(family: Family) -> Name {
+pub(super) fn nodes_set(family: Family) -> Name {
     Arc::from(match family {
         Family::V4 => "nodes4",
         Family::V6 => "nodes6",

@@ -5,8 +5,14 @@
 
 pub mod advertise;
 pub mod bgp;
+pub mod bridge;
+pub mod cni;
 pub mod config;
 pub mod desired;
+pub mod doctor;
+pub mod drain;
 pub mod egress;
 pub mod overlay;
 pub mod peers;
+pub mod return_path;
+pub mod speakers;

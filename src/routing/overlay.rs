@@ -117,7 +117,7 @@ fn hashed(text: &str) -> String {
 }
 
 /// Bytes the outer headers take: IP, and with FoU also UDP and GUE; an `ip6tnl` link adds its encapsulation limit.
-fn overhead(family: Family, encapsulation: Encapsulation) -> u32 {
+pub fn overhead(family: Family, encapsulation: Encapsulation) -> u32 {
     let ip = match family {
         Family::V4 => 20,
         Family::V6 => 48,

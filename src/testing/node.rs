@@ -18,7 +18,7 @@ use crate::kernel::ipvs::{
 use crate::kernel::nft::Nft;
 use crate::kernel::nft::fake::FakeNft;
 use crate::kernel::rtnl::fake::FakeRtnl;
-use crate::kernel::rtnl::{Address, Link, Op as LinkOp, Route, RouteFilter, Rtnl, Rule};
+use crate::kernel::rtnl::{Address, Link, Neighbour, Op as LinkOp, Route, RouteFilter, Rtnl, Rule};
 use crate::kernel::sysctl::{FakeSysctl, Sysctl};
 use crate::kernel::{Disposition, Error};
 use crate::model::Snapshot;
@@ -168,6 +168,10 @@ impl Rtnl for Door<FakeRtnl> {
 
     fn rules(&mut self) -> Result<Vec<Rule>, Error> {
         self.pass(&|| "ip rule".to_owned(), Rtnl::rules)
+    }
+
+    fn neighbours(&mut self) -> Result<Vec<Neighbour>, Error> {
+        self.pass(&|| "ip neighbour".to_owned(), Rtnl::neighbours)
     }
 
     fn apply(&mut self, ops: &[LinkOp]) -> Vec<Result<(), Error>> {

@@ -235,6 +235,12 @@ impl<'a> Tracer<'a> {
                     walker.mark = *mark;
                     Step::Next
                 }
+                Statement::SetMarkBits { mask, value } => {
+                    walker.mark = walker.mark & !mask | value & mask;
+                    Step::Next
+                }
+                // The connection is not traced beyond its first packet.
+                Statement::SetCtMarkBits { .. } => Step::Next,
                 Statement::SetMarkFromMap { selectors, map } => match self.look_up(selectors, map, walker) {
                     Some(Value::Mark(mark)) => {
                         walker.mark = *mark;
@@ -284,6 +290,9 @@ impl<'a> Tracer<'a> {
             Match::InputInterface { .. } => panic!("interfaces are not traced"),
             Match::CtState(states) => states.contains(&CtState::New),
             Match::CtDirectionOriginal => true,
+            Match::CtDirectionReply => false,
+            Match::CtMark { mask, value } => 0 & mask == *value,
+            Match::SourceStation(_) => panic!("stations are not traced"),
             Match::Mark { mask, value } => walker.mark & mask == *value,
             Match::TcpFlags { mask, value } => walker.packet.protocol == Protocol::Tcp && SYN & mask == *value,
         }

@@ -106,10 +106,17 @@ const KUBE_ROUTER: [Row; 79] = [
 ];
 
 /// What kube-router does not have.
-const OWN: [Row; 7] = [
+const OWN: [Row; 14] = [
     ("config", "", "", "", Nobody),
     ("manifests", "", "/etc/cluster", "", Nobody),
     ("vip-binding", "auto", "route", "magic", ByConfig),
+    ("advertise-style", "node", "speakers", "rack", ByConfig),
+    ("speaker-selector", "", "dedicated=master,rack", "=master", ByConfig),
+    ("return-path", "off", "peer", "on", ByConfig),
+    ("drain-signals", "annotation,shutdown,taint", "cordon", "reboot", ByConfig),
+    ("drain-taints", "ToBeDeletedByClusterAutoscaler", "a,b", "", Nobody),
+    ("drain-tag-time", "5s", "0s", "-1s", ByConfig),
+    ("drain-settle-time", "10s", "1m", "-1s", ByConfig),
     ("log-format", "text", "json", "xml", ByConfig),
     ("dry-run", "false", "true", "x", Parser),
     ("admin-socket", "/run/ferrovia/ferrovia.sock", "/tmp/f.sock", "", Nobody),

@@ -1,6 +1,6 @@
 //! `v1` Node (pure).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -30,6 +30,9 @@ pub fn convert(object: &ApiNode, context: Context<'_>) -> Converted<NodeName, No
         annotations: shared(meta.annotations.as_ref(), context, |key| {
             key.starts_with(KUBE_ROUTER_PREFIX) || key.starts_with(FERROVIA_PREFIX)
         }),
+        unschedulable: object.spec.as_ref().and_then(|spec| spec.unschedulable).unwrap_or(false),
+        taints: taints(object, context),
+        shutting_down: shutting_down(object),
         ..Node::default()
     };
     let addresses = object.status.as_ref().and_then(|status| status.addresses.as_deref()).unwrap_or_default();
@@ -49,6 +52,20 @@ pub fn convert(object: &ApiNode, context: Context<'_>) -> Converted<NodeName, No
         }
     }
     Converted { id: name.clone(), value: Some((name, node)), rejections: rejections.into_vec() }
+}
+
+fn taints(object: &ApiNode, context: Context<'_>) -> BTreeSet<Arc<str>> {
+    let taints = object.spec.as_ref().and_then(|spec| spec.taints.as_deref()).unwrap_or_default();
+    taints.iter().map(|taint| context.names.get(&taint.key)).collect()
+}
+
+/// What a kubelet with graceful node shutdown writes once the host begins to stop.
+fn shutting_down(object: &ApiNode) -> bool {
+    let conditions = object.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
+    conditions.iter().any(|condition| {
+        let told = condition.message.as_deref().unwrap_or_default();
+        condition.type_ == "Ready" && condition.status == "False" && told.contains("node is shutting down")
+    })
 }
 
 /// The pod prefixes: annotation `kube-router.io/pod-cidrs`, `spec.podCIDRs`, the older annotation

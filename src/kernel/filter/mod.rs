@@ -262,6 +262,17 @@ pub enum Match {
     CtState(Vec<CtState>),
     /// The packet goes in the original direction of its connection.
     CtDirectionOriginal,
+    /// The packet is an answer in its connection.
+    CtDirectionReply,
+    /// `ct mark and mask == value`: what was noted on the connection.
+    CtMark {
+        /// Bits compared.
+        mask: u32,
+        /// Their value.
+        value: u32,
+    },
+    /// It came over Ethernet from this station (`ether saddr`). Only where packets come in.
+    SourceStation([u8; 6]),
     /// `meta mark and mask == value`.
     Mark {
         /// Bits compared.
@@ -296,6 +307,20 @@ pub enum Statement {
     Counter,
     /// Set the packet mark.
     SetMark(u32),
+    /// Set some bits of the packet mark and leave the others.
+    SetMarkBits {
+        /// Bits set.
+        mask: u32,
+        /// Their value; no bit outside the mask.
+        value: u32,
+    },
+    /// The same on the connection (`ct mark`): every later packet of it tells.
+    SetCtMarkBits {
+        /// Bits set.
+        mask: u32,
+        /// Their value; no bit outside the mask.
+        value: u32,
+    },
     /// Set the packet mark from a map; no entry, no change and no further statement.
     SetMarkFromMap {
         /// What to look up.

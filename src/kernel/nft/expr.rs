@@ -74,6 +74,10 @@ impl Program {
                 self.load_meta(expression::meta::L4PROTO, 0);
                 self.lookup_anonymous(datatype::PROTOCOL, Protocol::ALL.map(Protocol::number).to_vec());
             }
+            Check::Ethernet => {
+                self.load_meta(expression::meta::IIFTYPE, 0);
+                self.compare(expression::compare::EQUAL, &expression::meta::TYPE_ETHERNET.to_ne_bytes());
+            }
         }
     }
 
@@ -126,12 +130,21 @@ impl Program {
                 self.load_ct(expression::ct::KEY_DIRECTION, false, 0);
                 self.compare(EQUAL, &[expression::ct::ORIGINAL]);
             }
+            Match::CtDirectionReply => {
+                self.load_ct(expression::ct::KEY_DIRECTION, false, 0);
+                self.compare(EQUAL, &[expression::ct::REPLY]);
+            }
             Match::Mark { mask, value } => {
                 self.load_meta(expression::meta::MARK, 0);
-                if *mask != u32::MAX {
-                    self.mask(&mask.to_ne_bytes());
-                }
-                self.compare(EQUAL, &value.to_ne_bytes());
+                self.compare_bits(*mask, *value);
+            }
+            Match::CtMark { mask, value } => {
+                self.load_ct(expression::ct::KEY_MARK, false, 0);
+                self.compare_bits(*mask, *value);
+            }
+            Match::SourceStation(station) => {
+                self.load_payload(expression::payload::LINK, 6, 6, 0);
+                self.compare(EQUAL, station);
             }
             Match::TcpFlags { mask, value } => {
                 self.load_payload(expression::payload::TRANSPORT, 13, 1, 0);
@@ -147,6 +160,19 @@ impl Program {
             Statement::SetMark(mark) => {
                 self.immediate(&mark.to_ne_bytes());
                 self.set_mark();
+            }
+            Statement::SetMarkBits { mask, value } => {
+                self.load_meta(expression::meta::MARK, 0);
+                self.merge(&(!mask).to_ne_bytes(), &(value & mask).to_ne_bytes());
+                self.set_mark();
+            }
+            Statement::SetCtMarkBits { mask, value } => {
+                self.load_ct(expression::ct::KEY_MARK, false, 0);
+                self.merge(&(!mask).to_ne_bytes(), &(value & mask).to_ne_bytes());
+                self.expression("ct", |out| {
+                    out.be32(expression::ct::KEY, expression::ct::KEY_MARK);
+                    out.be32(expression::ct::SREG, REGISTER);
+                });
             }
             Statement::SetMarkFromMap { selectors, map } => {
                 self.load_key(selectors);
@@ -289,14 +315,26 @@ impl Program {
         });
     }
 
+    fn compare_bits(&mut self, mask: u32, value: u32) {
+        if mask != u32::MAX {
+            self.mask(&mask.to_ne_bytes());
+        }
+        self.compare(expression::compare::EQUAL, &value.to_ne_bytes());
+    }
+
     fn mask(&mut self, mask: &[u8]) {
+        self.merge(mask, &vec![0; mask.len()]);
+    }
+
+    /// Keeps the bits of the mask, then turns those of the other value.
+    fn merge(&mut self, mask: &[u8], turned: &[u8]) {
         use expression::bitwise::{DREG, LENGTH, MASK, SREG, XOR};
         self.expression("bitwise", |out| {
             out.be32(SREG, REGISTER);
             out.be32(DREG, REGISTER);
             out.be32(LENGTH, u32::try_from(mask.len()).unwrap_or(u32::MAX));
             push_value(out, MASK, mask);
-            push_value(out, XOR, &vec![0; mask.len()]);
+            push_value(out, XOR, turned);
         });
     }
 

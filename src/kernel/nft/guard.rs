@@ -30,6 +30,8 @@ pub(super) enum Check {
     Protocol(u8),
     /// `meta l4proto { tcp, udp, sctp }`: the protocols with ports.
     Ported,
+    /// `meta iiftype ether`.
+    Ethernet,
 }
 
 /// What the parts of a rule so far make sure of.
@@ -37,6 +39,7 @@ pub(super) enum Check {
 pub(super) struct Context {
     family: Option<Family>,
     protocol: Option<Check>,
+    ethernet: bool,
 }
 
 impl Context {
@@ -59,11 +62,19 @@ impl Context {
             Match::TcpFlags { .. } => {
                 self.need_protocol(Check::Protocol(Protocol::Tcp.number()), true, &mut guards);
             }
+            Match::SourceStation(_) => {
+                if !self.ethernet {
+                    self.ethernet = true;
+                    guards.push(Guard { check: Check::Ethernet, implied: true });
+                }
+            }
             Match::SourceIsLocal { .. }
             | Match::DestinationIsLocal { .. }
             | Match::InputInterface { .. }
             | Match::CtState(_)
             | Match::CtDirectionOriginal
+            | Match::CtDirectionReply
+            | Match::CtMark { .. }
             | Match::Mark { .. } => {}
         }
         guards
@@ -83,6 +94,8 @@ impl Context {
             }
             Statement::Counter
             | Statement::SetMark(_)
+            | Statement::SetMarkBits { .. }
+            | Statement::SetCtMarkBits { .. }
             | Statement::Masquerade { .. }
             | Statement::Log { .. }
             | Statement::Reject

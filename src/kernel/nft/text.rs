@@ -122,6 +122,7 @@ fn check_text(check: Check) -> String {
             None => format!("meta l4proto {number}"),
         },
         Check::Ported => "meta l4proto { tcp, udp, sctp }".to_owned(),
+        Check::Ethernet => "meta iiftype ether".to_owned(),
     }
 }
 
@@ -156,6 +157,12 @@ fn match_text(matched: &Match) -> String {
             format!("ct state {}", states.join(","))
         }
         Match::CtDirectionOriginal => "ct direction original".to_owned(),
+        Match::CtDirectionReply => "ct direction reply".to_owned(),
+        Match::CtMark { mask: u32::MAX, value } => format!("ct mark {value:#010x}"),
+        Match::CtMark { mask, value } => format!("ct mark & {mask:#010x} == {value:#010x}"),
+        Match::SourceStation([a, b, c, d, e, f]) => {
+            format!("ether saddr {a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}")
+        }
         Match::Mark { mask: u32::MAX, value } => format!("meta mark {value:#010x}"),
         Match::Mark { mask, value } => format!("meta mark & {mask:#010x} == {value:#010x}"),
         Match::TcpFlags { mask, value } => format!("tcp flags & {mask:#04x} == {value:#04x}"),
@@ -167,6 +174,8 @@ fn statement_text(statement: &Statement) -> String {
     match statement {
         Statement::Counter => "counter".to_owned(),
         Statement::SetMark(mark) => format!("meta mark set {mark:#010x}"),
+        Statement::SetMarkBits { mask, value } => format!("meta mark set meta mark {}", bits_text(*mask, *value)),
+        Statement::SetCtMarkBits { mask, value } => format!("ct mark set ct mark {}", bits_text(*mask, *value)),
         Statement::SetMarkFromMap { selectors, map } => {
             format!("meta mark set {} map @{map}", joined(selectors, |selector| selector_name(*selector)))
         }
@@ -188,6 +197,12 @@ fn statement_text(statement: &Statement) -> String {
         Statement::Return => "return".to_owned(),
         Statement::Jump(chain) => format!("jump {chain}"),
     }
+}
+
+/// As `nft list` writes it: the bits that are set are not masked first.
+fn bits_text(mask: u32, value: u32) -> String {
+    let value = value & mask;
+    if value == 0 { format!("& {:#010x}", !mask) } else { format!("& {:#010x} | {value:#010x}", !mask | value) }
 }
 
 fn state_name(state: CtState) -> &'static str {

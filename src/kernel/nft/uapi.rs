@@ -179,6 +179,7 @@ pub(crate) mod expression {
         pub(crate) const BASE: u16 = 2;
         pub(crate) const OFFSET: u16 = 3;
         pub(crate) const LENGTH: u16 = 4;
+        pub(crate) const LINK: u32 = 0;
         pub(crate) const NETWORK: u32 = 1;
         pub(crate) const TRANSPORT: u32 = 2;
     }
@@ -200,6 +201,9 @@ pub(crate) mod expression {
         pub(crate) const MARK: u32 = 3;
         pub(crate) const IIFNAME: u32 = 6;
         pub(crate) const OIFNAME: u32 = 7;
+        pub(crate) const IIFTYPE: u32 = 8;
+        /// Ethernet (ARPHRD_ETHER).
+        pub(crate) const TYPE_ETHERNET: u16 = 1;
         pub(crate) const NFPROTO: u32 = 15;
         pub(crate) const L4PROTO: u32 = 16;
     }
@@ -207,12 +211,15 @@ pub(crate) mod expression {
         pub(crate) const DREG: u16 = 1;
         pub(crate) const KEY: u16 = 2;
         pub(crate) const DIRECTION: u16 = 3;
+        pub(crate) const SREG: u16 = 4;
         pub(crate) const KEY_STATE: u32 = 0;
         pub(crate) const KEY_DIRECTION: u32 = 1;
+        pub(crate) const KEY_MARK: u32 = 3;
         pub(crate) const KEY_PROTO_DST: u32 = 12;
         pub(crate) const KEY_DST_IP: u32 = 20;
         pub(crate) const KEY_DST_IP6: u32 = 22;
         pub(crate) const ORIGINAL: u8 = 0;
+        pub(crate) const REPLY: u8 = 1;
     }
     pub(crate) mod fib {
         pub(crate) const DREG: u16 = 1;

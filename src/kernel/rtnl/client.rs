@@ -1,6 +1,6 @@
 //! Links, addresses, routes and rules of the network namespace this thread is in, over rtnetlink.
 
-use super::{Address, Link, Op, Route, RouteFilter, Rtnl, Rule, codec};
+use super::{Address, Link, Neighbour, Op, Route, RouteFilter, Rtnl, Rule, codec};
 use crate::kernel::error::{Disposition, Error};
 use crate::kernel::netlink::{Batch, Fault, Protocol, Refusal, Socket};
 use crate::net::Family;
@@ -77,6 +77,17 @@ impl Rtnl for RtnlClient {
             let request = |batch: &mut Batch| codec::request_rules(batch, family);
             let decode = |payload: &[u8]| codec::decode_rule(payload).filter(|rule| rule.family == family);
             found.extend(absent_is_empty(self.query(request, decode)).map_err(|f| unread(f, "ip rule show"))?);
+        }
+        Ok(found)
+    }
+
+    fn neighbours(&mut self) -> Result<Vec<Neighbour>, Error> {
+        let mut found = Vec::new();
+        for family in Family::ALL {
+            let request = |batch: &mut Batch| codec::request_neighbours(batch, family);
+            let decode =
+                |payload: &[u8]| codec::decode_neighbour(payload).filter(|it| Family::of(it.address) == family);
+            found.extend(absent_is_empty(self.query(request, decode)).map_err(|f| unread(f, "ip neighbour show"))?);
         }
         Ok(found)
     }

@@ -6,7 +6,7 @@
 
 use std::net::IpAddr;
 
-use super::{Address, Link, LinkName, NextHop, Op, Route, RouteFilter, RouteKind, Rule, Tunnel};
+use super::{Address, Link, LinkName, Neighbour, NextHop, Op, Route, RouteFilter, RouteKind, Rule, Tunnel};
 use crate::kernel::netlink::{Attribute, Attributes, Batch, Writer, flag};
 use crate::net::{Family, Prefix};
 
@@ -25,12 +25,15 @@ pub(super) mod message {
     pub(crate) const NEW_RULE: u16 = 32;
     pub(crate) const DELETE_RULE: u16 = 33;
     pub(crate) const GET_RULE: u16 = 34;
+    pub(crate) const GET_NEIGHBOUR: u16 = 30;
 }
 
 /// Bytes of `struct ifinfomsg`.
 const LINK_HEADER: usize = 16;
 /// Bytes of `struct ifaddrmsg`.
 const ADDRESS_HEADER: usize = 8;
+/// Bytes of `struct ndmsg`.
+const NEIGHBOUR_HEADER: usize = 12;
 /// Bytes of `struct rtmsg` and of `struct fib_rule_hdr`.
 const ROUTE_HEADER: usize = 12;
 
@@ -80,6 +83,13 @@ mod route {
     pub(super) const CLONED: u32 = 0x200;
     /// What the kernel makes of metric 0 in IPv6 (IP6_RT_PRIO_USER).
     pub(super) const IPV6_DEFAULT_METRIC: u32 = 1024;
+}
+
+mod neighbour {
+    pub(super) const DESTINATION: u16 = 1;
+    pub(super) const STATION: u16 = 2;
+    /// NUD_REACHABLE, _STALE, _DELAY, _PROBE and _PERMANENT.
+    pub(super) const VALID: u16 = 0x02 | 0x04 | 0x08 | 0x10 | 0x80;
 }
 
 mod rule {
@@ -232,7 +242,7 @@ fn encode_rule(batch: &mut Batch, kind: u16, flags: u16, rule: &Rule) {
     }
     if let Some(mark) = rule.mark {
         attributes.u32(rule::MARK, mark);
-        attributes.u32(rule::MASK, u32::MAX);
+        attributes.u32(rule::MASK, rule.mark_mask);
     }
     if let Some(iif) = &rule.iif {
         attributes.text(rule::INPUT_LINK, iif.as_str());
@@ -401,7 +411,12 @@ pub fn decode_rule(payload: &[u8]) -> Option<Rule> {
                 found.from = Some(Prefix::new(address, source).ok()?);
             }
             // Said in every answer; these values mean nothing.
-            rule::MASK | rule::SUPPRESS_PREFIX_LENGTH if attribute.u32() == Some(u32::MAX) => {}
+            rule::SUPPRESS_PREFIX_LENGTH if attribute.u32() == Some(u32::MAX) => {}
+            // Said only where the mark is looked at; a mark of zero is not said.
+            rule::MASK => {
+                found.mark_mask = attribute.u32()?;
+                found.mark = found.mark.or(Some(0));
+            }
             rule::INPUT_LINK => found.iif = Some(LinkName::new(attribute.text()?)?),
             rule::PROTOCOL => found.protocol = attribute.u8()?,
             rule::PAD => {}
@@ -409,6 +424,26 @@ pub fn decode_rule(payload: &[u8]) -> Option<Rule> {
         }
     }
     Some(found)
+}
+
+/// Asks for the neighbours of one family.
+pub(super) fn request_neighbours(batch: &mut Batch, family: Family) {
+    let header = [family_number(family), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    batch.message(message::GET_NEIGHBOUR, flag::DUMP).header(&header);
+}
+
+/// A neighbour (RTM_NEWNEIGH) with an Ethernet address that is valid or was so lately.
+pub fn decode_neighbour(payload: &[u8]) -> Option<Neighbour> {
+    let family = family_of(*payload.first()?)?;
+    let link = host_u32(payload, 4)?;
+    let state = payload.get(8..)?.first_chunk().map(|bytes| u16::from_ne_bytes(*bytes))?;
+    if state & neighbour::VALID == 0 {
+        return None;
+    }
+    let attributes = || Attributes::after(payload, NEIGHBOUR_HEADER);
+    let address = attributes().find(neighbour::DESTINATION)?.ip().filter(|address| Family::of(*address) == family)?;
+    let station = attributes().find(neighbour::STATION)?.value.try_into().ok()?;
+    Some(Neighbour { link, address, station })
 }
 
 fn route_header(family: Family, length: u8, table: u8, protocol: u8, scope: u8, kind: u8) -> [u8; ROUTE_HEADER] {

@@ -7,7 +7,8 @@ use std::net::IpAddr;
 
 use super::client::refusal;
 use super::{
-    Address, LONGEST_NAME, Link, NextHop, Op, Route, RouteFilter, RouteKind, Rtnl, Rule, Tunnel, protocol, table,
+    Address, LONGEST_NAME, Link, Neighbour, NextHop, Op, Route, RouteFilter, RouteKind, Rtnl, Rule, Tunnel, protocol,
+    table,
 };
 use crate::kernel::error::Error;
 use crate::kernel::netlink::{Fault, Refusal};
@@ -32,6 +33,7 @@ pub struct FakeRtnl {
     /// With the metrics the kernel uses inside.
     routes: Vec<Route>,
     rules: Vec<Rule>,
+    neighbours: Vec<Neighbour>,
     next_index: u32,
     fail_next: Option<i32>,
     applied: Vec<Op>,
@@ -71,6 +73,7 @@ impl FakeRtnl {
             addresses: Vec::new(),
             routes: Vec::new(),
             rules,
+            neighbours: Vec::new(),
             next_index: 2,
             fail_next: None,
             applied: Vec::new(),
@@ -97,6 +100,11 @@ impl FakeRtnl {
     /// Somebody else adds an address, with what the kernel adds to it; false where the kernel refuses.
     pub fn put_address(&mut self, address: Address) -> bool {
         self.add_address(&address).is_ok()
+    }
+
+    /// A neighbour answers.
+    pub fn put_neighbour(&mut self, neighbour: Neighbour) {
+        self.neighbours.push(neighbour);
     }
 
     /// Somebody else adds a route, whatever it is.
@@ -449,6 +457,10 @@ impl Rtnl for FakeRtnl {
 
     fn rules(&mut self) -> Result<Vec<Rule>, Error> {
         Ok(self.rules.clone())
+    }
+
+    fn neighbours(&mut self) -> Result<Vec<Neighbour>, Error> {
+        Ok(self.neighbours.clone())
     }
 
     fn apply(&mut self, ops: &[Op]) -> Vec<Result<(), Error>> {

@@ -11,7 +11,7 @@ mod text;
 mod tunnel;
 
 pub use client::RtnlClient;
-pub use codec::{decode_address, decode_link, decode_route, decode_rule};
+pub use codec::{decode_address, decode_link, decode_neighbour, decode_route, decode_rule};
 pub use tunnel::{Gue, Tunnel};
 
 use std::cmp::Ordering;
@@ -205,6 +205,8 @@ pub struct Rule {
     pub priority: u32,
     /// Packets with this firewall mark only.
     pub mark: Option<u32>,
+    /// The bits of the mark that are compared.
+    pub mark_mask: u32,
     /// Packets from this block only.
     pub from: Option<Prefix>,
     /// Packets that came in here only.
@@ -219,11 +221,21 @@ pub struct Rule {
 impl Rule {
     /// For every packet of a family; the caller narrows it.
     pub fn to_table(family: Family, priority: u32, table: u32) -> Rule {
-        Rule { family, priority, mark: None, from: None, iif: None, table, protocol: protocol::OURS }
+        Rule {
+            family,
+            priority,
+            mark: None,
+            mark_mask: u32::MAX,
+            from: None,
+            iif: None,
+            table,
+            protocol: protocol::OURS,
+        }
     }
 
-    fn identity(&self) -> (Family, u32, Option<u32>, Option<Prefix>, Option<LinkName>, u32) {
-        (self.family, self.priority, self.mark, self.from, self.iif, self.table)
+    fn identity(&self) -> (Family, u32, Option<(u32, u32)>, Option<Prefix>, Option<LinkName>, u32) {
+        let mark = self.mark.map(|mark| (mark, self.mark_mask));
+        (self.family, self.priority, mark, self.from, self.iif, self.table)
     }
 }
 
@@ -245,6 +257,17 @@ impl Ord for Rule {
     fn cmp(&self, other: &Rule) -> Ordering {
         self.identity().cmp(&other.identity())
     }
+}
+
+/// A neighbour on a link whose station address is known (`ip neighbour`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Neighbour {
+    /// Interface index.
+    pub link: u32,
+    /// Its address.
+    pub address: IpAddr,
+    /// Its Ethernet address.
+    pub station: [u8; 6],
 }
 
 /// Which routes to read.
@@ -333,6 +356,8 @@ pub trait Rtnl: Send {
     fn routes(&mut self, filter: RouteFilter) -> Result<Vec<Route>, Error>;
     /// Rules of both families.
     fn rules(&mut self) -> Result<Vec<Rule>, Error>;
+    /// Neighbours of both families that answer, or did when they were last asked.
+    fn neighbours(&mut self) -> Result<Vec<Neighbour>, Error>;
     /// In order, pipelined, one answer per op. A failed op leaves the others done.
     fn apply(&mut self, ops: &[Op]) -> Vec<Result<(), Error>>;
 }

@@ -159,3 +159,30 @@ fn events_name_where_to_look() {
     assert_eq!(decode(32, &[]), Some(Event::Rule));
     assert_eq!(decode(28, &dummy), None, "neighbours are nobody's business");
 }
+
+#[test]
+fn a_neighbour_counts_while_its_station_is_known() {
+    const STALE: u16 = 0x04;
+    const FAILED: u16 = 0x20;
+    let message = |family: u8, state: u16, address: &[u8]| {
+        let mut bytes = vec![family, 0, 0, 0];
+        bytes.extend(3u32.to_ne_bytes());
+        bytes.extend(state.to_ne_bytes());
+        bytes.extend([0, 1]);
+        for (kind, value) in [(1u16, address), (2, &[2, 0, 0, 0, 0, 7])] {
+            bytes.extend(u16::try_from(value.len() + 4).unwrap().to_ne_bytes());
+            bytes.extend(kind.to_ne_bytes());
+            bytes.extend(value);
+            bytes.resize(bytes.len().next_multiple_of(4), 0);
+        }
+        bytes
+    };
+    let v4 = message(2, STALE, &[192, 0, 2, 1]);
+    let expected = Neighbour { link: 3, address: "192.0.2.1".parse().unwrap(), station: [2, 0, 0, 0, 0, 7] };
+    assert_eq!(decode_neighbour(&v4), Some(expected));
+    let v6 = message(10, STALE, &"fe80::7".parse::<std::net::Ipv6Addr>().unwrap().octets());
+    assert_eq!(decode_neighbour(&v6).map(|it| it.address), Some("fe80::7".parse().unwrap()));
+    assert_eq!(decode_neighbour(&message(2, FAILED, &[192, 0, 2, 1])), None);
+    assert_eq!(decode_neighbour(&message(7, STALE, &[192, 0, 2, 1])), None, "a bridge's table");
+    assert_eq!(decode_neighbour(v4.get(..20).unwrap()), None);
+}

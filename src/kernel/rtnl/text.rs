@@ -115,6 +115,9 @@ impl Display for Rule {
         }
         if let Some(mark) = self.mark {
             write!(f, " fwmark {mark:#x}")?;
+            if self.mark_mask != u32::MAX {
+                write!(f, "/{:#x}", self.mark_mask)?;
+            }
         }
         if let Some(iif) = &self.iif {
             write!(f, " iif {}", iif.as_str())?;
@@ -197,6 +200,7 @@ mod tests {
             family: Family::V6,
             priority: 100,
             mark: Some(0x4000),
+            mark_mask: u32::MAX,
             from: Some("fd00::/64".parse().unwrap()),
             iif: None,
             table: 77,

@@ -57,6 +57,10 @@ impl Transport for TcpTransport {
         stream.set_nodelay(true)?;
         Ok(stream.into_split())
     }
+
+    fn local_address(reader: &OwnedReadHalf) -> Option<IpAddr> {
+        reader.local_addr().ok().map(|address| address.ip().to_canonical())
+    }
 }
 
 fn set_distance(socket: &impl std::os::fd::AsFd, family: Family, distance: Distance) -> io::Result<()> {

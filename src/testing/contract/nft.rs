@@ -285,6 +285,9 @@ pub fn everything() -> Ruleset {
     let base = |kind, hook, priority| Some(Base { kind, hook, priority });
     let statements = [
         vec![Statement::Counter, Statement::SetMark(0x4000)],
+        vec![Statement::SetMarkBits { mask: 0x7f00_0000, value: 0x0500_0000 }],
+        vec![Statement::SetMarkBits { mask: 0xff, value: 0 }, Statement::Accept],
+        vec![Statement::SetCtMarkBits { mask: 0x7f00_0000, value: 0x0500_0000 }],
         vec![Statement::SetMarkFromMap { selectors: key4(), map: Name::from("marks") }, Statement::Accept],
         vec![Statement::VerdictMap { selectors: vec![Selector::Source4], map: Name::from("verdicts") }],
         vec![Statement::ClampSegment(1400)],
@@ -354,6 +357,9 @@ fn every_match() -> Vec<Vec<Match>> {
         vec![Match::CtState(vec![CtState::Established, CtState::Related])],
         vec![Match::CtState(vec![CtState::Invalid]), Match::CtState(vec![CtState::New, CtState::Untracked])],
         vec![Match::CtDirectionOriginal],
+        vec![Match::CtDirectionReply, Match::CtMark { mask: 0x7f00_0000, value: 0x0500_0000 }],
+        vec![Match::CtMark { mask: u32::MAX, value: 9 }],
+        vec![Match::SourceStation([0x02, 0, 0x5e, 0x10, 0, 0x01]), Match::Family(Family::V4)],
         vec![Match::Mark { mask: 0x4000, value: 0x4000 }],
         vec![Match::Mark { mask: u32::MAX, value: 7 }],
         vec![Match::TcpFlags { mask: 0x17, value: 0x02 }],

@@ -375,6 +375,8 @@ fn rules_come_and_go(rtnl: &mut impl Rtnl, _link: u32) {
         rule(Family::V4, None, Some("10.0.0.0/8")),
         rule(Family::V6, Some(0x4000), Some("fd00::/64")),
         rule(Family::V6, None, None),
+        Rule { mark_mask: 0x7f00_0000, priority: 102, ..rule(Family::V4, Some(0x0500_0000), None) },
+        Rule { mark_mask: 0xff, priority: 102, ..rule(Family::V6, Some(0), None) },
         Rule { iif: LinkName::new("no-such-link"), priority: 101, ..rule(Family::V4, Some(0x4000), None) },
         Rule { iif: LinkName::new("lo"), priority: 101, ..rule(Family::V6, None, Some("fd00::/64")) },
     ];

@@ -327,12 +327,6 @@ impl Manifests {
         &self.watched
     }
 
-    /// Writes the Node and Pod objects of a lab.
-    pub(super) fn write_cluster(&self, nodes: &[Node]) -> Result<()> {
-        self.write("nodes", &nodes.iter().map(node_object).collect::<Vec<_>>())?;
-        self.write_pods(nodes, 30)
-    }
-
     /// Writes the Pod objects, each with this grace period in seconds.
     pub(super) fn write_pods(&self, nodes: &[Node], grace_period: u32) -> Result<()> {
         let pods = nodes.iter().flat_map(|node| &node.pods);
@@ -421,16 +415,16 @@ fn upper(protocol: Protocol) -> String {
 }
 
 /// The Node object of a lab node.
-fn node_object(node: &Node) -> Value {
+pub(super) fn node_object(node: &Node) -> Value {
     let addresses: Vec<Value> =
         Family::ALL.iter().map(|family| json!({"type": "InternalIP", "address": node.address(*family)})).collect();
     let pod_cidrs: Vec<String> = Family::ALL.iter().map(|family| topology::pod_prefix(*family, node.number)).collect();
     json!({
         "apiVersion": "v1",
         "kind": "Node",
-        "metadata": {"name": node.name, "labels": {"kubernetes.io/hostname": node.name}},
+        "metadata": {"name": node.name, "labels": {"kubernetes.io/hostname": node.name}, "annotations": {}},
         "spec": {"podCIDR": pod_cidrs.first(), "podCIDRs": pod_cidrs},
-        "status": {"addresses": addresses},
+        "status": {"addresses": addresses, "conditions": [{"type": "Ready", "status": "True"}]},
     })
 }
 

@@ -11,14 +11,19 @@
     reason = "the lab lives on plain threads and starts the operators' own tools; none of it is in the daemon"
 )]
 
+pub mod bird;
 pub mod daemon;
+pub mod edge_files;
+pub mod gobgpd;
 pub mod manifests;
 pub mod netns;
+pub mod programs;
 pub mod servers;
 pub mod topology;
 pub mod traffic;
 pub mod wait;
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -26,10 +31,14 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context, Result, anyhow, bail};
+use serde_json::Value;
 
+pub use bird::Bird;
 pub use daemon::{Daemon, DaemonOptions};
+pub use gobgpd::Gobgpd;
 pub use manifests::{EndpointState, Manifests, ServiceSpec};
 pub use netns::Namespace;
+pub use programs::Program;
 pub use servers::{Server, Servers};
 pub use traffic::{Connection, Reply, UdpClient};
 
@@ -51,11 +60,35 @@ pub struct Options {
     pub plain_names: bool,
     /// True to let pods also listen on SCTP; loads the kernel's module.
     pub sctp: bool,
+    /// True for static routes to all pods and VIPs; false where the router is to make them.
+    pub static_routes: bool,
+    /// True for a second edge router on the rack, with a client behind it.
+    pub second_edge: bool,
+    /// How many nodes, the last ones, stand in a second rack with a subnet of its own.
+    pub in_second_rack: u16,
+    /// How many nodes, the last ones, are wired but have not joined the cluster ([`Lab::join`]).
+    pub absent: u16,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { nodes: 3, pods: 2, plain_names: false, sctp: false }
+        Options {
+            nodes: 3,
+            pods: 2,
+            plain_names: false,
+            sctp: false,
+            static_routes: true,
+            second_edge: false,
+            in_second_rack: 0,
+            absent: 0,
+        }
+    }
+}
+
+impl Options {
+    /// Whether node `number` stands in the second rack.
+    fn is_in_second_rack(&self, number: u16) -> bool {
+        number > self.nodes.saturating_sub(self.in_second_rack)
     }
 }
 
@@ -70,13 +103,25 @@ pub struct Lab {
     pub near: Namespace,
     /// The edge router.
     pub edge: Namespace,
+    /// The second edge router and the client behind it, where the lab was asked for them.
+    pub second: Option<SecondEdge>,
     /// The switch the nodes are plugged into.
     pub rack: Namespace,
     manifests: Manifests,
+    objects: Mutex<BTreeMap<u16, Value>>,
     servers: Servers,
     options: Options,
     removal: Removal,
     _alone: MutexGuard<'static, ()>,
+}
+
+/// A second edge router on the rack.
+#[derive(Debug)]
+pub struct SecondEdge {
+    /// The router.
+    pub edge: Namespace,
+    /// The client behind it.
+    pub far: Namespace,
 }
 
 /// A node.
@@ -90,6 +135,7 @@ pub struct Node {
     pub ns: Namespace,
     /// Its pods.
     pub pods: Vec<Pod>,
+    addresses: [IpAddr; 2],
 }
 
 /// A pod, or on the last node also a host-network pod.
@@ -121,6 +167,7 @@ impl Lab {
         let full = |short: &str| format!("{prefix}{short}");
 
         let mut shorts: Vec<String> = ["rack", "edge", "far", "near"].map(String::from).to_vec();
+        shorts.extend(if options.second_edge { &["edge2", "far2"][..] } else { &[] }.iter().map(|s| (*s).to_owned()));
         shorts.extend((1..=options.nodes).map(|node| format!("n{node}")));
         for node in 1..=options.nodes {
             shorts.extend((1..=options.pods).map(|pod| format!("p{node}{pod}")));
@@ -138,33 +185,64 @@ impl Lab {
             nodes.push(Node::prepare(number, &options, &open)?);
         }
         let (rack, edge, far, near) = (open("rack")?, open("edge")?, open("far")?, open("near")?);
+        let second =
+            if options.second_edge { Some(SecondEdge { edge: open("edge2")?, far: open("far2")? }) } else { None };
         let manifests = Manifests::create(&removal.directory)?;
-        let mut lab = Lab { nodes, far, near, edge, rack, manifests, servers, options, removal, _alone: alone };
+        let present = usize::from(options.nodes - options.absent);
+        let objects = nodes.iter().take(present).map(|node| (node.number, manifests::node_object(node))).collect();
+        let objects = Mutex::new(objects);
+        let mut lab =
+            Lab { nodes, far, near, edge, second, rack, manifests, objects, servers, options, removal, _alone: alone };
         lab.wire()?;
         lab.serve()?;
-        lab.manifests.write_cluster(&lab.nodes)?;
+        lab.write_nodes()?;
+        lab.set_grace_period(30)?;
         Ok(lab)
     }
 
     /// The links, addresses and routes of everything.
     fn wire(&self) -> Result<()> {
-        let members: Vec<(&str, &str)> = [("s-edge", self.edge.name()), ("s-near", self.near.name())]
+        let fixed = [("s-edge", &self.edge), ("s-near", &self.near)];
+        let second = self.second.iter().map(|second| ("s-edge2", &second.edge));
+        let (rack2, rack): (Vec<&Node>, Vec<&Node>) =
+            self.nodes.iter().partition(|node| self.options.is_in_second_rack(node.number));
+        let members: Vec<(String, &str)> = fixed
             .into_iter()
-            .chain(self.nodes.iter().map(|node| (node.name.as_str(), node.ns.name())))
+            .chain(second)
+            .chain(rack.iter().map(|node| (node.name.as_str(), &node.ns)))
+            .map(|(port, namespace)| (port.to_owned(), namespace.name()))
             .collect();
         self.rack.ip(&topology::rack(&members))?;
+        if !rack2.is_empty() {
+            let members: Vec<(String, &str)> = rack2.iter().map(|node| (node.name.clone(), node.ns.name())).collect();
+            self.rack.ip(&topology::rack2(self.edge.name(), &members))?;
+        }
         self.edge.set_sysctls(&topology::EDGE_SYSCTLS)?;
-        self.edge.ip(&topology::edge(self.far.name()))?;
+        self.edge.ip(&topology::edge(self.far.name(), !rack2.is_empty()))?;
         self.far.ip(&topology::far())?;
+        if let Some(second) = &self.second {
+            second.edge.set_sysctls(&topology::EDGE_SYSCTLS)?;
+            second.edge.ip(&topology::edge2(second.far.name()))?;
+            second.far.ip(&topology::far2())?;
+        }
         self.near.ip(&topology::near())?;
+        let all: Vec<u16> = (1..=self.options.nodes).collect();
         for node in &self.nodes {
             let pods = node.pods.iter().filter(|pod| !pod.host_network);
             let pods: Vec<_> = pods.map(|pod| (pod.name.clone(), pod.ns.name().to_owned())).collect();
             node.ns.set_sysctls(&topology::NODE_SYSCTLS)?;
-            node.ns.ip(&topology::node(node.number, self.options.nodes, &pods))?;
+            node.ns.ip(&topology::node(&topology::NodePlan {
+                number: node.number,
+                second_rack: self.options.is_in_second_rack(node.number),
+                pods: &pods,
+                static_routes: if self.options.static_routes { &all } else { &[] },
+            }))?;
             for (pod, number) in node.pods.iter().filter(|pod| !pod.host_network).zip(1..) {
                 pod.ns.ip(&topology::pod(node.number, number))?;
             }
+        }
+        if !self.options.static_routes {
+            return Ok(());
         }
         self.announce(
             &[topology::LOAD_BALANCER_RANGES, topology::EXTERNAL_RANGES, topology::CLUSTER_RANGES].concat(),
@@ -263,6 +341,59 @@ impl Lab {
         self.manifests.write_pods(&self.nodes, seconds)
     }
 
+    /// Changes the Node object of node `number`, which has joined.
+    ///
+    /// # Errors
+    /// Where it has not, or the folder cannot be written.
+    pub fn edit_node(&self, number: u16, edit: impl FnOnce(&mut Value)) -> Result<()> {
+        let mut objects = self.objects.lock().unwrap_or_else(PoisonError::into_inner);
+        edit(objects.get_mut(&number).ok_or_else(|| anyhow!("node {number} is not in the cluster"))?);
+        drop(objects);
+        self.write_nodes()
+    }
+
+    /// Sets an annotation of a node, or removes it.
+    ///
+    /// # Errors
+    /// As [`Lab::edit_node`].
+    pub fn annotate(&self, number: u16, key: &str, value: Option<&str>) -> Result<()> {
+        self.edit_node(number, |object| set_member(object, "annotations", key, value))
+    }
+
+    /// Sets a label of a node, or removes it.
+    ///
+    /// # Errors
+    /// As [`Lab::edit_node`].
+    pub fn label(&self, number: u16, key: &str, value: Option<&str>) -> Result<()> {
+        self.edit_node(number, |object| set_member(object, "labels", key, value))
+    }
+
+    /// Lets node `number` join the cluster: its Node object appears.
+    ///
+    /// # Errors
+    /// Where the lab has no such node, or the folder cannot be written.
+    pub fn join(&self, number: u16) -> Result<()> {
+        let object = manifests::node_object(self.node(number)?);
+        self.objects.lock().unwrap_or_else(PoisonError::into_inner).insert(number, object);
+        self.write_nodes()
+    }
+
+    /// Takes the Node object of node `number` away.
+    ///
+    /// # Errors
+    /// Where the folder cannot be written.
+    pub fn leave(&self, number: u16) -> Result<()> {
+        self.objects.lock().unwrap_or_else(PoisonError::into_inner).remove(&number);
+        self.write_nodes()
+    }
+
+    /// Writes the Node objects.
+    fn write_nodes(&self) -> Result<()> {
+        let objects = self.objects.lock().unwrap_or_else(PoisonError::into_inner);
+        let objects: Vec<Value> = objects.values().cloned().collect();
+        self.manifests.write("nodes", &objects)
+    }
+
     /// Starts the real daemon in node `number`.
     ///
     /// # Errors
@@ -271,12 +402,14 @@ impl Lab {
         Daemon::start(self.node(number)?, self.manifests.path(), self.directory(), options)
     }
 
-    /// Starts a daemon on every node, all with the same options, and waits until each is ready.
+    /// Starts a daemon on every node that was in the cluster from the start, all with the same options, and waits
+    /// until each is ready.
     ///
     /// # Errors
     /// Where one cannot be started or does not become ready.
     pub fn start_daemons(&self, options: &DaemonOptions) -> Result<Vec<Daemon>> {
-        let started = self.nodes().iter().map(|node| self.start_daemon(node.number, options));
+        let present = usize::from(self.options.nodes - self.options.absent);
+        let started = self.nodes().iter().take(present).map(|node| self.start_daemon(node.number, options));
         let mut daemons: Vec<Daemon> = started.collect::<Result<_>>()?;
         for daemon in &mut daemons {
             daemon.wait_ready()?;
@@ -307,6 +440,10 @@ impl Node {
         let name = format!("n{number}");
         let ns = open(&name)?;
         let sctp = options.sctp.then_some(topology::SCTP_PORT);
+        let addresses = Family::ALL.map(|family| {
+            let second_rack = options.is_in_second_rack(number);
+            if second_rack { topology::node_address2(family, number) } else { topology::node_address(family, number) }
+        });
         let mut pods = Vec::new();
         for pod in 1..=options.pods {
             let name = format!("p{number}{pod}");
@@ -326,7 +463,6 @@ impl Node {
             });
         }
         if number == options.nodes {
-            let addresses = Family::ALL.map(|family| topology::node_address(family, number));
             pods.push(Pod {
                 name: format!("h{number}"),
                 node: number,
@@ -343,12 +479,13 @@ impl Node {
                 server: None,
             });
         }
-        Ok(Node { name, number, ns, pods })
+        Ok(Node { name, number, ns, pods, addresses })
     }
 
     /// Its address.
     pub fn address(&self, family: Family) -> IpAddr {
-        topology::node_address(family, self.number)
+        let [v4, v6] = self.addresses;
+        if family == Family::V4 { v4 } else { v6 }
     }
 
     /// The output of `ipvsadm -Ln`.
@@ -373,6 +510,18 @@ impl Pod {
     /// Where it was.
     pub fn server(&self) -> Result<&Server> {
         self.server.as_ref().ok_or_else(|| anyhow!("pod {} was silenced", self.name))
+    }
+}
+
+/// Sets or removes a label or an annotation of an object.
+fn set_member(object: &mut Value, map: &str, key: &str, value: Option<&str>) {
+    match value {
+        Some(value) => object["metadata"][map][key] = value.into(),
+        None => {
+            if let Some(map) = object["metadata"][map].as_object_mut() {
+                map.remove(key);
+            }
+        }
     }
 }
 

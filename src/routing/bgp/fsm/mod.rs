@@ -284,6 +284,14 @@ impl Fsm {
         }
     }
 
+    /// Treats the peer so from now on. Sessions that are up or being made keep what was agreed on.
+    pub fn set_config(&mut self, config: FsmConfig) {
+        let was_passive = std::mem::replace(&mut self.config, config).passive;
+        if was_passive && !self.config.passive {
+            self.retry = Some(Duration::ZERO);
+        }
+    }
+
     /// Takes an event. `jitter` is random in 0.75 to 1 and shortens timers (RFC 4271 section 10).
     pub fn step(&mut self, event: Event, now: Duration, jitter: f64) -> Vec<Action> {
         let jitter = if (0.75..=1.0).contains(&jitter) { jitter } else { 1.0 };

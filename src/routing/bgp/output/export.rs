@@ -46,6 +46,8 @@ pub struct Target {
     pub kind: PeerKind,
     /// Its AS.
     pub asn: Asn,
+    /// Our AS towards it.
+    pub local_asn: Asn,
     /// Its identifier.
     pub router_id: Ipv4Addr,
     /// It is a client of our cluster.
@@ -120,7 +122,7 @@ pub fn rewrite(
     route.next_hop = next_hop(family, path.next_hop, from, to)?;
     match to.kind {
         PeerKind::External => {
-            route.as_path = path.as_path.prepend(own.asn, 1);
+            route.as_path = path.as_path.prepend(to.local_asn, 1);
             // A MED from another AS goes no further; one of our own making does (RFC 4271 5.1.4).
             if from.route_type != RouteType::Local {
                 route.med = None;

@@ -82,6 +82,26 @@ impl Groups {
         true
     }
 
+    /// The peer is another one, or its policy is. `true` where that may change what it is told: the caller tells it the
+    /// whole RIB again, and only differences go out.
+    pub fn update(&mut self, target: Target, policy: PeerPolicy) -> bool {
+        let peer = target.peer;
+        let Some(group) = self.group_of(peer) else { return false };
+        let same_target = group.members.get(&peer).is_some_and(|member| member.target == target);
+        if same_target && group.policy == policy {
+            return false;
+        }
+        if let Some(member) = self.remove(peer) {
+            self.place(Member { target, ..member }, policy);
+        }
+        true
+    }
+
+    /// We are another one. Sessions must not be up.
+    pub fn set_own(&mut self, own: Own) {
+        self.own = own;
+    }
+
     /// Every peer's word about a route: the path, or none any more.
     pub fn tell(&mut self, nlri: Nlri, offer: Option<Offer<'_>>) {
         for group in &mut self.groups {

@@ -17,6 +17,7 @@ fn target(peer: u32, kind: PeerKind) -> Target {
         peer: PeerId(peer),
         kind,
         asn: if kind == PeerKind::Internal { OWN.asn } else { Asn(65001) },
+        local_asn: OWN.asn,
         router_id: Ipv4Addr::new(10, 9, 0, peer as u8),
         client: false,
         address: format!("10.0.0.{}", 100 + peer).parse().unwrap(),

@@ -241,6 +241,24 @@ impl PolicySet {
         }
     }
 
+    /// Members of a prefix set come and go; the set is made where there is none. What really came or went.
+    pub fn edit_prefix_set(&mut self, set: &str, add: &[PrefixRange], remove: &[PrefixRange]) -> Vec<PrefixRange> {
+        let members = self.sets.prefix.entry(set.to_owned()).or_default();
+        let mut changed = Vec::new();
+        members.retain(|member| {
+            let goes = remove.contains(member) && !add.contains(member);
+            changed.extend(goes.then_some(*member));
+            !goes
+        });
+        for range in add {
+            if !members.contains(range) {
+                members.push(*range);
+                changed.push(*range);
+            }
+        }
+        changed
+    }
+
     /// What is left of the configuration for one peer and one direction.
     pub fn prepare(&self, direction: Direction, peer: &PeerView) -> PeerPolicy {
         PeerPolicy::new(self, direction, peer)

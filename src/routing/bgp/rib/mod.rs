@@ -6,6 +6,7 @@
 
 mod attributes;
 mod destination;
+mod local;
 mod stale;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -258,14 +259,8 @@ impl Rib {
                 changes,
                 |path| path.peer == peer,
                 |prefix, path, pool| {
-                    let received = path.received().clone();
-                    let accepted = policy(&Nlri { prefix, path_id: path.remote_id }, &received);
-                    let filtered = looping(&own, &received).or(accepted.is_none().then_some(Filtered::Policy));
-                    let accepted = accepted.unwrap_or_else(|| received.clone());
-                    let long_lived = path.epoch != epoch && stale::is_long_lived(&path.attributes);
-                    let accepted = if long_lived { stale::long_lived(&accepted) } else { accepted };
-                    path.filtered = filtered;
-                    path.accept(accepted, pool);
+                    let accepted = policy(&Nlri { prefix, path_id: path.remote_id }, path.received());
+                    path.judge(&own, epoch, accepted, pool);
                     true
                 },
             );
@@ -443,6 +438,17 @@ impl Rib {
 }
 
 impl Path {
+    /// Import policy makes this of it now. `epoch` is the peer's.
+    fn judge(&mut self, own: &RibSettings, epoch: u32, accepted: Option<Arc<Attributes>>, pool: &mut Pool) {
+        let received = self.received().clone();
+        let filtered = looping(own, &received).or(accepted.is_none().then_some(Filtered::Policy));
+        let accepted = accepted.unwrap_or(received);
+        let long_lived = self.epoch != epoch && stale::is_long_lived(&self.attributes);
+        let accepted = if long_lived { stale::long_lived(&accepted) } else { accepted };
+        self.filtered = filtered;
+        self.accept(accepted, pool);
+    }
+
     /// Gives it other attributes after import policy.
     fn accept(&mut self, accepted: Arc<Attributes>, pool: &mut Pool) {
         let received = self.received().clone();

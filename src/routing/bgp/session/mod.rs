@@ -5,22 +5,31 @@
 //! the speaker has packed and asks for more only when it is written, so that a slow peer holds a few chunks and no
 //! more. Generic over its transport: tests use pipes.
 
+mod status;
+
+use std::cell::RefCell;
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::future::{Future, pending};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
+use std::net::IpAddr;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Poll, ready};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::fsm::{Action, DownReason, Event, Fsm, FsmConfig, Incoming, Out, Slot};
-use super::negotiate::negotiate;
-use super::types::{Negotiated, Notification, OpenSettings, PeerId};
-use super::wire::{self, Message, Refresh, Update};
 use crate::net::Family;
+use crate::routing::bgp::fsm::{Action, DownReason, Event, Fsm, FsmConfig, Incoming, Out, Slot};
+use crate::routing::bgp::negotiate::negotiate;
+use crate::routing::bgp::types::{Negotiated, Notification, OpenSettings, PeerId};
+use crate::routing::bgp::wire::{self, Message, Refresh, Update};
+
+pub use self::status::{MessageCounts, Messages, Status};
 
 /// How much is read at once.
 const READ_SIZE: usize = 64 * 1024;
@@ -37,17 +46,24 @@ pub trait Transport {
 
     /// Connects to the peer, with every socket option the peer needs set before the first byte.
     fn connect(&self) -> impl Future<Output = io::Result<(Self::Reader, Self::Writer)>>;
+
+    /// Our address on a connection, where it has one.
+    fn local_address(_: &Self::Reader) -> Option<IpAddr> {
+        None
+    }
 }
 
 /// What the speaker tells a session.
-#[derive(Debug)]
-pub enum Command<R, W> {
+pub enum Command<T: Transport> {
     /// Begin, or begin again after [`Command::Stop`].
     Start,
-    /// End the session, telling the peer why.
-    Stop(Notification),
+    /// End the session, telling the peer why; without a notification the connection just closes, and a peer that knows
+    /// graceful restart keeps our routes.
+    Stop(Option<Notification>),
+    /// From the next connection on these count.
+    Configure(Box<FsmConfig>, T),
     /// The peer connected to our port.
-    Accepted(R, W),
+    Accepted(T::Reader, T::Writer),
     /// BFD says the way to the peer is gone.
     BfdDown {
         /// As in [`Event::BfdDown`].
@@ -86,6 +102,10 @@ pub enum What {
         negotiated: Box<Negotiated>,
         /// The peer's OPEN.
         open: Option<Box<wire::Open>>,
+        /// What our OPEN said.
+        ours: Arc<OpenSettings>,
+        /// Our address on the connection.
+        local: Option<IpAddr>,
     },
     /// No longer established.
     Down {
@@ -98,8 +118,10 @@ pub enum What {
     Updates(Vec<Update>),
     /// A ROUTE-REFRESH.
     Refresh(Family, Refresh),
-    /// A chunk is written: there is room for the next.
+    /// A chunk is written, or dropped because its session is over: there is room for the next.
     Written,
+    /// The task is over; nothing more comes of it.
+    Ended,
 }
 
 /// One connection's bytes.
@@ -113,6 +135,8 @@ struct Connection<R, W> {
     has_chunk: bool,
     /// The peer's OPEN, until the session is up.
     open: Option<wire::Open>,
+    /// What our OPEN said on it, once it is sent.
+    ours: Option<Arc<OpenSettings>>,
 }
 
 impl<R, W> Connection<R, W> {
@@ -125,14 +149,15 @@ impl<R, W> Connection<R, W> {
             written: 0,
             has_chunk: false,
             open: None,
+            ours: None,
         }
     }
 }
 
 /// What woke the task.
-enum Wake<R, W> {
-    Command(Command<R, W>),
-    Connected(io::Result<(R, W)>),
+enum Wake<T: Transport> {
+    Command(Command<T>),
+    Connected(io::Result<(T::Reader, T::Writer)>),
     Read(Slot, io::Result<usize>),
     Wrote(Slot, io::Result<usize>),
     Chunk(Chunk),
@@ -144,29 +169,34 @@ enum Wake<R, W> {
 struct Gone;
 
 /// A session's ends of its channels.
-#[derive(Debug)]
-pub struct Channels<R, W> {
+pub struct Channels<T: Transport> {
     /// From the speaker.
-    pub commands: mpsc::Receiver<Command<R, W>>,
+    pub commands: mpsc::UnboundedReceiver<Command<T>>,
     /// From the speaker's output.
     pub chunks: mpsc::Receiver<Chunk>,
     /// To the speaker.
     pub reports: mpsc::Sender<Report>,
+    /// For everybody to look at.
+    pub status: Arc<Status>,
 }
 
-/// Runs the sessions of one peer until the speaker drops its end of the channels. Deadlines count from `started`.
-pub async fn run<T: Transport>(
+/// Runs the sessions of one peer until the speaker drops its end of the channels; what it was told before that is
+/// still done. Deadlines count from `started`.
+pub async fn run<T: Transport + 'static>(
     peer: PeerId,
     config: FsmConfig,
     transport: T,
-    channels: Channels<T::Reader, T::Writer>,
+    channels: Channels<T>,
     started: Instant,
 ) {
-    let mut session = Session {
+    let Channels { commands, chunks, reports, status } = channels;
+    let mut session = Session::<T> {
         peer,
-        open: config.open.clone(),
+        open: Arc::new(config.open.clone()),
         fsm: Fsm::new(config),
-        reports: channels.reports,
+        transport: Arc::new(transport),
+        reports,
+        status,
         active: None,
         passive: None,
         waiting: None,
@@ -176,19 +206,23 @@ pub async fn run<T: Transport>(
         started,
         updates: Vec::new(),
     };
-    let Err(Gone) = session.run(&transport, channels.commands, channels.chunks).await;
+    let Err(Gone) = session.run(commands, chunks).await;
+    // Nobody listens any more where this fails.
+    let _ = session.report(What::Ended).await;
 }
 
-struct Session<R, W> {
+struct Session<T: Transport> {
     peer: PeerId,
-    open: OpenSettings,
+    open: Arc<OpenSettings>,
     fsm: Fsm,
+    transport: Arc<T>,
     reports: mpsc::Sender<Report>,
-    active: Option<Connection<R, W>>,
-    passive: Option<Connection<R, W>>,
+    status: Arc<Status>,
+    active: Option<Connection<T::Reader, T::Writer>>,
+    passive: Option<Connection<T::Reader, T::Writer>>,
     /// A connection the peer opened, until the state machine takes or refuses it.
-    waiting: Option<(R, W)>,
-    established: Option<(Slot, Negotiated)>,
+    waiting: Option<(T::Reader, T::Writer)>,
+    established: Option<(Slot, Arc<Negotiated>)>,
     /// Counts sessions.
     number: u64,
     wants_connection: bool,
@@ -198,21 +232,25 @@ struct Session<R, W> {
 }
 
 /// A connection attempt under way.
-type Attempt<'a, R, W> = Option<Pin<Box<dyn Future<Output = io::Result<(R, W)>> + 'a>>>;
+type Attempt<T> =
+    Option<Pin<Box<dyn Future<Output = io::Result<(<T as Transport>::Reader, <T as Transport>::Writer)>>>>>;
 
-impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Session<R, W> {
-    async fn run<T: Transport<Reader = R, Writer = W>>(
+impl<T: Transport> Session<T> {
+    async fn run(
         &mut self,
-        transport: &T,
-        mut commands: mpsc::Receiver<Command<R, W>>,
+        mut commands: mpsc::UnboundedReceiver<Command<T>>,
         mut chunks: mpsc::Receiver<Chunk>,
-    ) -> Result<Infallible, Gone> {
-        let mut attempt: Attempt<'_, R, W> = None;
+    ) -> Result<Infallible, Gone>
+    where
+        T: 'static,
+    {
+        let mut attempt: Attempt<T> = None;
         loop {
             if !self.wants_connection {
                 attempt = None;
             } else if attempt.is_none() {
-                attempt = Some(Box::pin(transport.connect()));
+                let transport = Arc::clone(&self.transport);
+                attempt = Some(Box::pin(async move { transport.connect().await }));
             }
             match self.next(&mut attempt, &mut commands, &mut chunks).await {
                 Wake::Gone => return Err(Gone),
@@ -237,10 +275,10 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Session<R, W> {
     /// Waits for whatever is next.
     async fn next(
         &mut self,
-        attempt: &mut Attempt<'_, R, W>,
-        commands: &mut mpsc::Receiver<Command<R, W>>,
+        attempt: &mut Attempt<T>,
+        commands: &mut mpsc::UnboundedReceiver<Command<T>>,
         chunks: &mut mpsc::Receiver<Chunk>,
-    ) -> Wake<R, W> {
+    ) -> Wake<T> {
         let deadline = self.fsm.deadline().map(|after| self.started + after);
         // A chunk for a session that has ended is taken too, and dropped.
         let takes_chunks = match &self.established {
@@ -261,10 +299,16 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Session<R, W> {
         }
     }
 
-    async fn command(&mut self, command: Command<R, W>) -> Result<(), Gone> {
+    async fn command(&mut self, command: Command<T>) -> Result<(), Gone> {
         match command {
             Command::Start => self.step(Event::Start).await,
-            Command::Stop(notification) => self.step(Event::Stop { notification: Some(notification) }).await,
+            Command::Stop(notification) => self.step(Event::Stop { notification }).await,
+            Command::Configure(config, transport) => {
+                self.open = Arc::new(config.open.clone());
+                self.transport = Arc::new(transport);
+                self.fsm.set_config(*config);
+                self.step(Event::Tick).await
+            }
             Command::Accepted(reader, writer) => {
                 self.waiting = Some((reader, writer));
                 self.step(Event::Accepted).await
@@ -275,21 +319,27 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Session<R, W> {
                     && session.route_refresh
                     && let Some(connection) = self.connection(slot)
                 {
+                    let before = connection.outgoing.len();
                     wire::encode_refresh(family, Refresh::Ask, &mut connection.outgoing);
+                    let messages = connection.outgoing.get(before..).unwrap_or_default().to_vec();
+                    self.status.sent.count_all(&messages);
                 }
                 Ok(())
             }
         }
     }
 
-    async fn connected(&mut self, result: io::Result<(R, W)>) -> Result<(), Gone> {
+    async fn connected(&mut self, result: io::Result<(T::Reader, T::Writer)>) -> Result<(), Gone> {
         match result {
             Ok(halves) => {
+                self.status.set_error(None);
                 self.active = Some(Connection::new(halves));
                 self.step(Event::Connected).await
             }
             Err(error) => {
-                tracing::debug!(reason = %error, "the peer cannot be reached");
+                if self.status.set_error(Some(error.to_string())) {
+                    tracing::debug!(peer = self.peer.0, reason = %error, "the peer cannot be reached");
+                }
                 self.step(Event::ConnectFailed).await
             }
         }
@@ -312,6 +362,7 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Session<R, W> {
             };
             let (message, tail) = rest.split_at(length.min(rest.len()));
             rest = tail;
+            self.status.received.count(message);
             self.message(slot, message).await?;
             if self.connection(slot).is_none() {
                 break;
@@ -325,12 +376,13 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Session<R, W> {
     }
 
     async fn message(&mut self, slot: Slot, bytes: &[u8]) -> Result<(), Gone> {
-        let session = self.established.as_ref().filter(|(up, _)| *up == slot).map(|(_, session)| session);
+        let session = self.established.as_ref().filter(|(up, _)| *up == slot).map(|(_, session)| &**session);
         let incoming = match wire::decode(bytes, session) {
             Err(notification) => return self.step(Event::BadBytes(slot, notification)).await,
             Ok(Message::RefreshOther) => return Ok(()),
             Ok(Message::Open(open)) => {
-                let negotiated = negotiate(&self.open, &open);
+                let ours = self.connection(slot).as_ref().and_then(|connection| connection.ours.clone());
+                let negotiated = negotiate(ours.as_ref().unwrap_or(&self.open), &open);
                 if let Some(connection) = self.connection(slot) {
                     connection.open = Some(open);
                 }
@@ -371,28 +423,48 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Session<R, W> {
                 }
             }
         }
+        self.status.set_state(self.fsm.state());
         Ok(())
     }
 
     async fn up(&mut self, slot: Slot, session: Negotiated) -> Result<(), Gone> {
         self.number = self.number.wrapping_add(1);
-        let open = self.connection(slot).as_mut().and_then(|connection| connection.open.take());
-        self.established = Some((slot, session.clone()));
-        let up = What::Up { session: self.number, negotiated: Box::new(session), open: open.map(Box::new) };
-        self.report(up).await
+        let (mut open, mut ours, mut local) = (None, None, None);
+        if let Some(connection) = self.connection(slot) {
+            open = connection.open.take();
+            ours = connection.ours.clone();
+            local = T::local_address(&connection.reader);
+        }
+        self.established = Some((slot, Arc::new(session.clone())));
+        self.status.set_state(self.fsm.state());
+        self.report(What::Up {
+            session: self.number,
+            negotiated: Box::new(session),
+            open: open.map(Box::new),
+            ours: ours.unwrap_or_else(|| Arc::clone(&self.open)),
+            local,
+        })
+        .await
     }
 
     fn send(&mut self, slot: Slot, out: &Out) {
-        let open = self.open.clone();
+        let open = Arc::clone(&self.open);
+        let status = Arc::clone(&self.status);
         let Some(connection) = self.connection(slot) else { return };
+        let before = connection.outgoing.len();
         match out {
-            Out::Open => wire::encode_open(&open, &mut connection.outgoing),
+            Out::Open => {
+                wire::encode_open(&open, &mut connection.outgoing);
+                connection.ours = Some(open);
+            }
             Out::Keepalive => wire::encode_keepalive(&mut connection.outgoing),
             Out::Notification(notification) => wire::encode_notification(notification, &mut connection.outgoing),
         }
+        status.sent.count_all(connection.outgoing.get(before..).unwrap_or_default());
     }
 
-    /// Closes a connection after its last words, which a peer that reads takes at once.
+    /// Closes a connection after its last words, which a peer that reads takes at once. What it still sends is read
+    /// and dropped: closing with bytes unread would reset the connection, and the last words might be lost with it.
     async fn close(&mut self, slot: Slot) {
         if slot == Slot::Active {
             self.wants_connection = false;
@@ -401,7 +473,10 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Session<R, W> {
         let rest = connection.outgoing.get(connection.written..).unwrap_or_default();
         let farewell = async {
             connection.writer.write_all(rest).await?;
-            connection.writer.shutdown().await
+            connection.writer.shutdown().await?;
+            let mut dropped = [0; 4096];
+            while connection.reader.read(&mut dropped).await? > 0 {}
+            io::Result::Ok(())
         };
         // Whatever comes of it, the connection ends here.
         let _ = tokio::time::timeout(FAREWELL, farewell).await;
@@ -414,21 +489,29 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Session<R, W> {
         if connection.written < connection.outgoing.len() {
             return Ok(());
         }
-        connection.outgoing.clear();
+        // The memory goes too: most peers hear little most of the time.
+        connection.outgoing = Vec::new();
         connection.written = 0;
         if std::mem::take(&mut connection.has_chunk) { self.report(What::Written).await } else { Ok(()) }
     }
 
     async fn put(&mut self, chunk: Chunk) -> Result<(), Gone> {
         let number = self.number;
+        let status = Arc::clone(&self.status);
         if let Some((slot, _)) = self.established
-            && let Some(connection) = self.connection(slot)
             && chunk.session == number
+            && let Some(connection) = self.connection(slot)
         {
-            connection.outgoing.extend(chunk.bytes);
+            status.sent.count_all(&chunk.bytes);
+            if connection.outgoing.is_empty() {
+                connection.outgoing = chunk.bytes;
+            } else {
+                connection.outgoing.extend(chunk.bytes);
+            }
             connection.has_chunk = true;
+            return Ok(());
         }
-        Ok(())
+        self.report(What::Written).await
     }
 
     async fn report_updates(&mut self) -> Result<(), Gone> {
@@ -443,7 +526,7 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Session<R, W> {
         self.reports.send(Report { peer: self.peer, what }).await.map_err(|_| Gone)
     }
 
-    fn connection(&mut self, slot: Slot) -> &mut Option<Connection<R, W>> {
+    fn connection(&mut self, slot: Slot) -> &mut Option<Connection<T::Reader, T::Writer>> {
         match slot {
             Slot::Active => &mut self.active,
             Slot::Passive => &mut self.passive,
@@ -461,15 +544,23 @@ fn halves<R, W>(connection: &mut Option<Connection<R, W>>) -> Halves<'_, R, W> {
     (Some((&mut connection.reader, &mut connection.received)), writing)
 }
 
+thread_local! {
+    /// What is read lands here first, so that a session that hears nothing holds no buffer.
+    static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_SIZE].into_boxed_slice());
+}
+
 /// Appends what comes next.
 async fn read<R: AsyncRead + Unpin>(half: Option<(&mut R, &mut Vec<u8>)>) -> io::Result<usize> {
-    match half {
-        Some((reader, received)) => {
-            received.reserve(READ_SIZE);
-            reader.read_buf(received).await
-        }
-        None => pending().await,
-    }
+    let Some((reader, received)) = half else { return pending().await };
+    poll_fn(|context| {
+        SCRATCH.with_borrow_mut(|scratch| {
+            let mut buffer = ReadBuf::new(scratch);
+            ready!(Pin::new(&mut *reader).poll_read(context, &mut buffer))?;
+            received.extend_from_slice(buffer.filled());
+            Poll::Ready(Ok(buffer.filled().len()))
+        })
+    })
+    .await
 }
 
 async fn write<W: AsyncWrite + Unpin>(half: Option<(&mut W, &[u8])>) -> io::Result<usize> {
@@ -501,211 +592,4 @@ fn jitter() -> f64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::net::Ipv4Addr;
-
-    use tokio::io::{DuplexStream, ReadHalf, WriteHalf, duplex, split};
-
-    use super::*;
-    use crate::net::{Asn, Family};
-    use crate::routing::bgp::types::{AsPath, Attributes, NextHop, Nlri, Origin};
-
-    type Reader = ReadHalf<DuplexStream>;
-    type Writer = WriteHalf<DuplexStream>;
-
-    /// Connecting makes a pipe; the other end goes to whoever accepts.
-    struct Pipe {
-        accepts: Option<mpsc::UnboundedSender<(Reader, Writer)>>,
-    }
-
-    impl Transport for Pipe {
-        type Reader = Reader;
-        type Writer = Writer;
-
-        async fn connect(&self) -> io::Result<(Reader, Writer)> {
-            let (here, there) = duplex(4096);
-            match &self.accepts {
-                Some(accepts) if accepts.send(split(there)).is_ok() => Ok(split(here)),
-                _ => Err(io::Error::from(io::ErrorKind::ConnectionRefused)),
-            }
-        }
-    }
-
-    struct Speaker {
-        commands: mpsc::Sender<Command<Reader, Writer>>,
-        chunks: mpsc::Sender<Chunk>,
-        reports: mpsc::Receiver<Report>,
-    }
-
-    impl Speaker {
-        async fn up(&mut self) -> (u64, Negotiated) {
-            match self.report().await {
-                What::Up { session, negotiated, .. } => (session, *negotiated),
-                other => panic!("expected an established session, got {other:?}"),
-            }
-        }
-
-        async fn report(&mut self) -> What {
-            tokio::time::timeout(Duration::from_secs(600), self.reports.recv())
-                .await
-                .expect("a report")
-                .expect("the session runs")
-                .what
-        }
-
-        async fn tell(&self, command: Command<Reader, Writer>) {
-            assert!(self.commands.send(command).await.is_ok(), "the session runs");
-        }
-    }
-
-    fn settings(asn: u32, id: u8) -> OpenSettings {
-        OpenSettings {
-            asn: Asn(asn),
-            router_id: Ipv4Addr::new(192, 0, 2, id),
-            hold_time: 90,
-            peer_asn: None,
-            families: Family::ALL.to_vec(),
-            add_path_receive: Vec::new(),
-            add_path_send: Vec::new(),
-            extended_next_hop: false,
-            extended_messages: true,
-            graceful_restart: None,
-            long_lived: 0,
-        }
-    }
-
-    fn start(config: FsmConfig, transport: Pipe) -> Speaker {
-        let (commands, their_commands) = mpsc::channel(8);
-        let (chunks, their_chunks) = mpsc::channel(4);
-        let (their_reports, reports) = mpsc::channel(8);
-        let channels = Channels { commands: their_commands, chunks: their_chunks, reports: their_reports };
-        let started = Instant::now();
-        tokio::task::spawn_local(run(PeerId(1), config, transport, channels, started));
-        Speaker { commands, chunks, reports }
-    }
-
-    /// Two speakers; the first connects, the second only accepts.
-    async fn pair() -> (Speaker, Speaker) {
-        let (accepts, mut accepted) = mpsc::unbounded_channel();
-        let here = start(FsmConfig::new(settings(64512, 1)), Pipe { accepts: Some(accepts) });
-        let passive = FsmConfig { passive: true, ..FsmConfig::new(settings(64513, 2)) };
-        let there = start(passive, Pipe { accepts: None });
-        let commands = there.commands.clone();
-        tokio::task::spawn_local(async move {
-            while let Some((reader, writer)) = accepted.recv().await {
-                if commands.send(Command::Accepted(reader, writer)).await.is_err() {
-                    return;
-                }
-            }
-        });
-        there.tell(Command::Start).await;
-        here.tell(Command::Start).await;
-        (here, there)
-    }
-
-    fn run_local(test: impl Future<Output = ()>) {
-        let runtime =
-            tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().expect("a runtime");
-        tokio::task::LocalSet::new().block_on(&runtime, test);
-    }
-
-    #[test]
-    fn two_speakers_agree_and_exchange_routes() {
-        run_local(async {
-            let (mut here, mut there) = pair().await;
-            let (number, session) = here.up().await;
-            let (_, other) = there.up().await;
-            assert_eq!((session.peer_asn, other.peer_asn), (Asn(64513), Asn(64512)));
-            let next_hop = NextHop::from(std::net::IpAddr::from([192, 0, 2, 1]));
-            let attributes = Attributes::new(Origin::Igp, [Asn(64512)].into_iter().collect::<AsPath>(), next_hop);
-            let nlri: Vec<Nlri> =
-                (0..200).map(|n| Nlri::new(format!("10.{n}.0.0/24").parse().expect("a prefix"))).collect();
-            let mut bytes = Vec::new();
-            wire::encode_reach(&attributes, Family::V4, &nlri, &session, &mut bytes).expect("fits");
-            here.chunks.send(Chunk { session: number, bytes }).await.expect("the session runs");
-            let mut seen = Vec::new();
-            while seen.len() < nlri.len() {
-                let What::Updates(updates) = there.report().await else { panic!("expected routes") };
-                for reach in updates.into_iter().flat_map(|update| update.reach) {
-                    assert_eq!(reach.attributes, attributes);
-                    seen.extend(reach.nlri);
-                }
-            }
-            assert_eq!(seen, nlri);
-            assert!(matches!(here.report().await, What::Written));
-        });
-    }
-
-    #[test]
-    fn a_session_outlives_its_hold_time_on_keepalives_alone() {
-        run_local(async {
-            let (mut here, mut there) = pair().await;
-            here.up().await;
-            there.up().await;
-            tokio::time::sleep(Duration::from_secs(1000)).await;
-            assert!(here.reports.try_recv().is_err());
-            assert!(there.reports.try_recv().is_err());
-        });
-    }
-
-    #[test]
-    fn a_stop_tells_the_peer_why_and_the_next_start_comes_up_again() {
-        run_local(async {
-            let (mut here, mut there) = pair().await;
-            here.up().await;
-            there.up().await;
-            here.tell(Command::Stop(wire::cease(2, "maintenance"))).await;
-            assert!(matches!(here.report().await, What::Down { .. }));
-            let What::Down { reason: DownReason::Received(notification), keep_routes: false } = there.report().await
-            else {
-                panic!("expected the Cease")
-            };
-            assert_eq!(wire::shutdown_text(&notification).as_deref(), Some("maintenance"));
-            here.tell(Command::Start).await;
-            assert_eq!(here.up().await.0, 2);
-            there.up().await;
-        });
-    }
-
-    #[test]
-    fn a_chunk_of_an_earlier_session_is_never_sent() {
-        run_local(async {
-            let (mut here, mut there) = pair().await;
-            here.up().await;
-            there.up().await;
-            here.chunks.send(Chunk { session: 0, bytes: vec![0; 64] }).await.expect("the session runs");
-            tokio::time::sleep(Duration::from_secs(300)).await;
-            assert!(there.reports.try_recv().is_err(), "the peer saw bytes of a session that is over");
-        });
-    }
-
-    #[test]
-    fn garbage_from_the_peer_ends_the_session_with_a_header_error() {
-        run_local(async {
-            let (mut here, mut there) = pair().await;
-            let (number, _) = here.up().await;
-            there.up().await;
-            here.chunks.send(Chunk { session: number, bytes: vec![0; 64] }).await.expect("the session runs");
-            let What::Down { reason: DownReason::Sent(notification), .. } = there.report().await else {
-                panic!("expected the end of the session")
-            };
-            assert_eq!((notification.code, notification.subcode), (1, 1));
-        });
-    }
-
-    #[test]
-    fn a_peer_that_is_not_there_is_tried_again() {
-        run_local(async {
-            let alone = start(FsmConfig::new(settings(64512, 1)), Pipe { accepts: None });
-            alone.tell(Command::Start).await;
-            tokio::time::sleep(Duration::from_secs(120)).await;
-            let (here, there) = duplex(4096);
-            let (reader, writer) = split(there);
-            alone.tell(Command::Accepted(reader, writer)).await;
-            let (mut reader, _writer) = split(here);
-            let mut header = [0; wire::HEADER];
-            reader.read_exact(&mut header).await.expect("an OPEN");
-            assert_eq!(header[18], 1);
-        });
-    }
-}
+mod tests;

@@ -3,24 +3,28 @@
 //!
 //! RFC 4271 section 9, RFC 4724 (graceful restart, receiving side), RFC 7313 (refresh), RFC 7911 (ADD-PATH).
 
+mod judge;
+
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::output::{Encoder, Groups, Mark, Offer, Own, Source, Target};
-use super::policy::{Direction, PeerPolicy, PeerView, PolicySet};
-use super::rib::{self, Change, Changes, Path, PeerInfo, Rib, RibSettings};
-use super::types::{Attributes, Negotiated, NextHop, Nlri, PeerId, family_of};
-use super::wire::{self, Refresh, Update};
-use crate::net::{Family, Prefix};
+use crate::net::{Asn, Family, Prefix};
+use crate::routing::bgp::output::{Encoder, Groups, Mark, Offer, Own, Queue, Source, Target};
+use crate::routing::bgp::policy::{Direction, PeerPolicy, PeerView, PolicySet};
+use crate::routing::bgp::rib::{self, Change, Changes, Path, PeerInfo, Rib, RibSettings};
+use crate::routing::bgp::types::{Attributes, Negotiated, NextHop, Nlri, PeerId, family_of};
+use crate::routing::bgp::wire::{self, Refresh, Update};
 
 /// What the hub needs to know of a configured peer beyond what its OPEN says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PeerSettings {
     /// The address the session is with.
     pub address: IpAddr,
+    /// Our AS towards it.
+    pub local_asn: Asn,
     /// Our next hop towards it, by family.
     pub local_v4: Option<Ipv4Addr>,
     /// The same for IPv6.
@@ -39,8 +43,17 @@ struct Peer {
     settings: PeerSettings,
     live: Option<Live>,
     import: PeerPolicy,
-    /// Families whose routes are kept from before a restart, and until when.
-    stale: BTreeMap<Family, Duration>,
+    /// Families whose routes are kept from before a restart.
+    stale: BTreeMap<Family, Stale>,
+}
+
+/// Routes that outlive their session.
+#[derive(Clone, Copy, Debug)]
+struct Stale {
+    /// Until when.
+    until: Duration,
+    /// How much longer they may stay as the last resort (RFC 9494).
+    long_lived: Duration,
 }
 
 /// An established session.
@@ -48,6 +61,8 @@ struct Peer {
 struct Live {
     number: u64,
     negotiated: Negotiated,
+    /// Families the peer has told all of.
+    complete: BTreeSet<Family>,
 }
 
 /// All peers, all routes.
@@ -61,6 +76,8 @@ pub struct Hub {
     changes: Changes,
     /// Path identifiers that ADD-PATH peers may hold of a prefix.
     told_ids: BTreeMap<Prefix, BTreeSet<u32>>,
+    /// We have restarted and do not have all routes yet: nobody hears that these were all.
+    holds_end: bool,
     /// Prefixes whose best path changed since they were last asked for.
     best_changed: BTreeSet<Prefix>,
 }
@@ -77,6 +94,7 @@ impl Hub {
             peers: BTreeMap::new(),
             changes: Changes::default(),
             told_ids: BTreeMap::new(),
+            holds_end: false,
             best_changed: BTreeSet::new(),
         }
     }
@@ -124,12 +142,31 @@ impl Hub {
         let target = entry.settings.target(peer, &negotiated);
         let export = self.policies.prepare(Direction::Export, &target.view());
         let families = negotiated.families.clone();
-        entry.live = Some(Live { number, negotiated });
+        entry.live = Some(Live { number, negotiated, complete: BTreeSet::new() });
         self.groups.join(target, export);
         self.spread();
         self.tell_all(peer, &families);
-        if let Some(queue) = self.groups.queue_mut(peer) {
+        if !self.holds_end
+            && let Some(queue) = self.groups.queue_mut(peer)
+        {
             families.iter().for_each(|family| queue.mark(Mark::EndOfRib(*family)));
+        }
+    }
+
+    /// We have restarted: peers keep what they had from us until [`Hub::end_restart`].
+    pub fn begin_restart(&mut self) {
+        self.holds_end = true;
+    }
+
+    /// All routes are there again: peers hear that these are all.
+    pub fn end_restart(&mut self) {
+        if std::mem::take(&mut self.holds_end) {
+            for (peer, entry) in &self.peers {
+                let families = entry.live.iter().flat_map(|live| &live.negotiated.families);
+                if let Some(queue) = self.groups.queue_mut(*peer) {
+                    families.for_each(|family| queue.mark(Mark::EndOfRib(*family)));
+                }
+            }
         }
     }
 
@@ -139,13 +176,16 @@ impl Hub {
         let Some(entry) = self.peers.get_mut(&peer) else { return };
         let Some(live) = entry.live.take() else { return };
         let restart = live.negotiated.graceful_restart.filter(|_| keep_routes);
+        let long_lived = live.negotiated.long_lived;
         for family in Family::ALL {
             let restart = restart.as_ref().filter(|restart| restart.families.iter().any(|(of, _)| *of == family));
             match restart {
                 Some(restart) => {
                     self.rib.mark_stale(peer, family, &mut self.changes);
                     let until = now.saturating_add(Duration::from_secs(restart.restart_time.into()));
-                    entry.stale.insert(family, until);
+                    let long_lived = long_lived.iter().find(|(of, _)| *of == family).map_or(0, |(_, seconds)| *seconds);
+                    let long_lived = Duration::from_secs(long_lived.into());
+                    entry.stale.insert(family, Stale { until, long_lived });
                 }
                 None => {
                     entry.stale.remove(&family);
@@ -176,10 +216,13 @@ impl Hub {
                     self.rib.announce(peer, offer, std::slice::from_ref(nlri), now, &mut self.changes);
                 }
             }
-            if let Some(family) = update.end_of_rib
-                && entry.stale.remove(&family).is_some()
-            {
-                self.rib.end_of_rib(peer, family, &mut self.changes);
+            if let Some(family) = update.end_of_rib {
+                if let Some(live) = &mut entry.live {
+                    live.complete.insert(family);
+                }
+                if entry.stale.remove(&family).is_some() {
+                    self.rib.end_of_rib(peer, family, &mut self.changes);
+                }
             }
         }
         self.spread();
@@ -197,7 +240,8 @@ impl Hub {
             // What does not come again until the end is gone (RFC 7313 4).
             Refresh::Begin => {
                 self.rib.mark_stale(peer, family, &mut self.changes);
-                entry.stale.insert(family, now.saturating_add(REFRESH_LIMIT));
+                let until = now.saturating_add(REFRESH_LIMIT);
+                entry.stale.insert(family, Stale { until, long_lived: Duration::ZERO });
             }
             Refresh::End => {
                 if entry.stale.remove(&family).is_some() {
@@ -208,59 +252,68 @@ impl Hub {
         self.spread();
     }
 
-    /// A route that starts here, new or changed.
-    pub fn originate(&mut self, prefix: Prefix, attributes: Attributes, now: Duration) {
-        let attributes = self.rib.intern(attributes);
-        self.rib.originate(prefix, attributes, now, &mut self.changes);
+    /// Routes that start here, new or changed: for each prefix all its paths.
+    pub fn announce(&mut self, routes: Vec<(Prefix, Vec<Attributes>)>, now: Duration) {
+        for (prefix, paths) in routes {
+            let paths = paths.into_iter().map(|attributes| self.rib.intern(attributes)).collect();
+            self.rib.originate_paths(prefix, paths, now, &mut self.changes);
+        }
         self.spread();
     }
 
-    /// Takes back a route that started here.
-    pub fn withdraw(&mut self, prefix: Prefix) {
-        self.rib.withdraw_local(prefix, &mut self.changes);
+    /// Takes back routes that started here.
+    pub fn withdraw_all(&mut self, prefixes: &[Prefix]) {
+        for prefix in prefixes {
+            self.rib.originate_paths(*prefix, Vec::new(), Duration::ZERO, &mut self.changes);
+        }
         self.spread();
     }
 
-    /// Policies are others: every route is judged again, and only differences go out.
-    pub fn set_policies(&mut self, policies: PolicySet) {
-        self.policies = policies;
-        let mut retold = Vec::new();
-        for (peer, entry) in &mut self.peers {
-            let import = self.policies.prepare(Direction::Import, &entry.settings.view());
-            if entry.import != import {
-                entry.import = import;
-                if let Some(kind) = self.rib.peer(*peer).map(|info| info.kind.into()) {
-                    let policy = &entry.import;
-                    self.rib.reimport(*peer, &mut self.changes, |nlri, received| {
-                        let accepted = policy.evaluate(&nlri.prefix, kind, received, received.next_hop)?;
-                        Some(match accepted {
-                            Cow::Borrowed(_) => Arc::clone(received),
-                            Cow::Owned(changed) => Arc::new(changed),
-                        })
-                    });
-                }
-            }
-            if let Some(live) = &entry.live {
-                let view = entry.settings.target(*peer, &live.negotiated).view();
-                if self.groups.set_policy(*peer, self.policies.prepare(Direction::Export, &view)) {
-                    retold.push((*peer, live.negotiated.families.clone()));
-                }
-            }
-        }
+    /// Who we are, and how paths are chosen. For another AS, identifier or cluster all sessions must be down.
+    pub fn set_own(&mut self, own: RibSettings) {
+        self.own = Own { asn: own.asn, router_id: own.router_id, cluster_id: own.cluster_id };
+        self.groups.set_own(self.own);
+        self.rib.set_own(own, &mut self.changes);
         self.spread();
-        for (peer, families) in retold {
-            self.tell_all(peer, &families);
-        }
+    }
+
+    /// What was agreed with a peer, while its session is up.
+    pub fn session(&self, peer: PeerId) -> Option<&Negotiated> {
+        self.peers.get(&peer)?.live.as_ref().map(|live| &live.negotiated)
+    }
+
+    /// What a peer was told and still has to hear, while its session is up.
+    pub fn queue(&self, peer: PeerId) -> Option<&Queue> {
+        self.groups.queue(peer)
+    }
+
+    /// Whether a peer whose session is up has told all it has (RFC 4724).
+    pub fn is_complete(&self, peer: PeerId) -> bool {
+        self.peers
+            .get(&peer)
+            .and_then(|entry| entry.live.as_ref())
+            .is_some_and(|live| live.negotiated.families.iter().all(|family| live.complete.contains(family)))
+    }
+
+    /// Whether routes of a peer are kept from before its restart.
+    pub fn has_stale(&self, peer: PeerId) -> bool {
+        self.peers.get(&peer).is_some_and(|entry| !entry.stale.is_empty())
     }
 
     /// Stale routes whose time is over go.
     pub fn expire(&mut self, now: Duration) {
         for (peer, entry) in &mut self.peers {
-            let over: Vec<Family> =
-                entry.stale.iter().filter(|(_, until)| **until <= now).map(|(family, _)| *family).collect();
-            for family in over {
-                entry.stale.remove(&family);
-                self.rib.drop_stale(*peer, family, &mut self.changes);
+            let over: Vec<(Family, Stale)> =
+                entry.stale.iter().filter(|(_, stale)| stale.until <= now).map(|(of, stale)| (*of, *stale)).collect();
+            for (family, stale) in over {
+                if stale.long_lived.is_zero() {
+                    entry.stale.remove(&family);
+                    self.rib.drop_stale(*peer, family, &mut self.changes);
+                } else {
+                    let until = now.saturating_add(stale.long_lived);
+                    entry.stale.insert(family, Stale { until, long_lived: Duration::ZERO });
+                    self.rib.mark_long_lived(*peer, family, &mut self.changes);
+                }
             }
         }
         self.spread();
@@ -268,7 +321,7 @@ impl Hub {
 
     /// When [`Hub::expire`] has something to do.
     pub fn deadline(&self) -> Option<Duration> {
-        self.peers.values().flat_map(|entry| entry.stale.values()).min().copied()
+        self.peers.values().flat_map(|entry| entry.stale.values()).map(|stale| stale.until).min()
     }
 
     /// Peers with something to hear, in order.
@@ -399,6 +452,7 @@ impl PeerSettings {
             peer,
             kind: negotiated.kind,
             asn: negotiated.peer_asn,
+            local_asn: self.local_asn,
             router_id: negotiated.peer_id,
             client: self.client,
             address: self.address,
@@ -436,7 +490,6 @@ impl Encoder for Wire<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::net::Asn;
     use crate::routing::bgp::rib::Settings;
     use crate::routing::bgp::types::{AsPath, Origin, PeerKind, PeerRestart};
 
@@ -451,6 +504,7 @@ mod tests {
     fn settings(n: u8) -> PeerSettings {
         PeerSettings {
             address: IpAddr::from([192, 0, 2, n]),
+            local_asn: Asn(64512),
             local_v4: Some(Ipv4Addr::new(192, 0, 2, 1)),
             local_v6: None,
             shared: Vec::new(),
@@ -544,7 +598,7 @@ mod tests {
         let mut hub = hub();
         hub.add_peer(PeerId(3), settings(3));
         let attributes = Attributes::new(Origin::Igp, AsPath::empty(), IpAddr::from([192, 0, 2, 1]).into());
-        hub.originate(prefix("10.244.1.0/24"), attributes, NOW);
+        hub.announce(vec![(prefix("10.244.1.0/24"), vec![attributes])], NOW);
         hub.up(PeerId(3), 7, negotiated(3));
         let updates = heard(&mut hub, PeerId(3), &negotiated(3));
         assert_eq!(updates[0].reach[0].nlri, [Nlri::new(prefix("10.244.1.0/24"))]);
