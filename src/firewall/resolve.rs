@@ -198,14 +198,14 @@ fn everybody() -> PodChooser {
 
 /// A block without what lies in the holes, as blocks that do not overlap.
 pub fn without(block: Prefix, holes: &[Prefix]) -> Vec<Prefix> {
-    let inside: Vec<Prefix> = holes.iter().copied().filter(|hole| block.contains(hole)).collect();
-    if inside.is_empty() {
-        return if holes.iter().any(|hole| hole.contains(&block)) { Vec::new() } else { vec![block] };
-    }
-    if inside.iter().any(|hole| hole.contains(&block)) {
+    if holes.iter().any(|hole| hole.contains(&block)) {
         return Vec::new();
     }
-    // A hole is smaller than the block, so the block has two halves.
+    let inside: Vec<Prefix> = holes.iter().copied().filter(|hole| block.contains(hole)).collect();
+    if inside.is_empty() {
+        return vec![block];
+    }
+    // A hole inside is smaller than the block, so the block has two halves.
     let Ok(halves) = halves(block) else { return Vec::new() };
     halves.into_iter().flat_map(|half| without(half, &inside)).collect()
 }

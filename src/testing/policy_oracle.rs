@@ -32,8 +32,9 @@ impl<'a> PolicyOracle<'a> {
 
     /// Whether the first packet of a connection may pass this node. `from_node`: a process of the node itself sends it.
     pub fn allows(&self, packet: Packet, from_node: bool) -> bool {
-        // "traffic to and from the node where a Pod is running is always allowed".
-        if from_node || packet.source == packet.destination {
+        // "traffic to and from the node where a Pod is running is always allowed"; "a Pod cannot block access to itself".
+        let to_itself = packet.source == packet.destination && !self.pods_at(packet.source).is_empty();
+        if from_node || to_itself {
             return true;
         }
         self.may(Direction::Egress, packet) && self.may(Direction::Ingress, packet)
