@@ -16,5 +16,6 @@ pub mod lab;
 pub mod node;
 pub mod oracle;
 pub mod policy_oracle;
+pub mod router;
 pub mod sink;
 pub mod tracer;

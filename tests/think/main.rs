@@ -16,4 +16,6 @@ mod generate;
 mod golden;
 mod kernel;
 mod policy;
+mod router;
+mod router_features;
 mod trace;

@@ -43,7 +43,8 @@ cargo xtask COMMAND
   vm [OPTIONS] CMD…     run a command on a guest kernel (vm --help)
   demo                  the demonstration, in the guest
   demo-shell            the demonstration, then a shell in it
-  bench                 benchmarks against a guest kernel; table in target/bench/latest.md
+  bench [bgp]           benchmarks beside other BGP daemons, and against a guest kernel; table in target/bench/latest.md;
+                        bgp: only the former
   fuzz TARGET [--seconds N]
                         fuzz one decoder for a bounded time (default 60)
 

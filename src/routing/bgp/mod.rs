@@ -7,6 +7,7 @@ pub mod api;
 pub mod bfd;
 pub mod decision;
 pub mod fsm;
+mod hash;
 pub mod hub;
 pub mod negotiate;
 pub mod output;

@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use super::{Hub, PeerSettings};
 use crate::net::Prefix;
-use crate::routing::bgp::policy::{Assignment, Direction, PeerPolicy, PolicySet, PrefixRange, RouteType, Verdict};
+use crate::routing::bgp::policy::{
+    Assignment, Class, Direction, PeerPolicy, PolicySet, PrefixRange, RouteType, Verdict,
+};
 use crate::routing::bgp::types::{Attributes, Nlri, PeerId, family_of};
 
 impl Hub {
@@ -23,7 +25,12 @@ impl Hub {
         if self.policies == policies {
             return;
         }
+        self.prefix_sets.replace(&policies.sets);
         self.policies = policies;
+        self.rejudge_all();
+    }
+
+    fn rejudge_all(&mut self) {
         let peers: Vec<PeerId> = self.peers.keys().copied().collect();
         let retold: Vec<PeerId> = peers.into_iter().filter(|peer| self.rejudge(*peer)).collect();
         self.spread();
@@ -41,23 +48,26 @@ impl Hub {
         if ranges.is_empty() {
             return;
         }
-        let prefixes = self.covered(&ranges);
-        for (peer, entry) in &mut self.peers {
-            entry.import = self.policies.prepare(Direction::Import, &entry.settings.view());
-            if let Some(live) = &entry.live {
-                let view = entry.settings.target(*peer, &live.negotiated).view();
-                self.groups.set_policy(*peer, self.policies.prepare(Direction::Export, &view));
-            }
+        // Statements about a set that was not there are left out of peers' policies.
+        let is_new = self.prefix_sets.get(set).is_none();
+        let ready = self.prefix_sets.edit(set, add, remove);
+        if is_new {
+            self.rejudge_all();
+            return;
         }
+        let prefixes = self.covered(&ranges);
+        for entry in self.peers.values_mut() {
+            entry.import.replace_prefix_set(set, &ready);
+        }
+        self.groups.replace_prefix_set(set, &ready);
         for prefix in &prefixes {
             self.reimport(*prefix);
         }
         self.spread();
-        let live: Vec<PeerId> =
-            self.peers.iter().filter(|(_, entry)| entry.live.is_some()).map(|(peer, _)| *peer).collect();
         for prefix in prefixes {
-            live.iter().for_each(|peer| self.tell_one(*peer, prefix));
+            self.tell(prefix, true);
         }
+        self.groups.settle();
     }
 
     /// A peer is to be treated otherwise. Its session goes on.
@@ -77,7 +87,7 @@ impl Hub {
     /// Judges a peer's routes by the policies and settings in force. Whether it must be told all routes again.
     fn rejudge(&mut self, peer: PeerId) -> bool {
         let Some(entry) = self.peers.get_mut(&peer) else { return false };
-        let import = self.policies.prepare(Direction::Import, &entry.settings.view());
+        let import = self.policies.prepare_with(&self.prefix_sets, Direction::Import, &entry.settings.view());
         if entry.import != import {
             entry.import = import;
             if let Some(kind) = self.rib.peer(peer).map(|info| info.kind.into()) {
@@ -87,7 +97,7 @@ impl Hub {
         }
         let Some(live) = &entry.live else { return false };
         let target = entry.settings.target(peer, &live.negotiated);
-        let export = self.policies.prepare(Direction::Export, &target.view());
+        let export = self.policies.prepare_with(&self.prefix_sets, Direction::Export, &target.view());
         self.groups.update(target, export)
     }
 
@@ -119,6 +129,31 @@ impl Hub {
             }
         }
         prefixes.into_iter().collect()
+    }
+}
+
+/// What import policy makes of routes with common attributes: it is asked once for all prefixes of a class. `judged`
+/// hears of runs of routes that fare alike.
+pub(super) fn judge_alike(
+    policy: &PeerPolicy,
+    kind: RouteType,
+    received: &Arc<Attributes>,
+    nlri: &[Nlri],
+    mut judged: impl FnMut(&[Nlri], Option<Arc<Attributes>>),
+) {
+    let mut known: Vec<(Class, Option<Arc<Attributes>>)> = Vec::new();
+    let mut rest = nlri;
+    while let Some(first) = rest.first() {
+        let class = policy.class(&first.prefix);
+        let alike = rest.iter().skip(1).take_while(|nlri| class.is_some() && policy.class(&nlri.prefix) == class);
+        let (now, later) = rest.split_at((1 + alike.count()).min(rest.len()));
+        rest = later;
+        let before = known.iter().find(|(other, _)| Some(*other) == class);
+        let result = before.map_or_else(|| accepted(policy, first, kind, received), |(_, result)| result.clone());
+        if before.is_none() && !rest.is_empty() {
+            known.extend(class.map(|class| (class, result.clone())));
+        }
+        judged(now, result);
     }
 }
 

@@ -5,18 +5,17 @@
 
 mod judge;
 
-use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::net::{Asn, Family, Prefix};
-use crate::routing::bgp::output::{Encoder, Groups, Mark, Offer, Own, Queue, Source, Target};
-use crate::routing::bgp::policy::{Direction, PeerPolicy, PeerView, PolicySet};
+use crate::routing::bgp::output::{Groups, Mark, Offer, Own, Source, Target};
+use crate::routing::bgp::policy::{Direction, PeerPolicy, PeerView, PolicySet, PrefixSets};
 use crate::routing::bgp::rib::{self, Change, Changes, Path, PeerInfo, Rib, RibSettings};
 use crate::routing::bgp::types::{Attributes, Negotiated, NextHop, Nlri, PeerId, family_of};
-use crate::routing::bgp::wire::{self, Refresh, Update};
+use crate::routing::bgp::wire::{Refresh, Update};
 
 /// What the hub needs to know of a configured peer beyond what its OPEN says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,14 +71,16 @@ pub struct Hub {
     rib: Rib,
     groups: Groups,
     policies: PolicySet,
+    /// Their prefix sets, which all peers' policies share.
+    prefix_sets: PrefixSets,
     peers: BTreeMap<PeerId, Peer>,
     changes: Changes,
-    /// Path identifiers that ADD-PATH peers may hold of a prefix.
-    told_ids: BTreeMap<Prefix, BTreeSet<u32>>,
     /// We have restarted and do not have all routes yet: nobody hears that these were all.
     holds_end: bool,
     /// Prefixes whose best path changed since they were last asked for.
-    best_changed: BTreeSet<Prefix>,
+    best_changed: Vec<Prefix>,
+    /// At so many they are looked through for those named twice.
+    sort_best_at: usize,
 }
 
 impl Hub {
@@ -90,12 +91,13 @@ impl Hub {
             own,
             rib: Rib::new(rib),
             groups: Groups::new(own),
+            prefix_sets: PrefixSets::new(&policies.sets),
             policies,
             peers: BTreeMap::new(),
             changes: Changes::default(),
-            told_ids: BTreeMap::new(),
             holds_end: false,
-            best_changed: BTreeSet::new(),
+            best_changed: Vec::new(),
+            sort_best_at: SORT_BEST_AT,
         }
     }
 
@@ -106,7 +108,7 @@ impl Hub {
 
     /// A peer is configured. Its sessions may come up from now on.
     pub fn add_peer(&mut self, peer: PeerId, settings: PeerSettings) {
-        let import = self.policies.prepare(Direction::Import, &settings.view());
+        let import = self.policies.prepare_with(&self.prefix_sets, Direction::Import, &settings.view());
         self.peers.insert(peer, Peer { settings, live: None, import, stale: BTreeMap::new() });
     }
 
@@ -140,16 +142,15 @@ impl Hub {
             }
         }
         let target = entry.settings.target(peer, &negotiated);
-        let export = self.policies.prepare(Direction::Export, &target.view());
+        let export = self.policies.prepare_with(&self.prefix_sets, Direction::Export, &target.view());
         let families = negotiated.families.clone();
         entry.live = Some(Live { number, negotiated, complete: BTreeSet::new() });
-        self.groups.join(target, export);
+        // A new peer takes its group's words as they are, so they must be up to date.
         self.spread();
+        self.groups.join(target, export);
         self.tell_all(peer, &families);
-        if !self.holds_end
-            && let Some(queue) = self.groups.queue_mut(peer)
-        {
-            families.iter().for_each(|family| queue.mark(Mark::EndOfRib(*family)));
+        if !self.holds_end {
+            families.iter().for_each(|family| self.groups.mark(peer, Mark::EndOfRib(*family)));
         }
     }
 
@@ -163,9 +164,7 @@ impl Hub {
         if std::mem::take(&mut self.holds_end) {
             for (peer, entry) in &self.peers {
                 let families = entry.live.iter().flat_map(|live| &live.negotiated.families);
-                if let Some(queue) = self.groups.queue_mut(*peer) {
-                    families.for_each(|family| queue.mark(Mark::EndOfRib(*family)));
-                }
+                families.for_each(|family| self.groups.mark(*peer, Mark::EndOfRib(*family)));
             }
         }
     }
@@ -202,19 +201,15 @@ impl Hub {
         let Some(live) = &entry.live else { return };
         let kind = live.negotiated.kind.into();
         for update in updates {
-            self.rib.withdraw(peer, &update.withdrawn, &mut self.changes);
+            if !update.withdrawn.is_empty() {
+                self.rib.withdraw(peer, &update.withdrawn, &mut self.changes);
+            }
             for reach in update.reach {
                 let received = self.rib.intern(reach.attributes);
-                // Policies look at the prefix, so each route is judged; equal results share one value again.
-                for nlri in &reach.nlri {
-                    let accepted = entry.import.evaluate(&nlri.prefix, kind, &received, received.next_hop);
-                    let accepted = accepted.map(|accepted| match accepted {
-                        Cow::Borrowed(_) => Arc::clone(&received),
-                        Cow::Owned(changed) => self.rib.intern(changed),
-                    });
+                judge::judge_alike(&entry.import, kind, &received, &reach.nlri, |nlri, accepted| {
                     let offer = rib::Offer { received: Arc::clone(&received), accepted };
-                    self.rib.announce(peer, offer, std::slice::from_ref(nlri), now, &mut self.changes);
-                }
+                    self.rib.announce(peer, offer, nlri, now, &mut self.changes);
+                });
             }
             if let Some(family) = update.end_of_rib {
                 if let Some(live) = &mut entry.live {
@@ -232,11 +227,7 @@ impl Hub {
     pub fn refresh(&mut self, peer: PeerId, family: Family, kind: Refresh, now: Duration) {
         let Some(entry) = self.peers.get_mut(&peer) else { return };
         match kind {
-            Refresh::Ask => {
-                if let Some(queue) = self.groups.queue_mut(peer) {
-                    queue.repeat(family);
-                }
-            }
+            Refresh::Ask => self.groups.repeat(peer, family),
             // What does not come again until the end is gone (RFC 7313 4).
             Refresh::Begin => {
                 self.rib.mark_stale(peer, family, &mut self.changes);
@@ -282,9 +273,14 @@ impl Hub {
         self.peers.get(&peer)?.live.as_ref().map(|live| &live.negotiated)
     }
 
-    /// What a peer was told and still has to hear, while its session is up.
-    pub fn queue(&self, peer: PeerId) -> Option<&Queue> {
-        self.groups.queue(peer)
+    /// Routes of a family that a peer whose session is up was told, in order, as it was told them.
+    pub fn told(&self, peer: PeerId, family: Family) -> Vec<(Nlri, Arc<Attributes>)> {
+        self.groups.told(peer, family)
+    }
+
+    /// How many those are.
+    pub fn n_told(&self, peer: PeerId, family: Family) -> usize {
+        self.groups.n_told(peer, family)
     }
 
     /// Whether a peer whose session is up has told all it has (RFC 4724).
@@ -333,114 +329,82 @@ impl Hub {
     /// when it has heard everything.
     pub fn take(&mut self, peer: PeerId, limit: usize) -> Option<(u64, Vec<u8>)> {
         let live = self.peers.get(&peer)?.live.as_ref()?;
-        let queue = self.groups.queue_mut(peer)?;
         let mut bytes = Vec::new();
-        queue.take(limit, &mut Wire(&live.negotiated), &mut bytes);
+        self.groups.take(peer, limit, &mut bytes);
         (!bytes.is_empty()).then_some((live.number, bytes))
     }
 
     /// The prefixes whose best path changed since the last call, in order: the kernel's routes follow them.
     pub fn take_best_changes(&mut self) -> BTreeSet<Prefix> {
-        std::mem::take(&mut self.best_changed)
+        self.sort_best_at = SORT_BEST_AT;
+        std::mem::take(&mut self.best_changed).into_iter().collect()
     }
 
     /// Tells one peer everything it may know.
     fn tell_all(&mut self, peer: PeerId, families: &[Family]) {
+        let Hub { rib, groups, own, .. } = self;
         for family in families {
-            let prefixes: Vec<Prefix> = self.rib.iterate(*family).map(|(prefix, _)| prefix).collect();
-            for prefix in prefixes {
-                self.tell_one(peer, prefix);
+            let all = groups.want_all_paths(*family);
+            for (prefix, paths) in rib.unsorted(*family) {
+                offered(rib, own, paths, all, |offers| groups.tell_one(peer, prefix, offers));
             }
         }
+        groups.settle();
     }
 
     /// Tells everybody what changed.
     fn spread(&mut self) {
         for Change { prefix, best } in self.changes.take() {
             if best {
-                self.best_changed.insert(prefix);
+                self.best_changed.push(prefix);
             }
-            let family = family_of(&prefix);
-            let all_paths: Vec<PeerId> =
-                self.peers.iter().filter(|(_, entry)| entry.sends_all_paths(family)).map(|(peer, _)| *peer).collect();
-            if all_paths.is_empty() {
-                if best {
-                    let offer = self.best_offer(&prefix).map(|(path, from)| (Arc::clone(&path.attributes), from));
-                    let offer = offer.as_ref().map(|(attributes, from)| Offer { attributes, from: *from });
-                    self.groups.tell(Nlri::new(prefix), offer);
-                }
-                continue;
-            }
-            let live: Vec<PeerId> =
-                self.peers.iter().filter(|(_, entry)| entry.live.is_some()).map(|(peer, _)| *peer).collect();
-            for peer in live.into_iter().filter(|peer| best || all_paths.contains(peer)) {
-                self.tell_one(peer, prefix);
-            }
-            self.forget_ids(&prefix);
+            self.tell(prefix, best);
+        }
+        self.groups.settle();
+        if self.best_changed.len() > self.sort_best_at {
+            self.best_changed.sort_unstable();
+            self.best_changed.dedup();
+            self.sort_best_at = SORT_BEST_AT.max(2 * self.best_changed.len());
         }
     }
 
-    /// Tells one peer about one prefix: its best path, or with ADD-PATH all that may be used.
-    fn tell_one(&mut self, peer: PeerId, prefix: Prefix) {
-        let Some(entry) = self.peers.get(&peer) else { return };
-        if !entry.sends_all_paths(family_of(&prefix)) {
-            let offer = self.best_offer(&prefix).map(|(path, from)| (Arc::clone(&path.attributes), from));
-            let offer = offer.as_ref().map(|(attributes, from)| Offer { attributes, from: *from });
-            self.groups.tell_one(peer, Nlri::new(prefix), offer);
-            return;
-        }
-        let usable = |path: &&Path| path.filtered.is_none();
-        let paths: Vec<(u32, Arc<Attributes>, Source)> = self
-            .rib
-            .paths(&prefix)
-            .iter()
-            .filter(usable)
-            .map(|path| (path.local_id, Arc::clone(&path.attributes), self.source(path)))
-            .collect();
-        let told = self.told_ids.entry(prefix).or_default();
-        for (id, attributes, from) in &paths {
-            told.insert(*id);
-            self.groups.tell_one(peer, Nlri { prefix, path_id: *id }, Some(Offer { attributes, from: *from }));
-        }
-        for gone in told.iter().filter(|id| !paths.iter().any(|(kept, ..)| kept == *id)) {
-            self.groups.tell_one(peer, Nlri { prefix, path_id: *gone }, None);
-        }
-    }
-
-    /// Every peer has heard of this prefix: only identifiers in use must be remembered.
-    fn forget_ids(&mut self, prefix: &Prefix) {
-        let in_use: BTreeSet<u32> =
-            self.rib.paths(prefix).iter().filter(|path| path.filtered.is_none()).map(|path| path.local_id).collect();
-        if in_use.is_empty() {
-            self.told_ids.remove(prefix);
-        } else {
-            self.told_ids.insert(*prefix, in_use);
-        }
-    }
-
-    fn best_offer(&self, prefix: &Prefix) -> Option<(&Path, Source)> {
-        let best = self.rib.best(prefix)?;
-        Some((best, self.source(best)))
-    }
-
-    fn source(&self, path: &Path) -> Source {
-        match self.rib.peer(path.peer) {
-            Some(info) => {
-                Source { peer: path.peer, route_type: info.kind.into(), client: info.client, router_id: info.router_id }
-            }
-            None => Source::local(&self.own),
-        }
+    /// Tells everybody what there is of a prefix: its best path, or with ADD-PATH all that may be used.
+    fn tell(&mut self, prefix: Prefix, best: bool) {
+        let Hub { rib, groups, own, .. } = self;
+        let all = groups.want_all_paths(family_of(&prefix));
+        offered(rib, own, rib.paths(&prefix), all, |offers| groups.tell(prefix, offers, best));
     }
 }
+
+/// The paths that may be used, or only the best.
+fn offered(rib: &Rib, own: &Own, paths: &[Path], all: bool, tell: impl FnOnce(&[Offer<'_>])) {
+    if all {
+        let usable = paths.iter().filter(|path| path.filtered.is_none());
+        tell(&usable.map(|path| offer(rib, own, path)).collect::<Vec<_>>());
+    } else {
+        tell(paths.first().filter(|path| path.in_use()).map(|path| offer(rib, own, path)).as_slice());
+    }
+}
+
+fn offer<'a>(rib: &Rib, own: &Own, path: &'a Path) -> Offer<'a> {
+    let from = source(rib, own, path);
+    Offer { path_id: path.local_id, leads: path.in_use(), attributes: &path.attributes, from }
+}
+
+fn source(rib: &Rib, own: &Own, path: &Path) -> Source {
+    match rib.peer(path.peer) {
+        Some(info) => {
+            Source { peer: path.peer, route_type: info.kind.into(), client: info.client, router_id: info.router_id }
+        }
+        None => Source::local(own),
+    }
+}
+
+/// So few prefixes may be named twice, nobody minds.
+const SORT_BEST_AT: usize = 4096;
 
 /// How long a peer that began a refresh may take to end it.
 const REFRESH_LIMIT: Duration = Duration::from_secs(360);
-
-impl Peer {
-    fn sends_all_paths(&self, family: Family) -> bool {
-        self.live.as_ref().is_some_and(|live| live.negotiated.add_path_send.contains(&family))
-    }
-}
 
 impl PeerSettings {
     fn view(&self) -> PeerView {
@@ -463,26 +427,9 @@ impl PeerSettings {
             extended_next_hop: negotiated.extended_next_hop,
             next_hop_self: self.next_hop_self,
             takes_own_as: false,
-        }
-    }
-}
-
-/// Writes messages as one session has them.
-struct Wire<'a>(&'a Negotiated);
-
-impl Encoder for Wire<'_> {
-    fn reach(&mut self, attributes: &Attributes, family: Family, nlri: &[Nlri], out: &mut Vec<u8>) -> bool {
-        wire::encode_reach(attributes, family, nlri, self.0, out).is_ok()
-    }
-
-    fn withdraw(&mut self, family: Family, nlri: &[Nlri], out: &mut Vec<u8>) {
-        wire::encode_withdraw(family, nlri, self.0, out);
-    }
-
-    fn mark(&mut self, mark: Mark, out: &mut Vec<u8>) {
-        match mark {
-            Mark::EndOfRib(family) => wire::encode_end_of_rib(family, out),
-            Mark::EndOfRefresh(family) => wire::encode_refresh(family, Refresh::End, out),
+            four_octet_as: negotiated.four_octet_as,
+            add_path: negotiated.add_path_send.clone(),
+            max_message: negotiated.max_message,
         }
     }
 }
@@ -492,6 +439,7 @@ mod tests {
     use super::*;
     use crate::routing::bgp::rib::Settings;
     use crate::routing::bgp::types::{AsPath, Origin, PeerKind, PeerRestart};
+    use crate::routing::bgp::wire;
 
     const NOW: Duration = Duration::from_secs(1);
 

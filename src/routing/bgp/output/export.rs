@@ -68,6 +68,12 @@ pub struct Target {
     pub next_hop_self: bool,
     /// It takes routes with its own AS on their path.
     pub takes_own_as: bool,
+    /// AS numbers on the session have four octets (RFC 6793).
+    pub four_octet_as: bool,
+    /// Families whose routes go with path identifiers, all paths of them (RFC 7911).
+    pub add_path: Vec<Family>,
+    /// The longest message it takes.
+    pub max_message: usize,
 }
 
 impl Target {

@@ -1,20 +1,27 @@
-//! Update groups: peers that would be told the same of every route.
+//! All update groups, and which peer is in which.
 
 use std::collections::BTreeMap;
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
-use super::{Own, Queue, Source, Target, may_send, rewrite};
-use crate::net::Asn;
-use crate::routing::bgp::policy::PeerPolicy;
+use super::group::{Group, Member, Shop, Whom};
+use super::share::Luggage;
+use super::words::Words;
+use super::{Mark, Own, Source, Stats, Target};
+use crate::net::{Asn, Family, Prefix};
+use crate::routing::bgp::policy::{PeerPolicy, PrefixSet};
 use crate::routing::bgp::types::{Attributes, Nlri, PeerId};
+use crate::routing::bgp::wire;
 
 /// A path to be told.
 #[derive(Clone, Copy, Debug)]
 pub struct Offer<'a> {
+    /// Our identifier of it among the paths to its prefix; for peers with ADD-PATH.
+    pub path_id: u32,
+    /// It is the best path: what peers without ADD-PATH hear of.
+    pub leads: bool,
     /// Its attributes as the RIB has them.
-    pub attributes: &'a Attributes,
+    pub attributes: &'a Arc<Attributes>,
     /// Where it came from.
     pub from: Source,
 }
@@ -22,215 +29,252 @@ pub struct Offer<'a> {
 /// All peers with a session up, in their groups.
 #[derive(Debug)]
 pub struct Groups {
-    own: Own,
-    groups: Vec<Group>,
+    shop: Shop,
+    /// A place stays free when its group's last peer has gone.
+    groups: Vec<Option<Group>>,
+    homes: BTreeMap<PeerId, usize>,
 }
-
-#[derive(Debug)]
-struct Group {
-    /// What members have in common; what they have not is blank.
-    key: Target,
-    policy: PeerPolicy,
-    members: BTreeMap<PeerId, Member>,
-    interned: Interned,
-}
-
-/// Results of rewriting that members hold, each once, by their hashes.
-#[derive(Debug)]
-struct Interned {
-    routes: BTreeMap<u64, Vec<Arc<Attributes>>>,
-    /// Number of hashes at which results nobody holds any more are dropped.
-    sweep_at: usize,
-}
-
-#[derive(Debug)]
-struct Member {
-    target: Target,
-    queue: Queue,
-}
-
-const SWEEP: usize = 1024;
 
 impl Groups {
     /// No peers yet.
     pub fn new(own: Own) -> Groups {
-        Groups { own, groups: Vec::new() }
+        Groups {
+            shop: Shop { own, words: Words::default(), room: Vec::new() },
+            groups: Vec::new(),
+            homes: BTreeMap::new(),
+        }
     }
 
-    /// A session came up: the peer starts with an empty queue. The caller then tells it the whole RIB with
-    /// [`Groups::tell_one`] and asks for the marks.
+    /// A session came up: the peer holds nothing. The caller then tells it the whole RIB with [`Groups::tell_one`] and
+    /// asks for the marks. By then all others must have been told what is new.
     pub fn join(&mut self, target: Target, policy: PeerPolicy) {
-        self.leave(target.peer);
-        self.place(Member { target, queue: Queue::default() }, policy);
+        let peer = target.peer;
+        self.leave(peer);
+        self.place(target, policy, Default::default());
+        if let Some((group, at)) = home(&mut self.groups, &self.homes, peer) {
+            let has_company = group.members.len() > 1;
+            group.members.get_mut(at).into_iter().for_each(|member| member.is_new = has_company);
+        }
     }
 
     /// A session went down: what the peer was told is forgotten.
     pub fn leave(&mut self, peer: PeerId) {
-        self.remove(peer);
-    }
-
-    /// The peer's policy is another one. `true` where that may change what it is told: the caller tells it the whole
-    /// RIB again, and only differences go out.
-    pub fn set_policy(&mut self, peer: PeerId, policy: PeerPolicy) -> bool {
-        let Some(group) = self.group_of(peer) else { return false };
-        if group.policy == policy {
-            return false;
+        if let Some((_, luggage)) = self.remove(peer) {
+            let held = luggage.into_iter().flat_map(|luggage| luggage.held);
+            held.filter_map(|(_, word)| word).for_each(|word| self.shop.words.release(word));
         }
-        if let Some(member) = self.remove(peer) {
-            self.place(member, policy);
-        }
-        true
     }
 
     /// The peer is another one, or its policy is. `true` where that may change what it is told: the caller tells it the
     /// whole RIB again, and only differences go out.
     pub fn update(&mut self, target: Target, policy: PeerPolicy) -> bool {
         let peer = target.peer;
-        let Some(group) = self.group_of(peer) else { return false };
-        let same_target = group.members.get(&peer).is_some_and(|member| member.target == target);
-        if same_target && group.policy == policy {
-            return false;
+        let key = common(&target);
+        let Some((group, at)) = home(&mut self.groups, &self.homes, peer) else { return false };
+        let Some(member) = group.members.get_mut(at) else { return false };
+        if group.key == key && group.policy == policy {
+            let other = member.target != target;
+            member.target = target;
+            return other;
         }
-        if let Some(member) = self.remove(peer) {
-            self.place(Member { target, ..member }, policy);
+        if group.members.len() == 1 && !self.groups.iter().flatten().any(|group| is(group, &key, &policy)) {
+            if let Some((group, at)) = home(&mut self.groups, &self.homes, peer) {
+                group.forget(&mut self.shop);
+                (group.key, group.policy) = (key, policy);
+                group.members.get_mut(at).into_iter().for_each(|member| member.target = target.clone());
+            }
+            return true;
+        }
+        if let Some((_, luggage)) = self.remove(peer) {
+            self.place(target, policy, luggage);
         }
         true
     }
 
     /// We are another one. Sessions must not be up.
     pub fn set_own(&mut self, own: Own) {
-        self.own = own;
+        self.shop.own = own;
     }
 
-    /// Every peer's word about a route: the path, or none any more.
-    pub fn tell(&mut self, nlri: Nlri, offer: Option<Offer<'_>>) {
-        for group in &mut self.groups {
-            let rewritten = offer.and_then(|offer| group.rewrite(&nlri, &offer, &self.own));
-            for member in group.members.values_mut() {
-                member.tell(nlri, offer.as_ref(), rewritten.as_ref());
-            }
+    /// A prefix set that policies name is another. The caller tells the routes it covers again.
+    pub fn replace_prefix_set(&mut self, name: &str, set: &PrefixSet) {
+        self.groups.iter_mut().flatten().for_each(|group| group.policy.replace_prefix_set(name, set));
+    }
+
+    /// What there is of a prefix now, for all peers: the paths that may be used, the best first. Without `best` only
+    /// others than the best are new.
+    pub fn tell(&mut self, prefix: Prefix, offers: &[Offer<'_>], best: bool) {
+        for group in self.groups.iter_mut().flatten() {
+            group.tell(prefix, offers, best, Whom::All, &mut self.shop);
         }
     }
 
-    /// One peer's word about a route.
-    pub fn tell_one(&mut self, peer: PeerId, nlri: Nlri, offer: Option<Offer<'_>>) {
-        let Some(group) = self.groups.iter_mut().find(|group| group.members.contains_key(&peer)) else { return };
-        let rewritten = offer.and_then(|offer| group.rewrite(&nlri, &offer, &self.own));
-        if let Some(member) = group.members.get_mut(&peer) {
-            member.tell(nlri, offer.as_ref(), rewritten.as_ref());
+    /// The same for one peer.
+    pub fn tell_one(&mut self, peer: PeerId, prefix: Prefix, offers: &[Offer<'_>]) {
+        if let Some((group, at)) = home(&mut self.groups, &self.homes, peer) {
+            let whom = if group.members.get(at).is_some_and(|member| member.is_new) {
+                Whom::New(peer)
+            } else {
+                Whom::One(peer)
+            };
+            group.tell(prefix, offers, true, whom, &mut self.shop);
         }
     }
 
-    /// The queue of a peer whose session is up.
-    pub fn queue(&self, peer: PeerId) -> Option<&Queue> {
-        Some(&self.group_of(peer)?.members.get(&peer)?.queue)
+    /// A series of calls of [`Groups::tell`] and [`Groups::tell_one`] is over: what they had in common is forgotten.
+    pub fn settle(&mut self) {
+        self.groups.iter_mut().flatten().for_each(|group| group.settle(&mut self.shop));
     }
 
-    /// The same, to take from.
-    pub fn queue_mut(&mut self, peer: PeerId) -> Option<&mut Queue> {
-        self.groups.iter_mut().find_map(|group| group.members.get_mut(&peer)).map(|member| &mut member.queue)
+    /// Whether a peer hears of all paths of a family, not of the best only.
+    pub fn want_all_paths(&self, family: Family) -> bool {
+        self.groups.iter().flatten().any(|group| group.key.add_path.contains(&family))
+    }
+
+    /// A mark follows all a peer has to hear now.
+    pub fn mark(&mut self, peer: PeerId, mark: Mark) {
+        if let Some((group, at)) = home(&mut self.groups, &self.homes, peer) {
+            group.members.get_mut(at).into_iter().for_each(|member| member.mark(mark));
+        }
+    }
+
+    /// A peer hears everything of a family once more (ROUTE-REFRESH, RFC 2918).
+    pub fn repeat(&mut self, peer: PeerId, family: Family) {
+        if let Some((group, at)) = home(&mut self.groups, &self.homes, peer) {
+            group.repeat(at, family);
+        }
+    }
+
+    /// Writes messages for a peer until `limit` bytes are there or nothing is left. What was written counts as told.
+    pub fn take(&mut self, peer: PeerId, limit: usize, out: &mut Vec<u8>) {
+        if let Some((group, at)) = home(&mut self.groups, &self.homes, peer) {
+            group.take(at, limit, &self.shop.words, out);
+        }
+    }
+
+    /// Routes of a family that a peer holds, in order, with the attributes it was told; of one about which there are
+    /// news on the way, the new ones.
+    pub fn told(&self, peer: PeerId, family: Family) -> Vec<(Nlri, Arc<Attributes>)> {
+        let Some(group) = self.homes.get(&peer).and_then(|at| self.groups.get(*at)?.as_ref()) else {
+            return Vec::new();
+        };
+        let Ok(at) = group.position(peer) else { return Vec::new() };
+        let mut known = BTreeMap::new();
+        let mut all = Vec::new();
+        for (nlri, word) in group.told(at, family) {
+            let read = || wire::read_prepared(self.shop.words.bytes(word), group.shape()).map(Arc::new);
+            let attributes = known.entry(word).or_insert_with(read);
+            all.extend(attributes.clone().map(|attributes| (nlri, attributes)));
+        }
+        all.sort_unstable_by_key(|(nlri, _)| *nlri);
+        all
+    }
+
+    /// How many routes a peer holds in a family.
+    pub fn n_told(&self, peer: PeerId, family: Family) -> usize {
+        self.member(peer).map_or(0, |member| member.n_told(family))
+    }
+
+    /// Counters of a peer.
+    pub fn stats(&self, peer: PeerId) -> Stats {
+        let stats = |member: &Member| Stats {
+            advertised: Family::ALL.iter().map(|family| member.n_told(*family)).sum(),
+            pending: member.pending(),
+        };
+        self.member(peer).map(stats).unwrap_or_default()
     }
 
     /// Peers with something to hear, in order.
     pub fn busy(&self) -> Vec<PeerId> {
-        let members = self.groups.iter().flat_map(|group| &group.members);
+        let members = self.groups.iter().flatten().flat_map(|group| &group.members);
         let mut busy: Vec<PeerId> =
-            members.filter(|(_, member)| !member.queue.is_idle()).map(|(peer, _)| *peer).collect();
+            members.filter(|member| !member.is_idle()).map(|member| member.target.peer).collect();
         busy.sort_unstable();
         busy
     }
 
     /// Number of groups.
     pub fn len(&self) -> usize {
-        self.groups.len()
+        self.groups.iter().flatten().count()
     }
 
     /// Whether no session is up.
     pub fn is_empty(&self) -> bool {
-        self.groups.is_empty()
+        self.homes.is_empty()
     }
 
     #[cfg(test)]
-    pub(super) fn n_interned(&self) -> usize {
-        self.groups.iter().map(|group| group.interned.routes.len()).sum()
+    pub(super) fn n_words(&self) -> usize {
+        self.shop.words.len()
     }
 
-    fn group_of(&self, peer: PeerId) -> Option<&Group> {
-        self.groups.iter().find(|group| group.members.contains_key(&peer))
+    #[cfg(test)]
+    pub(super) fn n_queued(&self, peer: PeerId) -> usize {
+        self.member(peer).map_or(0, Member::n_queued)
     }
 
-    fn remove(&mut self, peer: PeerId) -> Option<Member> {
-        let member = self.groups.iter_mut().find_map(|group| group.members.remove(&peer));
-        self.groups.retain(|group| !group.members.is_empty());
-        member
+    fn member(&self, peer: PeerId) -> Option<&Member> {
+        let group = self.groups.get(*self.homes.get(&peer)?)?.as_ref()?;
+        group.members.get(group.position(peer).ok()?)
     }
 
-    fn place(&mut self, member: Member, policy: PeerPolicy) {
-        let key = common(&member.target);
-        let peer = member.target.peer;
-        if let Some(group) = self.groups.iter_mut().find(|group| group.key == key && group.policy == policy) {
-            group.members.insert(peer, member);
-            return;
+    fn remove(&mut self, peer: PeerId) -> Option<(Target, [Luggage; 2])> {
+        let at = self.homes.remove(&peer)?;
+        let place = self.groups.get_mut(at)?;
+        let gone = place.as_mut()?.remove(peer, &mut self.shop);
+        if let Some(group) = place.take_if(|group| group.members.is_empty()) {
+            group.dissolve(&mut self.shop);
         }
-        self.groups.push(Group {
-            key,
-            policy,
-            members: BTreeMap::from([(peer, member)]),
-            interned: Interned { routes: BTreeMap::new(), sweep_at: SWEEP },
-        });
-    }
-}
-
-impl Group {
-    fn rewrite(&mut self, nlri: &Nlri, offer: &Offer<'_>, own: &Own) -> Option<Arc<Attributes>> {
-        let route = rewrite(nlri, offer.attributes, &offer.from, &self.key, own, &self.policy)?;
-        Some(self.interned.intern(route))
-    }
-}
-
-impl Interned {
-    fn intern(&mut self, route: Attributes) -> Arc<Attributes> {
-        // Always the same keys, other than a hash map's.
-        let mut hasher = DefaultHasher::new();
-        route.hash(&mut hasher);
-        let hash = hasher.finish();
-        if let Some(known) = self.routes.get(&hash).and_then(|same| same.iter().find(|known| ***known == route)) {
-            return Arc::clone(known);
+        while self.groups.last().is_some_and(Option::is_none) {
+            self.groups.pop();
         }
-        if self.routes.len() >= self.sweep_at {
-            self.routes.retain(|_, same| {
-                same.retain(|route| Arc::strong_count(route) > 1);
-                !same.is_empty()
-            });
-            self.sweep_at = (2 * self.routes.len()).max(SWEEP);
-        }
-        let route = Arc::new(route);
-        self.routes.entry(hash).or_default().push(Arc::clone(&route));
-        route
+        gone
     }
-}
 
-impl Member {
-    fn tell(&mut self, nlri: Nlri, offer: Option<&Offer<'_>>, rewritten: Option<&Arc<Attributes>>) {
-        let allowed = offer.is_some_and(|offer| may_send(offer.attributes, &offer.from, &self.target));
-        match rewritten.filter(|_| allowed) {
-            Some(route) => self.queue.announce(nlri, Arc::clone(route)),
-            None => self.queue.withdraw(nlri),
+    fn place(&mut self, target: Target, policy: PeerPolicy, luggage: [Luggage; 2]) {
+        let key = common(&target);
+        let peer = target.peer;
+        let found = self.groups.iter().position(|group| group.as_ref().is_some_and(|group| is(group, &key, &policy)));
+        let at = match found.or_else(|| self.groups.iter().position(Option::is_none)) {
+            Some(at) => at,
+            None => {
+                self.groups.push(None);
+                self.groups.len() - 1
+            }
+        };
+        if let Some(place) = self.groups.get_mut(at) {
+            let group = place.get_or_insert_with(|| Group::new(key, policy));
+            group.enter(Member::new(target), luggage, &mut self.shop);
+            self.homes.insert(peer, at);
         }
     }
 }
 
-/// The target without what [`rewrite`] does not look at.
+fn is(group: &Group, key: &Target, policy: &PeerPolicy) -> bool {
+    group.key == *key && group.policy == *policy
+}
+
+/// A peer's group, and its place in it.
+fn home<'a>(
+    groups: &'a mut [Option<Group>],
+    homes: &BTreeMap<PeerId, usize>,
+    peer: PeerId,
+) -> Option<(&'a mut Group, usize)> {
+    let group = groups.get_mut(*homes.get(&peer)?)?.as_mut()?;
+    let at = group.position(peer).ok()?;
+    Some((group, at))
+}
+
+/// The target without what members of a group need not have in common: what [`may_send`](super::may_send) looks at,
+/// and its address, which matters only where it is a route's next hop.
 fn common(target: &Target) -> Target {
-    // The address says which next hops are the peer's own, so it stays where that can matter.
-    let blank = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
-    let address = if target.shared.is_empty() { blank } else { target.address };
     Target {
         peer: PeerId::LOCAL,
         asn: Asn(0),
         router_id: Ipv4Addr::UNSPECIFIED,
-        address,
+        address: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
         takes_own_as: false,
+        max_message: 0,
         ..target.clone()
     }
 }

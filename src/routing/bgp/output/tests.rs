@@ -28,6 +28,9 @@ fn target(peer: u32, kind: PeerKind) -> Target {
         extended_next_hop: false,
         next_hop_self: false,
         takes_own_as: false,
+        four_octet_as: true,
+        add_path: Vec::new(),
+        max_message: wire::MAX,
     }
 }
 
@@ -183,39 +186,69 @@ fn the_link_local_half_of_a_next_hop_stays_on_its_link() {
     assert_eq!(link_local(&near), offered.next_hop.link_local);
 }
 
-/// What a peer holds after what it was told; refuses withdrawals of what it does not hold.
-#[derive(Debug, Default)]
+/// What a peer holds after what it was told; objects to withdrawals of what it does not hold.
+#[derive(Debug)]
 struct Peer {
+    id: PeerId,
+    session: Negotiated,
     held: BTreeMap<Nlri, Attributes>,
     marks: Vec<(Mark, usize)>,
     n_messages: usize,
-    refuses_med: Option<u32>,
 }
 
-impl Encoder for Peer {
-    fn reach(&mut self, attributes: &Attributes, family: Family, nlri: &[Nlri], out: &mut Vec<u8>) -> bool {
-        if self.refuses_med.is_some() && self.refuses_med == attributes.med {
-            return false;
+impl Peer {
+    fn new(target: &Target) -> Peer {
+        let session = Negotiated {
+            peer_asn: target.asn,
+            peer_id: target.router_id,
+            // An internal one hears of all attributes.
+            kind: PeerKind::Internal,
+            hold_time: 90,
+            four_octet_as: target.four_octet_as,
+            families: target.families.clone(),
+            add_path_receive: target.add_path.clone(),
+            add_path_send: Vec::new(),
+            extended_next_hop: target.extended_next_hop,
+            max_message: target.max_message,
+            route_refresh: true,
+            enhanced_refresh: true,
+            graceful_restart: None,
+            long_lived: Vec::new(),
+        };
+        Peer { id: target.peer, session, held: BTreeMap::new(), marks: Vec::new(), n_messages: 0 }
+    }
+
+    fn take(&mut self, groups: &mut Groups, limit: usize) {
+        let mut bytes = Vec::new();
+        groups.take(self.id, limit, &mut bytes);
+        let mut rest = bytes.as_slice();
+        while let Some(length) = wire::frame(rest, self.session.max_message).unwrap() {
+            let (message, later) = rest.split_at(length);
+            rest = later;
+            match wire::decode(message, Some(&self.session)).unwrap() {
+                wire::Message::Update(update) => self.update(update),
+                wire::Message::Refresh { family, kind: Refresh::End } => {
+                    self.marks.push((Mark::EndOfRefresh(family), self.held.len()));
+                }
+                other => panic!("unexpected {other:?}"),
+            }
+        }
+        assert!(rest.is_empty());
+    }
+
+    fn update(&mut self, update: wire::Update) {
+        assert_eq!(update.faults, Vec::<String>::new());
+        if let Some(family) = update.end_of_rib {
+            self.marks.push((Mark::EndOfRib(family), self.held.len()));
+            return;
         }
         self.n_messages += 1;
-        out.extend(std::iter::repeat_n(0, 20 + 5 * nlri.len()));
-        for nlri in nlri {
-            assert_eq!(family_of(&nlri.prefix), family);
-            self.held.insert(*nlri, attributes.clone());
+        for nlri in update.withdrawn {
+            assert!(self.held.remove(&nlri).is_some(), "withdrew {nlri:?}, which was not announced");
         }
-        true
-    }
-
-    fn withdraw(&mut self, _: Family, nlri: &[Nlri], out: &mut Vec<u8>) {
-        out.extend(std::iter::repeat_n(0, 20 + 5 * nlri.len()));
-        for nlri in nlri {
-            assert!(self.held.remove(nlri).is_some(), "withdrew what was not announced");
+        for reach in update.reach {
+            self.held.extend(reach.nlri.into_iter().map(|nlri| (nlri, reach.attributes.clone())));
         }
-    }
-
-    fn mark(&mut self, mark: Mark, out: &mut Vec<u8>) {
-        out.push(0);
-        self.marks.push((mark, self.held.len()));
     }
 }
 
@@ -227,107 +260,97 @@ fn variant(med: u32) -> Arc<Attributes> {
     Arc::new(Attributes { med: Some(med), ..path("10.0.0.7", &[]) })
 }
 
-#[derive(Clone, Debug)]
-enum Step {
-    Announce(u8, u32),
-    Withdraw(u8),
-    Repeat,
-    Mark,
-    Take(usize),
+/// Says that a route is this now, or is no more.
+fn say(groups: &mut Groups, nlri: Nlri, attributes: Option<&Arc<Attributes>>) {
+    let from = Source::local(&OWN);
+    let offer = attributes.map(|attributes| Offer { path_id: 1, leads: true, attributes, from });
+    groups.tell(nlri.prefix, offer.as_slice(), true);
+    groups.settle();
 }
 
-fn step() -> impl Strategy<Value = Step> {
-    prop_oneof![
-        4 => (0u8..20, 0u32..4).prop_map(|(n, med)| Step::Announce(n, med)),
-        3 => (0u8..20).prop_map(Step::Withdraw),
-        1 => Just(Step::Repeat),
-        1 => Just(Step::Mark),
-        2 => (1usize..80).prop_map(Step::Take),
-    ]
-}
-
-proptest! {
-    #[test]
-    fn a_peer_ends_up_with_the_last_state(steps in prop::collection::vec(step(), 0..80), refuses in any::<bool>()) {
-        let mut queue = Queue::default();
-        let mut peer = Peer { refuses_med: refuses.then_some(3), ..Peer::default() };
-        let mut desired: BTreeMap<Nlri, Attributes> = BTreeMap::new();
-        for step in steps {
-            match step {
-                Step::Announce(n, med) => {
-                    queue.announce(nth(n), variant(med));
-                    desired.insert(nth(n), (*variant(med)).clone());
-                }
-                Step::Withdraw(n) => {
-                    queue.withdraw(nth(n));
-                    desired.remove(&nth(n));
-                }
-                Step::Repeat => queue.repeat(Family::V4),
-                Step::Mark => queue.mark(Mark::EndOfRib(Family::V4)),
-                Step::Take(limit) => queue.take(limit, &mut peer, &mut Vec::new()),
-            }
-        }
-        queue.take(usize::MAX, &mut peer, &mut Vec::new());
-        desired.retain(|_, route| route.med != peer.refuses_med || !refuses);
-        prop_assert!(queue.is_idle());
-        prop_assert_eq!(&peer.held, &desired);
-        let advertised: BTreeMap<Nlri, Attributes> = queue.advertised().map(|(n, a)| (*n, (**a).clone())).collect();
-        prop_assert_eq!(advertised, desired);
-    }
+/// A group of one peer.
+fn one() -> (Groups, Peer) {
+    let to = target(2, PeerKind::External);
+    let mut groups = Groups::new(OWN);
+    let peer = Peer::new(&to);
+    groups.join(to, PeerPolicy::accept());
+    (groups, peer)
 }
 
 #[test]
 fn packs_routes_by_attributes_and_is_silent_about_what_the_peer_knows() {
-    let (mut queue, mut peer) = (Queue::default(), Peer::default());
+    let (mut groups, mut peer) = one();
     let (a, b) = (variant(1), variant(2));
     for n in 0..100u8 {
-        queue.announce(route(&format!("10.{n}.0.0/16")), if n % 2 == 0 { a.clone() } else { b.clone() });
+        say(&mut groups, route(&format!("10.{n}.0.0/16")), Some(if n % 2 == 0 { &a } else { &b }));
     }
-    queue.take(usize::MAX, &mut peer, &mut Vec::new());
+    peer.take(&mut groups, usize::MAX);
     assert_eq!((peer.n_messages, peer.held.len()), (2, 100));
-    queue.announce(route("10.0.0.0/16"), variant(1));
-    assert!(queue.is_idle());
-    queue.repeat(Family::V4);
-    queue.announce(route("10.0.0.0/16"), b.clone());
-    queue.announce(route("10.0.0.0/16"), a.clone());
-    queue.take(usize::MAX, &mut peer, &mut Vec::new());
+    say(&mut groups, route("10.0.0.0/16"), Some(&variant(1)));
+    assert_eq!(groups.busy(), []);
+    groups.repeat(peer.id, Family::V4);
+    say(&mut groups, route("10.0.0.0/16"), Some(&b));
+    say(&mut groups, route("10.0.0.0/16"), Some(&a));
+    assert_eq!(groups.stats(peer.id), Stats { advertised: 100, pending: 100 });
+    peer.take(&mut groups, usize::MAX);
     assert_eq!(peer.n_messages, 4, "a refresh tells all of it again");
 }
 
 #[test]
 fn end_of_rib_waits_for_routes_that_changed_on_their_way() {
-    let (mut queue, mut peer) = (Queue::default(), Peer::default());
-    queue.announce(route("10.1.0.0/16"), variant(1));
-    queue.announce(route("10.2.0.0/16"), variant(2));
-    queue.mark(Mark::EndOfRib(Family::V4));
-    queue.take(1, &mut peer, &mut Vec::new());
-    queue.announce(route("10.2.0.0/16"), variant(3));
-    queue.take(usize::MAX, &mut peer, &mut Vec::new());
+    let (mut groups, mut peer) = one();
+    say(&mut groups, route("10.1.0.0/16"), Some(&variant(1)));
+    say(&mut groups, route("10.2.0.0/16"), Some(&variant(2)));
+    groups.mark(peer.id, Mark::EndOfRib(Family::V4));
+    peer.take(&mut groups, 1);
+    say(&mut groups, route("10.2.0.0/16"), Some(&variant(3)));
+    peer.take(&mut groups, usize::MAX);
     assert_eq!(peer.marks, [(Mark::EndOfRib(Family::V4), 2)]);
+    assert_eq!(peer.held[&route("10.2.0.0/16")].med, Some(3));
+    groups.mark(peer.id, Mark::EndOfRefresh(Family::V6));
+    peer.take(&mut groups, usize::MAX);
+    assert_eq!(peer.marks.last(), Some(&(Mark::EndOfRefresh(Family::V6), 2)));
 }
 
 #[test]
-fn peers_told_the_same_share_a_group_and_its_attributes() {
+fn attributes_without_room_for_a_route_take_the_old_ones_away() {
+    let (mut groups, mut peer) = one();
+    let nlri = route("10.1.0.0/16");
+    say(&mut groups, nlri, Some(&variant(1)));
+    peer.take(&mut groups, usize::MAX);
+    let long = Attributes { communities: (0..1500).collect(), ..path("10.0.0.7", &[]) };
+    say(&mut groups, nlri, Some(&Arc::new(long)));
+    peer.take(&mut groups, usize::MAX);
+    assert_eq!((peer.held.len(), groups.stats(peer.id)), (0, Stats::default()));
+    say(&mut groups, nlri, Some(&variant(1)));
+    peer.take(&mut groups, usize::MAX);
+    assert_eq!(peer.held.len(), 1);
+}
+
+#[test]
+fn peers_told_the_same_share_a_group_and_its_words() {
     let mut groups = Groups::new(OWN);
+    let shared = vec!["10.0.0.0/16".parse().unwrap()];
     for peer in 1..=3 {
-        groups.join(target(peer, PeerKind::External), PeerPolicy::accept());
+        groups.join(Target { shared: shared.clone(), ..target(peer, PeerKind::External) }, PeerPolicy::accept());
     }
     groups.join(target(4, PeerKind::Internal), PeerPolicy::accept());
     assert_eq!(groups.len(), 2);
     let nlri = route("10.1.0.0/24");
-    let learned = path("10.0.0.7", &[65009]);
-    let offer = Offer { attributes: &learned, from: source(1, RouteType::External, false) };
-    groups.tell(nlri, Some(offer));
+    let learned = Arc::new(path("10.0.0.7", &[65009]));
+    let from = source(1, RouteType::External, false);
+    groups.tell(nlri.prefix, &[Offer { path_id: 1, leads: true, attributes: &learned, from }], true);
+    groups.settle();
     assert_eq!(groups.busy(), [PeerId(2), PeerId(3), PeerId(4)], "not back to peer 1");
-    let mut held = Vec::new();
-    for peer in [2, 3] {
-        let queue = groups.queue_mut(PeerId(peer)).unwrap();
-        queue.take(usize::MAX, &mut Peer::default(), &mut Vec::new());
-        held.push(queue.advertised().next().unwrap().1.clone());
+    assert_eq!(groups.n_words(), 2);
+    for id in [2, 3] {
+        Peer::new(&target(id, PeerKind::External)).take(&mut groups, usize::MAX);
+        let told = groups.told(PeerId(id), Family::V4);
+        assert_eq!(told.iter().map(|(nlri, set)| (*nlri, set.as_path.hops())).collect::<Vec<_>>(), [(nlri, 2)]);
     }
-    assert!(Arc::ptr_eq(&held[0], &held[1]));
-    groups.tell(nlri, None);
+    groups.tell(nlri.prefix, &[], true);
     assert_eq!(groups.busy(), [PeerId(2), PeerId(3)], "peer 4 never heard of it");
+    assert_eq!(groups.n_words(), 0);
 }
 
 #[test]
@@ -342,29 +365,248 @@ fn a_change_of_policy_sends_only_differences() {
     };
     let direction = crate::routing::bgp::policy::Direction::Export;
     let view = to.view();
-    groups.join(to, node_policies(&node).prepare(direction, &view));
-    let local = path("10.0.0.1", &[]);
-    let offer = Offer { attributes: &local, from: Source::local(&OWN) };
-    let mut peer = Peer::default();
+    groups.join(to.clone(), node_policies(&node).prepare(direction, &view));
+    let local = Arc::new(path("10.0.0.1", &[]));
+    let offers = [Offer { path_id: 1, leads: true, attributes: &local, from: Source::local(&OWN) }];
+    let mut peer = Peer::new(&to);
     let mut round = |groups: &mut Groups| {
         for nlri in [route("10.1.0.0/24"), route("192.0.2.1/32")] {
-            groups.tell_one(PeerId(1), nlri, Some(offer));
+            groups.tell_one(PeerId(1), nlri.prefix, &offers);
         }
+        groups.settle();
         let before = peer.n_messages;
-        groups.queue_mut(PeerId(1)).unwrap().take(usize::MAX, &mut peer, &mut Vec::new());
+        peer.take(groups, usize::MAX);
         (peer.held.len(), peer.n_messages - before)
     };
     assert_eq!(round(&mut groups), (1, 1));
-    assert!(!groups.set_policy(PeerId(1), node_policies(&node).prepare(direction, &view)));
+    assert!(!groups.update(to.clone(), node_policies(&node).prepare(direction, &view)));
     node.advertise_pod_cidr = true;
-    assert!(groups.set_policy(PeerId(1), node_policies(&node).prepare(direction, &view)));
+    assert!(groups.update(to.clone(), node_policies(&node).prepare(direction, &view)));
     assert_eq!(round(&mut groups), (2, 1));
     node.vips.clear();
-    assert!(groups.set_policy(PeerId(1), node_policies(&node).prepare(direction, &view)));
+    assert!(groups.update(to.clone(), node_policies(&node).prepare(direction, &view)));
+    assert_eq!(round(&mut groups), (1, 1), "a withdrawal");
+    assert!(groups.update(Target { asn: Asn(65002), ..to }, node_policies(&node).prepare(direction, &view)));
     assert_eq!(round(&mut groups), (1, 0));
 }
 
+#[test]
+fn a_route_through_the_peer_itself_is_its_own_matter() {
+    let mut groups = Groups::new(OWN);
+    let shared = vec!["10.0.0.0/24".parse().unwrap()];
+    let targets = [2, 3].map(|peer| Target { shared: shared.clone(), ..target(peer, PeerKind::External) });
+    targets.iter().for_each(|to| groups.join(to.clone(), PeerPolicy::accept()));
+    assert_eq!(groups.len(), 1);
+    let mut peers = [Peer::new(&targets[0]), Peer::new(&targets[1])];
+    for hop in ["10.0.0.102", "10.0.0.103", "10.0.0.102", "10.0.0.9"] {
+        let offered = Arc::new(path(hop, &[65009]));
+        let from = source(1, RouteType::External, false);
+        groups.tell(
+            route("10.1.0.0/24").prefix,
+            &[Offer { path_id: 1, leads: true, attributes: &offered, from }],
+            true,
+        );
+        groups.settle();
+        for (peer, to) in peers.iter_mut().zip(&targets) {
+            peer.take(&mut groups, usize::MAX);
+            let expected = told(&route("10.1.0.0/24"), &offered, &from, to);
+            assert_eq!(peer.held.get(&route("10.1.0.0/24")), expected.as_ref(), "{hop} to {:?}", to.peer);
+        }
+    }
+    groups.tell(route("10.1.0.0/24").prefix, &[], true);
+    assert_eq!(groups.busy(), [PeerId(2), PeerId(3)]);
+    targets.iter().for_each(|to| groups.leave(to.peer));
+    assert_eq!((groups.n_words(), groups.len()), (0, 0));
+}
+
+#[test]
+fn words_nobody_holds_are_forgotten() {
+    let mut groups = Groups::new(OWN);
+    groups.join(target(1, PeerKind::Internal), PeerPolicy::accept());
+    for med in 0..5000 {
+        say(&mut groups, route("10.1.0.0/24"), Some(&variant(med)));
+    }
+    assert_eq!(groups.n_words(), 1);
+}
+
+#[test]
+fn a_peer_that_reads_nothing_costs_memory_for_routes_and_not_for_events() {
+    let (mut groups, mut peer) = one();
+    for n in 0..20_000u32 {
+        let nlri = Nlri::new(crate::net::host_prefix(std::net::IpAddr::from(n.to_be_bytes())));
+        say(&mut groups, nlri, Some(&variant(1)));
+        say(&mut groups, nlri, Some(&variant(2)));
+        say(&mut groups, nlri, None);
+    }
+    assert!(groups.n_queued(peer.id) <= 1025, "{}", groups.n_queued(peer.id));
+    assert_eq!(groups.stats(peer.id), Stats::default());
+    peer.take(&mut groups, usize::MAX);
+    assert_eq!(peer.n_messages, 0);
+}
+
+/// What happens to routes and peers.
+#[derive(Clone, Debug)]
+enum Step {
+    /// A path of a route: its identifier, whose it is, and its attributes by number.
+    Announce(u8, u32, u32, u32),
+    Withdraw(u8, u32),
+    Repeat(usize),
+    Mark(usize),
+    Take(usize, usize),
+    /// Another session with the peer.
+    Again(usize),
+    /// Another policy for the peer.
+    Policy(usize, bool),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        8 => (0u8..12, 1u32..4, 0u32..5, 0u32..5).prop_map(|(n, id, from, set)| Step::Announce(n, id, from, set)),
+        6 => (0u8..12, 1u32..4).prop_map(|(n, id)| Step::Withdraw(n, id)),
+        1 => (0usize..6).prop_map(Step::Repeat),
+        1 => (0usize..6).prop_map(Step::Mark),
+        6 => (0usize..6, 1usize..120).prop_map(|(peer, limit)| Step::Take(peer, limit)),
+        1 => (0usize..6).prop_map(Step::Again),
+        2 => (0usize..6, any::<bool>()).prop_map(|(peer, strict)| Step::Policy(peer, strict)),
+    ]
+}
+
+type Paths = BTreeMap<u32, (Source, Arc<Attributes>)>;
+
+/// The peers of the model: two external ones that share a subnet, one internal, a client, and two with ADD-PATH.
+fn targets() -> Vec<Target> {
+    let shared = vec!["10.0.0.0/24".parse().unwrap()];
+    let near = |peer| Target { shared: shared.clone(), ..target(peer, PeerKind::External) };
+    let all = |to: Target| Target { add_path: Family::ALL.to_vec(), ..to };
+    vec![
+        near(1),
+        near(2),
+        target(3, PeerKind::Internal),
+        Target { client: true, ..target(4, PeerKind::Internal) },
+        all(target(5, PeerKind::External)),
+        all(Target { four_octet_as: false, ..target(6, PeerKind::External) }),
+    ]
+}
+
+/// Accepts all, or only routes with an even second octet.
+fn policy(strict: bool, to: &Target) -> PeerPolicy {
+    let vips = (0..12).filter(|n| n % 2 == 0).map(|n| nth(n).prefix).collect();
+    let node = NodePolicy {
+        pod_cidrs: vips,
+        node_addresses: vec![target(3, PeerKind::Internal).address, target(4, PeerKind::Internal).address],
+        external_peers: [1, 2, 5, 6].map(|peer| target(peer, PeerKind::External).address).to_vec(),
+        advertise_pod_cidr: true,
+        ..NodePolicy::default()
+    };
+    if strict {
+        node_policies(&node).prepare(crate::routing::bgp::policy::Direction::Export, &to.view())
+    } else {
+        PeerPolicy::accept()
+    }
+}
+
+fn set(number: u32) -> Arc<Attributes> {
+    let hop = ["10.0.0.7", "10.0.0.101", "10.0.0.102", "10.0.1.7", "10.0.0.9"][number as usize];
+    Arc::new(Attributes { med: Some(number), ..path(hop, if number == 3 { &[65001] } else { &[65009] }) })
+}
+
+fn offers(paths: &Paths) -> Vec<Offer<'_>> {
+    let first = paths.keys().next();
+    paths
+        .iter()
+        .map(|(id, (from, attributes))| Offer { path_id: *id, leads: Some(id) == first, attributes, from: *from })
+        .collect()
+}
+
+/// What a peer must hold in the end, said without groups, tables and queues.
+fn expected(routes: &BTreeMap<u8, Paths>, to: &Target, policy: &PeerPolicy) -> BTreeMap<Nlri, Attributes> {
+    let mut all = BTreeMap::new();
+    for (n, paths) in routes {
+        for (id, (from, attributes)) in paths.iter().take(if to.add_path.is_empty() { 1 } else { usize::MAX }) {
+            let nlri = Nlri { path_id: if to.add_path.is_empty() { 0 } else { *id }, ..nth(*n) };
+            all.extend(export(&nlri, attributes, from, to, &OWN, policy).map(|told| (nlri, told)));
+        }
+    }
+    all
+}
+
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    #[test]
+    fn every_peer_ends_up_with_what_it_may_know_and_hears_it_once(steps in prop::collection::vec(step(), 0..120)) {
+        let mut groups = Groups::new(OWN);
+        let targets = targets();
+        let mut strict = [false; 6];
+        let mut peers: Vec<Peer> = targets.iter().map(Peer::new).collect();
+        targets.iter().for_each(|to| groups.join(to.clone(), PeerPolicy::accept()));
+        let mut routes: BTreeMap<u8, Paths> = BTreeMap::new();
+        let tell_all = |groups: &mut Groups, routes: &BTreeMap<u8, Paths>, peer: usize| {
+            for (n, paths) in routes {
+                groups.tell_one(targets[peer].peer, nth(*n).prefix, &offers(paths));
+            }
+            groups.settle();
+        };
+        for step in steps {
+            match step {
+                Step::Announce(n, id, from, number) => {
+                    let route_type = [RouteType::Local, RouteType::External][usize::from(from > 0 && from < 3)];
+                    let route_type = if from > 2 { RouteType::Internal } else { route_type };
+                    let from = source(from, route_type, from == 4);
+                    let paths = routes.entry(n).or_default();
+                    let best = paths.first_key_value().is_none_or(|(first, _)| id <= *first);
+                    paths.insert(id, (from, set(number)));
+                    groups.tell(nth(n).prefix, &offers(paths), best);
+                    groups.settle();
+                }
+                Step::Withdraw(n, id) => {
+                    let paths = routes.entry(n).or_default();
+                    let best = paths.first_key_value().is_some_and(|(first, _)| id == *first);
+                    paths.remove(&id);
+                    groups.tell(nth(n).prefix, &offers(paths), best);
+                    groups.settle();
+                }
+                Step::Repeat(peer) => groups.repeat(targets[peer].peer, Family::V4),
+                Step::Mark(peer) => groups.mark(targets[peer].peer, Mark::EndOfRib(Family::V6)),
+                Step::Take(peer, limit) => peers[peer].take(&mut groups, limit),
+                Step::Again(peer) => {
+                    groups.join(targets[peer].clone(), policy(strict[peer], &targets[peer]));
+                    peers[peer] = Peer::new(&targets[peer]);
+                    tell_all(&mut groups, &routes, peer);
+                }
+                Step::Policy(peer, now) => {
+                    strict[peer] = now;
+                    if groups.update(targets[peer].clone(), policy(now, &targets[peer])) {
+                        tell_all(&mut groups, &routes, peer);
+                    }
+                }
+            }
+        }
+        for ((peer, to), strict) in peers.iter_mut().zip(&targets).zip(strict) {
+            peer.take(&mut groups, usize::MAX);
+            let expected = expected(&routes, to, &policy(strict, to));
+            prop_assert_eq!(&peer.held, &expected, "{:?}", to.peer);
+            let mut told = groups.told(to.peer, Family::V4);
+            told.extend(groups.told(to.peer, Family::V6));
+            let told: BTreeMap<Nlri, Attributes> = told.into_iter().map(|(nlri, set)| (nlri, (*set).clone())).collect();
+            prop_assert_eq!(told, expected);
+            prop_assert_eq!(groups.stats(to.peer), Stats { advertised: peer.held.len(), pending: 0 });
+            // Told again, nobody hears anything.
+            tell_all(&mut groups, &routes, to.peer.0 as usize - 1);
+        }
+        prop_assert_eq!(groups.busy(), []);
+        for (n, paths) in &mut routes {
+            paths.clear();
+            groups.tell(nth(*n).prefix, &[], true);
+        }
+        for peer in &mut peers {
+            peer.take(&mut groups, usize::MAX);
+            prop_assert_eq!(peer.held.len(), 0);
+        }
+        prop_assert_eq!(groups.n_words(), 0);
+        prop_assert!(targets.iter().all(|to| groups.n_queued(to.peer) == 0));
+    }
+
     #[test]
     fn groups_tell_what_export_says(
         from_peer in 0u32..5, from_type in 0usize..3, client in any::<bool>(), shared in any::<bool>(),
@@ -376,6 +618,7 @@ proptest! {
         if no_export {
             offered.communities = vec![community::NO_EXPORT].into();
         }
+        let offered = Arc::new(offered);
         let nlri = route("10.1.0.0/24");
         let mut groups = Groups::new(OWN);
         let targets: Vec<Target> = (1..5).map(|peer| {
@@ -386,22 +629,11 @@ proptest! {
         for to in &targets {
             groups.join(to.clone(), PeerPolicy::accept());
         }
-        groups.tell(nlri, Some(Offer { attributes: &offered, from }));
+        groups.tell(nlri.prefix, &[Offer { path_id: 1, leads: true, attributes: &offered, from }], true);
         for to in &targets {
-            let mut peer = Peer::default();
-            groups.queue_mut(to.peer).unwrap().take(usize::MAX, &mut peer, &mut Vec::new());
+            let mut peer = Peer::new(to);
+            peer.take(&mut groups, usize::MAX);
             prop_assert_eq!(peer.held.get(&nlri).cloned(), told(&nlri, &offered, &from, to));
         }
     }
-}
-
-#[test]
-fn forgets_attributes_nobody_holds() {
-    let mut groups = Groups::new(OWN);
-    groups.join(target(1, PeerKind::Internal), PeerPolicy::accept());
-    for med in 0..5000 {
-        let offered = Attributes { med: Some(med), ..path("10.0.0.7", &[]) };
-        groups.tell(route("10.1.0.0/24"), Some(Offer { attributes: &offered, from: Source::local(&OWN) }));
-    }
-    assert!(groups.n_interned() <= 1024, "{}", groups.n_interned());
 }

@@ -18,16 +18,16 @@ mod prepared;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use super::types::{NextHop, PeerKind};
 use crate::net::{Asn, Family, Prefix};
 
 pub use actions::{Actions, Change, Med, NextHopAction, Prepend};
-pub use node::{NodePolicy, node_policies};
-pub use prefix_set::{PrefixRange, PrefixSet};
-pub use prepared::PeerPolicy;
+pub use node::{NodePolicy, node_policies, vip_set};
+pub use prefix_set::{PrefixRange, PrefixSet, PrefixSets};
+pub use prepared::{Class, PeerPolicy};
 
 /// Whether a route passes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -244,24 +244,28 @@ impl PolicySet {
     /// Members of a prefix set come and go; the set is made where there is none. What really came or went.
     pub fn edit_prefix_set(&mut self, set: &str, add: &[PrefixRange], remove: &[PrefixRange]) -> Vec<PrefixRange> {
         let members = self.sets.prefix.entry(set.to_owned()).or_default();
+        let mut added: BTreeSet<PrefixRange> = add.iter().copied().collect();
+        let removed: BTreeSet<PrefixRange> = remove.iter().copied().filter(|range| !added.contains(range)).collect();
         let mut changed = Vec::new();
         members.retain(|member| {
-            let goes = remove.contains(member) && !add.contains(member);
+            added.remove(member);
+            let goes = removed.contains(member);
             changed.extend(goes.then_some(*member));
             !goes
         });
-        for range in add {
-            if !members.contains(range) {
-                members.push(*range);
-                changed.push(*range);
-            }
-        }
+        changed.extend(&added);
+        members.extend(added);
         changed
     }
 
     /// What is left of the configuration for one peer and one direction.
     pub fn prepare(&self, direction: Direction, peer: &PeerView) -> PeerPolicy {
-        PeerPolicy::new(self, direction, peer)
+        self.prepare_with(&PrefixSets::new(&self.sets), direction, peer)
+    }
+
+    /// The same with the prefix sets made ready before, for many peers.
+    pub fn prepare_with(&self, sets: &PrefixSets, direction: Direction, peer: &PeerView) -> PeerPolicy {
+        PeerPolicy::new(self, sets, direction, peer)
     }
 }
 

@@ -5,10 +5,15 @@ use std::collections::BTreeMap;
 
 use super::{
     Actions, AsPathRange, Compare, Conditions, DefinedSets, Direction, MatchMode, NextHopAction, PeerView, PolicySet,
-    PrefixSet, RouteType, SetMatch, Statement, Verdict,
+    PrefixSet, PrefixSets, RouteType, SetMatch, Statement, Verdict,
 };
 use crate::net::{Family, Prefix};
 use crate::routing::bgp::types::{AsPath, Attributes, NextHop};
+
+/// All that a policy looks at in a prefix: it decides equally about routes with equal attributes to two prefixes of one
+/// class.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Class(u64);
 
 /// The policies one peer meets in one direction.
 ///
@@ -21,7 +26,7 @@ pub struct PeerPolicy {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Ready {
-    prefix: Option<(PrefixSet, MatchMode)>,
+    prefix: Option<Listed>,
     as_path: Option<(Vec<AsPathRange>, MatchMode)>,
     as_path_length: Option<Compare>,
     community: Option<(Vec<u32>, MatchMode)>,
@@ -33,6 +38,20 @@ struct Ready {
     next_hop_v6: Option<ReadyNextHop>,
     actions: Actions,
     verdict: Option<Verdict>,
+}
+
+/// A condition on a prefix set.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Listed {
+    name: String,
+    set: PrefixSet,
+    mode: MatchMode,
+}
+
+impl Listed {
+    fn holds(&self, prefix: &Prefix) -> bool {
+        self.set.matches(prefix) != (self.mode == MatchMode::Invert)
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,15 +66,37 @@ impl PeerPolicy {
         PeerPolicy { statements: Vec::new(), default: Verdict::Accept }
     }
 
-    pub(super) fn new(set: &PolicySet, direction: Direction, peer: &PeerView) -> PeerPolicy {
+    pub(super) fn new(set: &PolicySet, ready: &PrefixSets, direction: Direction, peer: &PeerView) -> PeerPolicy {
         let assignment = set.assignment(direction, peer.address);
         let policies =
             assignment.policies.iter().filter_map(|name| set.policies.iter().find(|policy| policy.name == *name));
         let statements = policies
             .flat_map(|policy| &policy.statements)
-            .filter_map(|statement| Ready::new(statement, &set.sets, peer))
+            .filter_map(|statement| Ready::new(statement, &set.sets, ready, peer))
             .collect();
         PeerPolicy { statements, default: assignment.default }
+    }
+
+    /// The class of a prefix; `None` where there are too many conditions to tell classes apart.
+    pub fn class(&self, prefix: &Prefix) -> Option<Class> {
+        const MOST: usize = 63;
+        let mut class = u64::from(prefix.addr().is_ipv6());
+        for (n, listed) in self.statements.iter().filter_map(|statement| statement.prefix.as_ref()).enumerate() {
+            if n == MOST {
+                return None;
+            }
+            class = class << 1 | u64::from(listed.holds(prefix));
+        }
+        Some(Class(class))
+    }
+
+    /// A prefix set is another now.
+    pub fn replace_prefix_set(&mut self, name: &str, set: &PrefixSet) {
+        for listed in self.statements.iter_mut().filter_map(|statement| statement.prefix.as_mut()) {
+            if listed.name == name {
+                listed.set = set.clone();
+            }
+        }
     }
 
     /// The route after this policy, borrowed where nothing changed; `None` where it was rejected.
@@ -89,7 +130,7 @@ impl PeerPolicy {
 
 impl Ready {
     /// `None` where the peer or an undefined set keeps it from ever matching.
-    fn new(statement: &Statement, sets: &DefinedSets, peer: &PeerView) -> Option<Ready> {
+    fn new(statement: &Statement, sets: &DefinedSets, ready: &PrefixSets, peer: &PeerView) -> Option<Ready> {
         let Conditions { neighbor_set, .. } = &statement.conditions;
         if let Some((neighbors, mode)) = resolve(neighbor_set.as_ref(), &sets.neighbor)? {
             let is_in = neighbors.iter().any(|prefix| prefix.contains(&peer.address));
@@ -100,8 +141,12 @@ impl Ready {
         let conditions = &statement.conditions;
         let actions = &statement.actions;
         Some(Ready {
-            prefix: resolve(conditions.prefix_set.as_ref(), &sets.prefix)?
-                .map(|(ranges, mode)| (PrefixSet::new(ranges), mode)),
+            prefix: match &conditions.prefix_set {
+                Some(SetMatch { set: name, mode }) => {
+                    Some(Listed { name: name.clone(), set: ready.get(name)?.clone(), mode: *mode })
+                }
+                None => None,
+            },
             as_path: resolve(conditions.as_path_set.as_ref(), &sets.as_path)?,
             as_path_length: conditions.as_path_length,
             community: resolve(conditions.community_set.as_ref(), &sets.community)?,
@@ -121,7 +166,7 @@ impl Ready {
     fn matches(&self, prefix: &Prefix, family: Family, route_type: RouteType, attributes: &Attributes) -> bool {
         (self.families.is_empty() || self.families.contains(&family))
             && self.route_type.is_none_or(|wanted| wanted == route_type)
-            && self.prefix.as_ref().is_none_or(|(set, mode)| set.matches(prefix) != (*mode == MatchMode::Invert))
+            && self.prefix.as_ref().is_none_or(|listed| listed.holds(prefix))
             && self.as_path_length.is_none_or(|compare| compare.holds(attributes.as_path.hops()))
             && holds(self.as_path.as_ref(), |range| range.matches(&attributes.as_path))
             && holds(self.community.as_ref(), |value| attributes.communities.contains(value))

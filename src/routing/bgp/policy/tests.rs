@@ -280,4 +280,72 @@ proptest! {
             prop_assert_eq!(set.matches(route), ranges.iter().any(|range| range.matches(route)), "{}", route);
         }
     }
+
+    #[test]
+    fn an_edited_prefix_set_is_the_set_of_what_is_left(
+        ranges in prop::collection::vec((any_prefix(), 0u8..=128, 0u8..=128), 0..20),
+        add in prop::collection::vec((any_prefix(), 0u8..=128, 0u8..=128), 0..5),
+        remove in prop::collection::vec(any::<prop::sample::Index>(), 0..5),
+    ) {
+        let range = |(prefix, min, max): &(Prefix, u8, u8)| PrefixRange { prefix: prefix.trunc(), min: *min, max: *max };
+        let mut ranges: Vec<PrefixRange> = ranges.iter().map(range).collect();
+        let add: Vec<PrefixRange> = add.iter().map(range).collect();
+        let mut set = PrefixSet::new(ranges.clone());
+        let before = set.clone();
+        let remove: Vec<PrefixRange> =
+            remove.iter().filter(|_| !ranges.is_empty()).map(|at| ranges[at.index(ranges.len())]).collect();
+        set.edit(&add, &remove);
+        prop_assert_eq!(&before, &PrefixSet::new(ranges.clone()), "clones keep what they had");
+        ranges.retain(|range| !remove.contains(range));
+        ranges.extend(add);
+        prop_assert_eq!(set, PrefixSet::new(ranges));
+    }
+
+    #[test]
+    fn prefixes_of_a_class_fare_alike(
+        routes in prop::collection::vec(any_prefix(), 2..20),
+        ranges in prop::collection::vec((any_prefix(), 0u8..=32, 16u8..=128), 1..6),
+        modes in prop::collection::vec((any::<bool>(), any::<Option<bool>>(), 0u32..3), 1..5),
+    ) {
+        let mut set = exporting(modes.iter().enumerate().map(|(n, (invert, accept, local_pref))| {
+            let mode = if *invert { MatchMode::Invert } else { MatchMode::Any };
+            let prefix_set = Some(SetMatch { set: format!("of {}", n % ranges.len()), mode });
+            let verdict = accept.map(|accept| if accept { Verdict::Accept } else { Verdict::Reject });
+            let actions = Actions { local_pref: Some(*local_pref), ..Actions::default() };
+            statement(Conditions { prefix_set, ..Conditions::default() }, actions, verdict)
+        }).collect());
+        for (n, (prefix, min, max)) in ranges.iter().enumerate() {
+            set.sets.prefix.insert(format!("of {n}"), vec![PrefixRange { prefix: *prefix, min: *min, max: *max }]);
+        }
+        let policy = set.prepare(Direction::Export, &view("10.0.0.9"));
+        let set = attributes();
+        let fate = |route: &Prefix| policy.evaluate(route, RouteType::Local, &set, set.next_hop).map(Cow::into_owned);
+        for (a, b) in routes.iter().zip(routes.iter().skip(1)) {
+            if policy.class(a) == policy.class(b) {
+                prop_assert_eq!(fate(a), fate(b), "{} {}", a, b);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_policy_follows_an_edit_of_its_set_by_name() {
+    let rule = |set: &str| {
+        let conditions = Conditions { prefix_set: Some(SetMatch::any(set)), ..Conditions::default() };
+        statement(conditions, Actions::default(), Some(Verdict::Accept))
+    };
+    let mut set = exporting(vec![rule("prefixes"), rule("empty")]);
+    let mut sets = PrefixSets::new(&set.sets);
+    let mut policy = set.prepare_with(&sets, Direction::Export, &view("10.0.0.9"));
+    let route = prefix("203.0.113.0/24");
+    let passes =
+        |policy: &PeerPolicy| policy.evaluate(&route, RouteType::Local, &attributes(), attributes().next_hop).is_some();
+    assert!(!passes(&policy));
+    let added = [PrefixRange::exact(route)];
+    policy.replace_prefix_set("empty", &sets.edit("empty", &added, &[]));
+    assert!(passes(&policy));
+    set.sets.prefix.insert("empty".to_owned(), added.to_vec());
+    assert_eq!(policy, set.prepare(Direction::Export, &view("10.0.0.9")));
+    policy.replace_prefix_set("empty", &sets.edit("empty", &[], &added));
+    assert!(!passes(&policy));
 }

@@ -1,111 +1,86 @@
 //! Equal attributes are kept once, for as long as a path in the RIB has them.
 
-use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 
+use hashbrown::HashTable;
+
+use super::super::hash::hash_of;
 use super::super::types::Attributes;
-
-/// A hash map with a fast hasher that gives the same on every run.
-pub(super) type FastMap<K, V> = HashMap<K, V, BuildHasherDefault<FoldHasher>>;
-
-/// Multiplies to 128 bits and folds the halves, word by word. Against crafted collisions the limit on prefixes of a
-/// session helps, not this.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct FoldHasher(u64);
-
-impl FoldHasher {
-    const FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
-
-    fn add(&mut self, word: u64) {
-        let product = u128::from(self.0.rotate_left(29) ^ word ^ 0x5851_f42d_4c95_7f2d) * u128::from(Self::FACTOR);
-        self.0 = (product >> 64) as u64 ^ product as u64;
-    }
-}
-
-impl Hasher for FoldHasher {
-    fn write(&mut self, bytes: &[u8]) {
-        let (words, rest) = bytes.as_chunks::<8>();
-        for word in words {
-            self.add(u64::from_le_bytes(*word));
-        }
-        if !rest.is_empty() {
-            self.add(rest.iter().fold(0, |word, byte| word << 8 | u64::from(*byte)));
-        }
-    }
-
-    fn write_u8(&mut self, n: u8) {
-        self.add(u64::from(n));
-    }
-
-    fn write_u32(&mut self, n: u32) {
-        self.add(u64::from(n));
-    }
-
-    fn write_u64(&mut self, n: u64) {
-        self.add(n);
-    }
-
-    fn write_usize(&mut self, n: usize) {
-        self.add(n as u64);
-    }
-
-    fn finish(&self) -> u64 {
-        self.0
-    }
-}
 
 /// The attribute sets in use, each with the number of its users in the RIB. Others may hold the same `Arc` for longer
 /// without keeping it here.
 #[derive(Debug, Default)]
 pub(super) struct Pool {
-    users: FastMap<Arc<Attributes>, u32>,
+    all: HashTable<Entry>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    attributes: Arc<Attributes>,
+    /// Half of their hash, so that the table grows without looking at them.
+    hash: u32,
+    users: u32,
+}
+
+impl Entry {
+    fn hash(&self) -> u64 {
+        spread(self.hash)
+    }
+
+    fn is(&self, attributes: &Attributes) -> bool {
+        std::ptr::eq(&*self.attributes, attributes) || *self.attributes == *attributes
+    }
+}
+
+/// Half a hash over the width of a whole one: the table looks at both ends.
+fn spread(half: u32) -> u64 {
+    u64::from(half) << 32 | u64::from(half)
+}
+
+fn half_of(attributes: &Attributes) -> u32 {
+    hash_of(attributes) as u32
 }
 
 impl Pool {
     /// The shared value where there is one, else a new one that nobody uses yet.
     pub(super) fn share(&self, attributes: Attributes) -> Arc<Attributes> {
-        match self.users.get_key_value(&attributes) {
-            Some((shared, _)) => shared.clone(),
+        match self.all.find(spread(half_of(&attributes)), |entry| entry.is(&attributes)) {
+            Some(entry) => entry.attributes.clone(),
             None => Arc::new(attributes),
         }
     }
 
     /// Counts `users` more of these attributes; the value that all of them share.
     pub(super) fn hold(&mut self, attributes: &Arc<Attributes>, users: u32) -> Arc<Attributes> {
-        if let Some((shared, _)) = self.users.get_key_value(attributes) {
-            let shared = shared.clone();
-            *self.users.entry(shared.clone()).or_default() += users;
-            return shared;
-        }
-        self.users.insert(attributes.clone(), users);
-        attributes.clone()
+        let hash = half_of(attributes);
+        let place = self.all.entry(spread(hash), |entry| entry.is(attributes), Entry::hash);
+        let new = || Entry { attributes: attributes.clone(), hash, users: 0 };
+        let mut entry = place.or_insert_with(new);
+        let entry = entry.get_mut();
+        entry.users += users;
+        entry.attributes.clone()
     }
 
     /// `users` of these attributes are gone.
     pub(super) fn release(&mut self, attributes: &Arc<Attributes>, users: u32) {
-        if let Some(count) = self.users.get_mut(attributes) {
-            *count = count.saturating_sub(users);
-            if *count == 0 {
-                self.users.remove(attributes);
+        if let Ok(mut entry) = self.all.find_entry(spread(half_of(attributes)), |entry| entry.is(attributes)) {
+            let count = entry.get().users.saturating_sub(users);
+            entry.get_mut().users = count;
+            if count == 0 {
+                entry.remove();
             }
         }
     }
 
     /// How many different attribute sets are in use.
     pub(super) fn len(&self) -> usize {
-        self.users.len()
+        self.all.len()
     }
 
     /// Gives memory back after many have gone.
     pub(super) fn trim(&mut self) {
-        trim(&mut self.users);
-    }
-}
-
-/// Halves a table that is mostly empty.
-pub(super) fn trim<K: Eq + std::hash::Hash, V>(map: &mut FastMap<K, V>) {
-    if map.capacity() > 1024 && map.len() < map.capacity() / 8 {
-        map.shrink_to(map.len() * 2);
+        if self.all.capacity() > 1024 && self.all.len() < self.all.capacity() / 8 {
+            self.all.shrink_to(self.all.len() * 2, Entry::hash);
+        }
     }
 }

@@ -135,12 +135,12 @@ impl Judge {
             attributes: &path.attributes,
             peer: self.peers.get(&path.peer),
             path_id: path.remote_id,
-            learned: path.learned,
+            learned: path.learned(),
             eligible: self.eligible(path),
         }
     }
 
-    fn eligible(&self, path: &Path) -> bool {
+    pub(super) fn eligible(&self, path: &Path) -> bool {
         path.peer == PeerId::LOCAL
             || path.filtered.is_none() && !self.unreachable.contains(&path.attributes.next_hop.address)
     }

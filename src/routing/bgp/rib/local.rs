@@ -55,8 +55,7 @@ impl Rib {
         mut policy: impl FnMut(PeerId, &Nlri, &Arc<Attributes>) -> Option<Arc<Attributes>>,
     ) {
         let family = family_of(&prefix);
-        let Rib { own, judge, v4, v6, pool, standings, .. } = self;
-        let table = if family == Family::V4 { v4 } else { v6 };
+        let Rib { own, judge, table, pool, standings, .. } = self;
         let Some(paths) = table.get_mut(&prefix) else { return };
         let before = paths.lead();
         paths.retain(|path| {

@@ -8,6 +8,7 @@ mod attributes;
 mod destination;
 mod local;
 mod stale;
+mod table;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -15,9 +16,10 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use self::attributes::{FastMap, Pool, trim};
+use self::attributes::Pool;
 use self::destination::{Judge, Paths};
 use self::stale::Standing;
+use self::table::Table;
 pub use super::decision::{PeerInfo, Reason, Settings};
 use super::types::{Attributes, Nlri, PeerId, family_of};
 use crate::net::{Asn, Family, Prefix};
@@ -70,22 +72,30 @@ pub struct Path {
     pub local_id: u32,
     /// Attributes after import policy.
     pub attributes: Arc<Attributes>,
-    /// When it came or changed last, since daemon start.
-    pub learned: Duration,
+    /// Attributes as received, where import policy changed them.
+    original: Option<Arc<Attributes>>,
+    /// When it came or changed last, in tenths of a second.
+    learned: u32,
+    /// The peer's epoch it was last heard in; older than the peer's own: stale.
+    epoch: u32,
     /// Why it is not used, where it never can be.
     pub filtered: Option<Filtered>,
     /// It is the best path, or used beside it.
     leads: bool,
-    /// The peer's epoch it was last heard in; older than the peer's own: stale.
-    epoch: u32,
-    /// Attributes as received, where import policy changed them.
-    original: Option<Arc<Attributes>>,
 }
+
+/// There may be a path for each of a hundred thousand prefixes, so every octet counts.
+const _: () = assert!(size_of::<Path>() <= 40);
 
 impl Path {
     /// The attributes before import policy.
     pub fn received(&self) -> &Arc<Attributes> {
         self.original.as_ref().unwrap_or(&self.attributes)
+    }
+
+    /// When it came or changed last, since daemon start.
+    pub fn learned(&self) -> Duration {
+        Duration::from_millis(u64::from(self.learned) * 100)
     }
 
     /// Whether it is in use: the best path or, with multipath, one of the best.
@@ -157,15 +167,12 @@ impl Changes {
     }
 }
 
-type Table = FastMap<Prefix, Paths>;
-
 /// All routes.
 #[derive(Debug)]
 pub struct Rib {
     own: RibSettings,
     judge: Judge,
-    v4: Table,
-    v6: Table,
+    table: Table,
     pool: Pool,
     standings: BTreeMap<(PeerId, Family), Standing>,
 }
@@ -176,8 +183,7 @@ impl Rib {
         Rib {
             own,
             judge: Judge { settings: own.decision, peers: BTreeMap::new(), unreachable: BTreeSet::new() },
-            v4: Table::default(),
-            v6: Table::default(),
+            table: Table::default(),
             pool: Pool::default(),
             standings: BTreeMap::new(),
         }
@@ -229,8 +235,7 @@ impl Rib {
         for nlri in nlri {
             self.remove(peer, *nlri, changes);
         }
-        trim(&mut self.v4);
-        trim(&mut self.v6);
+        self.table.trim();
         self.pool.trim();
     }
 
@@ -280,12 +285,12 @@ impl Rib {
 
     /// The best path.
     pub fn best(&self, prefix: &Prefix) -> Option<&Path> {
-        self.table(family_of(prefix)).get(prefix)?.best()
+        self.table.get(prefix)?.best()
     }
 
     /// All paths in order of preference, those that cannot be used last.
     pub fn paths(&self, prefix: &Prefix) -> &[Path] {
-        self.table(family_of(prefix)).get(prefix).map_or(&[], Paths::as_slice)
+        self.table.get(prefix).map_or(&[], Paths::as_slice)
     }
 
     /// The paths in use, the best first.
@@ -300,22 +305,19 @@ impl Rib {
 
     /// All prefixes in order with their paths in order of preference.
     pub fn iterate(&self, family: Family) -> impl Iterator<Item = (Prefix, &[Path])> {
-        let mut all: Vec<(Prefix, &[Path])> =
-            self.table(family).iter().map(|(prefix, paths)| (*prefix, paths.as_slice())).collect();
+        let mut all: Vec<(Prefix, &[Path])> = self.unsorted(family).collect();
         all.sort_unstable_by_key(|(prefix, _)| *prefix);
         all.into_iter()
     }
 
-    /// How many prefixes there are.
-    pub fn prefixes(&self, family: Family) -> usize {
-        self.table(family).len()
+    /// The same for whom the order does not matter.
+    pub fn unsorted(&self, family: Family) -> impl Iterator<Item = (Prefix, &[Path])> {
+        self.table.iter(family).map(|(prefix, paths)| (prefix, paths.as_slice()))
     }
 
-    fn table(&self, family: Family) -> &Table {
-        match family {
-            Family::V4 => &self.v4,
-            Family::V6 => &self.v6,
-        }
+    /// How many prefixes there are.
+    pub fn prefixes(&self, family: Family) -> usize {
+        self.table.len(family)
     }
 
     fn loops(&self, received: &Attributes) -> Option<Filtered> {
@@ -336,68 +338,76 @@ impl Rib {
         }
         let users = u32::try_from(nlri.len()).unwrap_or(u32::MAX);
         let filtered = filtered.or(offer.accepted.is_none().then_some(Filtered::Policy));
-        let accepted = offer.accepted.unwrap_or_else(|| offer.received.clone());
-        let original = (accepted != offer.received).then(|| self.pool.hold(&offer.received, users));
+        let Offer { received, accepted } = offer;
+        let accepted = accepted.unwrap_or_else(|| received.clone());
+        let unchanged = Arc::ptr_eq(&accepted, &received) || accepted == received;
+        let original = (!unchanged).then(|| self.pool.hold(&received, users));
         let attributes = self.pool.hold(&accepted, users);
+        let learned = u32::try_from(learned.as_millis() / 100).unwrap_or(u32::MAX);
         let template =
-            Path { peer, remote_id: 0, local_id: 0, attributes, learned, filtered, leads: false, epoch: 0, original };
-        for nlri in nlri {
-            self.put(nlri.prefix, Path { remote_id: nlri.path_id, ..template.clone() }, changes);
+            Path { peer, remote_id: 0, local_id: 0, attributes, original, learned, epoch: 0, filtered, leads: false };
+        // Routes come by family, nearly always of one.
+        for nlri in nlri.chunk_by(|a, b| family_of(&a.prefix) == family_of(&b.prefix)) {
+            self.put_family(&template, nlri, changes);
         }
     }
 
-    /// Adds or replaces one path whose attributes are held already.
-    fn put(&mut self, prefix: Prefix, mut path: Path, changes: &mut Changes) {
-        let family = family_of(&prefix);
-        let standing = self.standings.entry((path.peer, family)).or_default();
-        path.epoch = standing.epoch;
-        standing.count(&path, 1);
-        let table = if family == Family::V4 { &mut self.v4 } else { &mut self.v6 };
-        let paths = table.entry(prefix).or_default();
-        let before = paths.lead();
-        match paths.find_mut(path.peer, path.remote_id) {
-            Some(slot) => {
-                path.local_id = slot.local_id;
-                path.leads = slot.leads;
-                let same = slot.attributes == path.attributes
-                    && slot.original == path.original
-                    && slot.filtered == path.filtered;
-                if same {
-                    path.learned = slot.learned;
+    /// Adds or replaces paths to prefixes of one family. Their attributes are held already.
+    fn put_family(&mut self, template: &Path, nlri: &[Nlri], changes: &mut Changes) {
+        let Some(family) = nlri.first().map(|nlri| family_of(&nlri.prefix)) else { return };
+        let Rib { judge, table, pool, standings, .. } = self;
+        let standing = standings.entry((template.peer, family)).or_default();
+        let template = Path { epoch: standing.epoch, ..template.clone() };
+        let eligible = judge.eligible(&template);
+        for Nlri { prefix, path_id } in nlri.iter().copied() {
+            let path = Path { remote_id: path_id, ..template.clone() };
+            standing.count(&path, 1);
+            let paths = table.slot(&prefix);
+            match paths {
+                // The only one, or in the place of the only one: no need to rank.
+                Paths::Many(none) if none.is_empty() => {
+                    changes.note(prefix, eligible);
+                    *paths = Paths::One(Path { local_id: 1, leads: eligible, ..path });
                 }
-                let old = std::mem::replace(slot, path);
-                standing.count(&old, -1);
-                old.release(&mut self.pool);
-                if same {
-                    return;
+                Paths::One(old) if old.peer == path.peer && old.remote_id == path_id => {
+                    standing.count(old, -1);
+                    let same = old.says_the_same(&path);
+                    if !same {
+                        changes.note(
+                            prefix,
+                            old.leads != eligible || eligible && !Arc::ptr_eq(&old.attributes, &path.attributes),
+                        );
+                    }
+                    let learned = if same { old.learned } else { path.learned };
+                    let leads = if same { old.leads } else { eligible };
+                    let old = std::mem::replace(old, Path { local_id: old.local_id, learned, leads, ..path });
+                    old.release(pool);
+                }
+                _ => {
+                    let before = paths.lead();
+                    if put_among(paths, path, standing, pool) {
+                        judge.settle(prefix, paths, &before, changes);
+                    }
                 }
             }
-            None => paths.add(path),
         }
-        self.judge.settle(prefix, paths, &before, changes);
     }
 
     fn remove(&mut self, peer: PeerId, nlri: Nlri, changes: &mut Changes) {
         let Nlri { prefix, path_id } = nlri;
         let family = family_of(&prefix);
-        let table = if family == Family::V4 { &mut self.v4 } else { &mut self.v6 };
-        let Some(paths) = table.get_mut(&prefix) else { return };
-        if paths.find_mut(peer, path_id).is_none() {
+        let Some(paths) = self.table.get_mut(&prefix) else { return };
+        let Some(path) = paths.find_mut(peer, path_id) else { return };
+        self.standings.entry((peer, family)).or_default().count(path, -1);
+        path.release(&mut self.pool);
+        if let Paths::One(last) = paths {
+            changes.note(prefix, last.leads);
+            self.table.remove(&prefix);
             return;
         }
         let before = paths.lead();
-        paths.retain(|path| {
-            let keep = path.peer != peer || path.remote_id != path_id;
-            if !keep {
-                self.standings.entry((peer, family)).or_default().count(path, -1);
-                path.release(&mut self.pool);
-            }
-            keep
-        });
+        paths.retain(|path| path.peer != peer || path.remote_id != path_id);
         self.judge.settle(prefix, paths, &before, changes);
-        if paths.is_empty() {
-            table.remove(&prefix);
-        }
     }
 
     /// Goes over all paths that `concerns` is true for; `act` may change one, and says whether it stays.
@@ -408,9 +418,8 @@ impl Rib {
         concerns: impl Fn(&Path) -> bool,
         mut act: impl FnMut(Prefix, &mut Path, &mut Pool) -> bool,
     ) {
-        let Rib { judge, v4, v6, pool, standings, .. } = self;
-        let table = if family == Family::V4 { v4 } else { v6 };
-        table.retain(|prefix, paths| {
+        let Rib { judge, table, pool, standings, .. } = self;
+        table.retain(family, |prefix, paths| {
             if !paths.as_slice().iter().any(&concerns) {
                 return true;
             }
@@ -421,7 +430,7 @@ impl Rib {
                 }
                 let standing = standings.entry((path.peer, family)).or_default();
                 standing.count(path, -1);
-                let keep = act(*prefix, path, pool);
+                let keep = act(prefix, path, pool);
                 if keep {
                     standing.count(path, 1);
                 } else {
@@ -429,15 +438,44 @@ impl Rib {
                 }
                 keep
             });
-            judge.settle(*prefix, paths, &before, changes);
+            judge.settle(prefix, paths, &before, changes);
             !paths.is_empty()
         });
-        trim(table);
+        table.trim();
         pool.trim();
     }
 }
 
+/// Adds a path to others, or replaces the one it is a newer word about. Whether anything is different now.
+fn put_among(paths: &mut Paths, mut path: Path, standing: &mut Standing, pool: &mut Pool) -> bool {
+    let Some(slot) = paths.find_mut(path.peer, path.remote_id) else {
+        paths.add(path);
+        return true;
+    };
+    let same = slot.says_the_same(&path);
+    path.local_id = slot.local_id;
+    path.leads = slot.leads;
+    if same {
+        path.learned = slot.learned;
+    }
+    let old = std::mem::replace(slot, path);
+    standing.count(&old, -1);
+    old.release(pool);
+    !same
+}
+
 impl Path {
+    fn says_the_same(&self, other: &Path) -> bool {
+        // Both are from the pool, which has equal attributes once.
+        let same = |a: &Arc<Attributes>, b: &Arc<Attributes>| Arc::ptr_eq(a, b);
+        let same_original = match (&self.original, &other.original) {
+            (None, None) => true,
+            (Some(a), Some(b)) => same(a, b),
+            _ => false,
+        };
+        same(&self.attributes, &other.attributes) && same_original && self.filtered == other.filtered
+    }
+
     /// Import policy makes this of it now. `epoch` is the peer's.
     fn judge(&mut self, own: &RibSettings, epoch: u32, accepted: Option<Arc<Attributes>>, pool: &mut Pool) {
         let received = self.received().clone();

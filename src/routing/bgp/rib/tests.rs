@@ -88,10 +88,10 @@ fn the_same_route_again_changes_nothing() {
     changes.take();
     rib.announce(ONE, shared(&[1]), &[nlri(1)], NOW * 2, &mut changes);
     assert!(changes.is_empty());
-    assert_eq!(rib.best(&prefix(1)).unwrap().learned, NOW);
+    assert_eq!(rib.best(&prefix(1)).unwrap().learned(), NOW);
     rib.announce(ONE, shared(&[2]), &[nlri(1)], NOW * 2, &mut changes);
     assert_eq!(changes.take(), [best(1)]);
-    assert_eq!(rib.best(&prefix(1)).unwrap().learned, NOW * 2);
+    assert_eq!(rib.best(&prefix(1)).unwrap().learned(), NOW * 2);
     assert_eq!(rib.stats(ONE, Family::V4), Stats { received: 1, accepted: 1, stale: 0 });
 }
 

@@ -2,19 +2,19 @@
 
 use std::net::IpAddr;
 
-use rustbgpd_wire::attribute::encode_path_attributes;
 use rustbgpd_wire::{
     Aggregator, AsPath, AsPathSegment, EncodeError, ExtendedCommunity, LargeCommunity, Origin as CodecOrigin,
     PathAttribute, RawAttribute as CodecRaw,
 };
 
+use super::prepared::{encode_prepared, prepare};
 use super::{HEADER, MAX_EXTENDED, UNICAST, UPDATE, afi, begin, finish, put_length};
 use crate::net::{Family, Prefix};
 use crate::routing::bgp::types::{Attributes, Negotiated, NextHop, Nlri, Origin, family_of};
 
 /// Optional, with a length of two octets.
 const OPTIONAL_LONG: u8 = 0x90;
-const MP_REACH: u8 = 14;
+pub(super) const MP_REACH: u8 = 14;
 const MP_UNREACH: u8 = 15;
 
 /// Why a route cannot be sent on a session.
@@ -46,48 +46,24 @@ pub fn encode_reach(
     if nlri.is_empty() {
         return Ok(());
     }
-    let mp = multiprotocol_head(family, &attributes.next_hop, session)?;
-    let mut fixed = Vec::new();
-    encode_path_attributes(&to_codec(attributes, mp.is_none()), &mut fixed, session.four_octet_as, false)
-        .map_err(unencodable)?;
+    let mut prepared = Vec::with_capacity(64);
+    prepare(attributes, family, session.into(), &mut prepared)?;
     let ids = session.add_path_send.contains(&family);
-    let taken = HEADER + 4 + fixed.len() + mp.as_ref().map_or(0, |head| 4 + head.len());
-    let room = session.max_message.min(MAX_EXTENDED).saturating_sub(taken);
-    if nlri.iter().any(|route| encoded_length(route, ids) > room) {
-        return Err(Unsendable::TooLong(fixed.len()));
-    }
-    let mut rest = nlri;
-    while !rest.is_empty() {
-        let (now, later) = fill(rest, room, ids);
-        rest = later;
-        let start = begin(UPDATE, out);
-        out.extend_from_slice(&[0, 0, 0, 0]);
-        let lengths = start + HEADER + 2;
-        match &mp {
-            // RFC 7606 5.1: before all others.
-            Some(head) => {
-                attribute_of_routes(MP_REACH, head, now, ids, out);
-                out.extend_from_slice(&fixed);
-                put_length(lengths, out.len() - lengths - 2, out);
-            }
-            None => {
-                out.extend_from_slice(&fixed);
-                put_length(lengths, fixed.len(), out);
-                put_routes(now, ids, out);
-            }
-        }
-        finish(start, out);
-    }
-    Ok(())
+    encode_prepared(&prepared, &flat(nlri, ids), ids, session.max_message, out)
 }
 
 /// Appends UPDATEs that withdraw the routes: IPv4 in the field for it, IPv6 in MP_UNREACH_NLRI.
 pub fn encode_withdraw(family: Family, nlri: &[Nlri], session: &Negotiated, out: &mut Vec<u8>) {
     let ids = session.add_path_send.contains(&family);
+    withdraw(family, &flat(nlri, ids), ids, session.max_message, out);
+}
+
+/// The same for routes that are bytes already, with path identifiers where `ids` says so.
+pub fn withdraw(family: Family, routes: &[u8], ids: bool, max_message: usize, out: &mut Vec<u8>) {
     let head = [0, afi(family), UNICAST];
     let taken = HEADER + 4 + if family == Family::V6 { 4 + head.len() } else { 0 };
-    let room = session.max_message.min(MAX_EXTENDED).saturating_sub(taken);
-    let mut rest = nlri;
+    let room = max_message.min(MAX_EXTENDED).saturating_sub(taken);
+    let mut rest = routes;
     while !rest.is_empty() {
         let (now, later) = fill(rest, room, ids);
         rest = later;
@@ -96,13 +72,13 @@ pub fn encode_withdraw(family: Family, nlri: &[Nlri], session: &Negotiated, out:
         let field = out.len();
         match family {
             Family::V4 => {
-                put_routes(now, ids, out);
+                out.extend_from_slice(now);
                 put_length(field - 2, out.len() - field, out);
                 out.extend_from_slice(&[0, 0]);
             }
             Family::V6 => {
                 out.extend_from_slice(&[0, 0]);
-                attribute_of_routes(MP_UNREACH, &head, now, ids, out);
+                attribute_of_routes(MP_UNREACH, &head, now, out);
                 put_length(field, out.len() - field - 2, out);
             }
         }
@@ -128,31 +104,38 @@ fn check(family: Family, nlri: &[Nlri]) -> Result<(), Unsendable> {
     }
 }
 
-fn unencodable(error: EncodeError) -> Unsendable {
+pub(super) fn unencodable(error: EncodeError) -> Unsendable {
     Unsendable::Attribute(error.to_string())
 }
 
 /// As many routes as there is room for, at least one, and the others.
-fn fill(nlri: &[Nlri], room: usize, ids: bool) -> (&[Nlri], &[Nlri]) {
-    let mut used = 0;
-    let fits = nlri.iter().take_while(|route| {
-        used += encoded_length(route, ids);
-        used <= room
-    });
-    nlri.split_at(fits.count().max(1).min(nlri.len()))
+pub(super) fn fill(routes: &[u8], room: usize, ids: bool) -> (&[u8], &[u8]) {
+    let mut used = first_length(routes, ids);
+    loop {
+        let next = used + first_length(routes.get(used..).unwrap_or_default(), ids);
+        if next > room || next == used {
+            return routes.split_at_checked(used).unwrap_or((routes, &[]));
+        }
+        used = next;
+    }
 }
 
-fn encoded_length(route: &Nlri, ids: bool) -> usize {
-    1 + usize::from(route.prefix.prefix_len().div_ceil(8)) + if ids { 4 } else { 0 }
+/// Octets of the first route; 0 where there is none.
+pub(super) fn first_length(routes: &[u8], ids: bool) -> usize {
+    let before = if ids { 4 } else { 0 };
+    routes.get(before).map_or(0, |length| before + 1 + usize::from(length.div_ceil(8)))
 }
 
-fn put_routes(nlri: &[Nlri], ids: bool, out: &mut Vec<u8>) {
+/// Routes as they stand in a message.
+pub(super) fn flat(nlri: &[Nlri], ids: bool) -> Vec<u8> {
+    let mut routes = Vec::with_capacity(nlri.len() * if ids { 9 } else { 5 });
     for route in nlri {
         if ids {
-            out.extend_from_slice(&route.path_id.to_be_bytes());
+            routes.extend_from_slice(&route.path_id.to_be_bytes());
         }
-        put_prefix(&route.prefix, out);
+        put_prefix(&route.prefix, &mut routes);
     }
+    routes
 }
 
 /// Length in bits, then as many octets as it takes.
@@ -160,28 +143,19 @@ pub(super) fn put_prefix(prefix: &Prefix, out: &mut Vec<u8>) {
     let length = prefix.prefix_len();
     out.push(length);
     let octets = usize::from(length.div_ceil(8));
-    match prefix.network() {
-        IpAddr::V4(address) => out.extend(address.octets().iter().take(octets)),
-        IpAddr::V6(address) => out.extend(address.octets().iter().take(octets)),
+    match prefix {
+        Prefix::V4(prefix) => out.extend_from_slice(prefix.network().octets().get(..octets).unwrap_or_default()),
+        Prefix::V6(prefix) => out.extend_from_slice(prefix.network().octets().get(..octets).unwrap_or_default()),
     }
 }
 
 /// MP_REACH_NLRI or MP_UNREACH_NLRI: what stands before the routes, and the routes.
-pub(super) fn attribute_of_routes(code: u8, head: &[u8], nlri: &[Nlri], ids: bool, out: &mut Vec<u8>) {
+pub(super) fn attribute_of_routes(code: u8, head: &[u8], routes: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(&[OPTIONAL_LONG, code, 0, 0]);
     let value = out.len();
     out.extend_from_slice(head);
-    put_routes(nlri, ids, out);
+    out.extend_from_slice(routes);
     put_length(value - 2, out.len() - value, out);
-}
-
-/// What stands before the routes in MP_REACH_NLRI; `None` when NEXT_HOP and the field for routes do.
-fn multiprotocol_head(family: Family, hop: &NextHop, session: &Negotiated) -> Result<Option<Vec<u8>>, Unsendable> {
-    match (family, hop.address) {
-        (Family::V4, IpAddr::V4(_)) => Ok(None),
-        (Family::V4, IpAddr::V6(_)) if !session.extended_next_hop => Err(Unsendable::NextHop(hop.address)),
-        _ => reach_head(family, hop).map(Some).ok_or(Unsendable::NextHop(hop.address)),
-    }
 }
 
 /// AFI, SAFI, the IPv6 next hop with its link-local companion (RFC 2545 3, 8950 3), and the reserved octet.

@@ -6,6 +6,8 @@
 
 mod encode;
 mod open;
+mod plain;
+mod prepared;
 mod raw;
 #[cfg(test)]
 mod tests;
@@ -13,8 +15,9 @@ mod update;
 
 use rustbgpd_wire::{Afi, Safi};
 
-pub use encode::{Unsendable, encode_end_of_rib, encode_reach, encode_withdraw};
+pub use encode::{Unsendable, encode_end_of_rib, encode_reach, encode_withdraw, withdraw};
 pub use open::{Capability, Open, encode_open};
+pub use prepared::{Shape, encode_prepared, prepare, read_prepared};
 pub use raw::{attributes_from_raw, attributes_raw, nlri_raw};
 pub use update::{Reach, Update};
 

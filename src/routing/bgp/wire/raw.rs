@@ -5,12 +5,10 @@ use std::net::IpAddr;
 
 use rustbgpd_wire::attribute::{decode_path_attributes_revised, encode_path_attributes};
 
-use super::encode::{attribute_of_routes, put_prefix, reach_head, to_codec};
+use super::encode::{MP_REACH, attribute_of_routes, put_prefix, reach_head, to_codec};
 use super::update::{Gathered, gather};
 use crate::net::Prefix;
 use crate::routing::bgp::types::{Attributes, NextHop, Nlri, family_of};
-
-const MP_REACH: u8 = 14;
 
 /// Every attribute with its header. One that cannot be encoded is left out.
 pub fn attributes_raw(attributes: &Attributes, nlri: &Nlri) -> Vec<Vec<u8>> {
@@ -25,7 +23,7 @@ pub fn attributes_raw(attributes: &Attributes, nlri: &Nlri) -> Vec<Vec<u8>> {
     }
     if let Some(head) = head {
         let mut bytes = Vec::new();
-        attribute_of_routes(MP_REACH, &head, std::slice::from_ref(nlri), false, &mut bytes);
+        attribute_of_routes(MP_REACH, &head, &nlri_raw(&nlri.prefix), &mut bytes);
         all.push(bytes);
     }
     all

@@ -712,4 +712,70 @@ proptest! {
         let body = out[HEADER..HEADER + cut.index(out.len() - HEADER)].to_vec();
         let _ = decode(&message(UPDATE, &body), Some(&session));
     }
+
+    #[test]
+    fn what_is_read_without_the_codec_is_what_the_codec_reads(
+        (attributes, _, nlri, session) in case(),
+        external in any::<bool>(),
+        flips in vec((any::<prop::sample::Index>(), any::<u8>()), 0..3),
+    ) {
+        let kind = if external { PeerKind::External } else { PeerKind::Internal };
+        let session = Negotiated { kind, families: Family::ALL.to_vec(), ..session };
+        let nlri: Vec<Nlri> = nlri.into_iter().take(3).collect();
+        let Ok(mut bytes) = sent(&attributes, &nlri, &session) else { return Ok(()) };
+        bytes.truncate(usize::from(u16::from_be_bytes([bytes[16], bytes[17]])));
+        let mut body = bytes.split_off(HEADER);
+        let same = |body: &[u8]| {
+            let alone = update::decode_by(body, &session, |_, _| None);
+            prop_assert_eq!(update::decode(body, &session), alone);
+            Ok(())
+        };
+        same(&body)?;
+        for (at, value) in flips {
+            let at = at.index(body.len());
+            body[at] = value;
+            same(&body)?;
+        }
+    }
+
+    #[test]
+    fn what_is_written_without_the_codec_is_what_the_codec_writes((attributes, family, _, session) in case()) {
+        let shape = Shape::from(&session);
+        let mut prepared = Vec::new();
+        prepare(&attributes, family, shape, &mut prepared).unwrap();
+        let head = usize::from(prepared[0]) + 1;
+        let mut alone = Vec::new();
+        let codec = encode::to_codec(&attributes, head == 1);
+        rustbgpd_wire::attribute::encode_path_attributes(&codec, &mut alone, true, false).unwrap();
+        prop_assert_eq!(&prepared[head..], alone);
+        prop_assert_eq!(read_prepared(&prepared, shape), Some(attributes));
+    }
+}
+
+/// Each attribute read without the codec, in forms that are right, wrong, and strange: one byte of each at a time.
+#[test]
+fn single_wrong_octets_are_read_as_the_codec_reads_them() {
+    let mut full = plain("192.0.2.1");
+    full.med = Some(5);
+    full.local_pref = Some(100);
+    full.atomic_aggregate = true;
+    full.aggregator = Some((Asn(64513), Ipv4Addr::new(10, 0, 0, 9)));
+    full.communities = [1, 2].into();
+    full.extended_communities = [[0; 8]].into();
+    full.large_communities = [[1, 2, 3]].into();
+    full.originator_id = Some(Ipv4Addr::new(10, 0, 0, 8));
+    full.cluster_list = [Ipv4Addr::new(10, 0, 0, 7)].into();
+    let bytes = sent(&full, &[route("10.1.0.0/24")], &session()).unwrap();
+    let (_, body) = bytes.split_at(HEADER);
+    for kind in [PeerKind::External, PeerKind::Internal] {
+        let session = Negotiated { kind, ..session() };
+        for at in 0..body.len() {
+            for value in [0, 1, 2, 3, 4, 5, 8, 0x10, 0x20, 0x40, 0x50, 0x60, 0x7f, 0x80, 0xc0, 0xd0, 0xe0, 0xff] {
+                let mut body = body.to_vec();
+                body[at] = value;
+                let alone = update::decode_by(&body, &session, |_, _| None);
+                assert_eq!(update::decode(&body, &session), alone, "octet {at} {value:#x}");
+            }
+        }
+    }
 }

@@ -8,7 +8,7 @@ use rustbgpd_wire::{
     ErrorDisposition, NlriEntry, Origin as CodecOrigin, PathAttribute, Prefix as CodecPrefix, UpdateValidationOptions,
 };
 
-use super::{codec_family, family, notification, refusal};
+use super::{codec_family, family, notification, plain, refusal};
 use crate::net::{Asn, Family, Prefix};
 use crate::routing::bgp::types::{
     AsPath, Attributes, Negotiated, NextHop, Nlri, Notification, Origin, PeerKind, RawAttribute,
@@ -58,6 +58,15 @@ impl Fields<'_> {
 }
 
 pub(super) fn decode(body: &[u8], session: &Negotiated) -> Result<Update, Notification> {
+    decode_by(body, session, plain::attributes)
+}
+
+/// `plain` reads attributes without the codec where it can.
+pub(super) fn decode_by(
+    body: &[u8],
+    session: &Negotiated,
+    plain: impl FnOnce(&[u8], bool) -> Option<Attributes>,
+) -> Result<Update, Notification> {
     let fields = Fields::split(body).ok_or_else(|| notification(3, 1, &[]))?;
     let mut update = Update::default();
     if fields.withdrawn.is_empty() && fields.attributes.is_empty() && fields.nlri.is_empty() {
@@ -74,8 +83,18 @@ pub(super) fn decode(body: &[u8], session: &Negotiated) -> Result<Update, Notifi
         body_routes.clear();
     }
     update.withdrawn = withdrawn;
-    let add_path: Vec<_> = session.add_path_receive.iter().copied().map(codec_family).collect();
     let internal = session.kind == PeerKind::Internal;
+    if fields.attributes.is_empty() && body_routes.is_empty() {
+        return Ok(update);
+    }
+    if session.four_octet_as
+        && !body_routes.is_empty()
+        && let Some(attributes) = plain(fields.attributes, internal)
+    {
+        update.reach.push(Reach { attributes, nlri: body_routes });
+        return Ok(update);
+    }
+    let add_path: Vec<_> = session.add_path_receive.iter().copied().map(codec_family).collect();
     let decoded = decode_path_attributes_revised(fields.attributes, session.four_octet_as, internal, &add_path)
         .map_err(|error| refusal(&error))?;
     let has_body_routes = !body_routes.is_empty();
@@ -242,7 +261,7 @@ pub(super) fn gather(decoded: Vec<PathAttribute>, internal: bool) -> Gathered {
 }
 
 /// Sorted and each once, so that equal sets are equal values.
-fn sorted<T: Ord>(mut each: Vec<T>) -> Box<[T]> {
+pub(super) fn sorted<T: Ord>(mut each: Vec<T>) -> Box<[T]> {
     each.sort_unstable();
     each.dedup();
     each.into()
