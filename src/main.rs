@@ -36,6 +36,7 @@ fn follow(request: Request) -> anyhow::Result<ExitCode> {
             return Ok(if healthy { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
         Request::Explain { admin_socket, what } => commands::explain(&admin_socket, &what)?,
+        Request::Gobgp(asked) => return commands::gobgp(&asked),
         Request::Doctor { admin_socket } => {
             let (text, well) = commands::doctor(&admin_socket)?;
             commands::print(&text)?;

@@ -14,6 +14,7 @@ use super::doors;
 use super::servers::Tasks;
 use super::translate::routing_config;
 use crate::admin;
+use crate::admin::status::PeerStatus;
 use crate::config::Config;
 use crate::kernel::fou::FouClient;
 use crate::kernel::nft::NftClient;
@@ -23,6 +24,7 @@ use crate::model::Published;
 use crate::reconcile::Applied;
 use crate::routing::aws;
 use crate::routing::bgp::api;
+use crate::routing::bgp::api::query::PeerDetail;
 use crate::routing::bgp::policy::PolicySet;
 use crate::routing::bgp::rib;
 use crate::routing::bgp::speaker::{self, Goodbye, Options, Speaker};
@@ -54,15 +56,38 @@ pub(super) struct Router {
     drained: watch::Receiver<Report>,
 }
 
-/// The port of the gobgp API, taken before anything else.
+/// A port of the gobgp API, and the certificates it asks for and shows.
+pub(super) type ApiPort = (TcpListener, Option<api::server::Tls>);
+
+/// The ports of the gobgp API, taken before anything else: the one asked for, and beside an address of one link loopback
+/// in plain text, as kube-router has it.
 ///
 /// # Errors
-/// The port cannot be had.
-pub(super) async fn bind_api(config: &Config) -> anyhow::Result<Option<TcpListener>> {
+/// A port cannot be had, or a certificate not be read.
+pub(super) async fn bind_api(config: &Config) -> anyhow::Result<Vec<ApiPort>> {
     let router = &config.router;
-    let Some(port) = router.admin_port.filter(|_| config.features.router) else { return Ok(None) };
-    let address = std::net::SocketAddr::new(router.admin_address, port);
-    Ok(Some(admin::bind("gobgp-admin-address and --gobgp-admin-port", &[address]).await?))
+    let Some(port) = router.admin_port.filter(|_| config.features.router) else { return Ok(Vec::new()) };
+    let read = |flag: &str, path: &std::path::Path| {
+        std::fs::read(path).with_context(|| format!("--{flag}={}: cannot be read", path.display()))
+    };
+    let tls = match &router.admin_tls {
+        None => None,
+        Some(files) => Some(api::server::Tls {
+            certificate: read("gobgp-admin-tls-cert", &files.certificate)?,
+            key: read("gobgp-admin-tls-key", &files.key)?,
+            client_authority: read("gobgp-admin-tls-client-ca", &files.client_authority)?,
+        }),
+    };
+    let address = router.admin_address;
+    let bind = async |address| {
+        let address = std::net::SocketAddr::new(address, port);
+        admin::bind("gobgp-admin-address and --gobgp-admin-port", &[address]).await
+    };
+    let mut ports = vec![(bind(address).await?, tls)];
+    if !address.is_loopback() && !address.is_unspecified() {
+        ports.push((bind(std::net::Ipv4Addr::LOCALHOST.into()).await?, None));
+    }
+    Ok(ports)
 }
 
 /// Starts the speaker, and makes the room that leads it. `proxy` tells what the service proxy has in force.
@@ -71,7 +96,7 @@ pub(super) async fn bind_api(config: &Config) -> anyhow::Result<Option<TcpListen
 /// What of the kernel is missing, an unreadable passwords file.
 pub(super) fn start(
     config: &Config,
-    api: Option<TcpListener>,
+    api: Vec<ApiPort>,
     proxy: Option<watch::Receiver<Applied>>,
     snapshots: watch::Receiver<Option<Published>>,
     stop: &watch::Receiver<bool>,
@@ -105,14 +130,14 @@ pub(super) fn start(
         }
         ("bgp sessions", Ok(()))
     });
-    if let Some(listener) = api {
+    for (listener, tls) in api {
         let questions = speaker.questions().clone();
         let mut stopping = stop.clone();
         tasks.spawn(async move {
             let until_stop = async move {
                 let _ = stopping.wait_for(|stop| *stop).await;
             };
-            ("gobgp API", api::server::serve(listener, questions, until_stop).await.map_err(Into::into))
+            ("gobgp API", api::server::serve_with(listener, questions, tls, until_stop).await.map_err(Into::into))
         });
     }
     let (drain, commands) = watch::channel(false);
@@ -238,6 +263,18 @@ fn cni_path() -> PathBuf {
 }
 
 impl Router {
+    /// The peers, for whoever looks at the state of the daemon.
+    pub(super) fn peers(&self) -> Vec<PeerStatus> {
+        let peers = self.sessions.borrow().peers.clone();
+        let status = |peer: &PeerDetail| PeerStatus {
+            address: peer.row.address.to_string(),
+            asn: peer.row.asn.map(|asn| asn.0),
+            state: format!("{:?}", peer.row.state).to_lowercase(),
+            routes: peer.row.counts(None),
+        };
+        peers.values().map(status).collect()
+    }
+
     /// Begins a drain (true) or ends it (false); says how far it is. A drain just begun is told in the next moment.
     pub(super) fn drain(&self, wanted: Option<bool>) -> String {
         if let Some(wanted) = wanted {

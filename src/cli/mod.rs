@@ -7,6 +7,7 @@
 pub mod docs;
 mod file;
 pub mod flags;
+pub mod gobgp;
 pub mod value;
 
 use std::ffi::OsString;
@@ -49,6 +50,8 @@ pub enum Request {
         /// Of what.
         what: Explained,
     },
+    /// Ask a BGP speaker, as gobgp's command line does.
+    Gobgp(Box<gobgp::Gobgp>),
     /// Print what stands in the way of traffic on this node.
     Doctor {
         /// Where the running daemon listens.
@@ -147,6 +150,11 @@ where
     I: IntoIterator<Item = T>,
     T: Into<OsString> + Clone,
 {
+    let arguments: Vec<OsString> = arguments.into_iter().map(Into::into).collect();
+    let words: Vec<String> = arguments.iter().map(|word| word.to_string_lossy().into_owned()).collect();
+    if gobgp::is_meant(&words) {
+        return gobgp::parse(&words).map(|asked| Request::Gobgp(Box::new(asked)));
+    }
     let mut command = command();
     let matches = command.try_get_matches_from_mut(arguments).map_err(|mut error| {
         // clap would propose to write the flag after `--`, which is never right here.
@@ -366,6 +374,10 @@ fn command() -> Command {
     command = command.subcommand(question("doctor", DOCTOR_ABOUT));
     let what = Arg::new("what").num_args(0..).value_name("service NAMESPACE/NAME | route ADDRESS | peer ADDRESS");
     command = command.subcommand(question("explain", EXPLAIN_ABOUT).arg(what));
+    // Only for the list: their lines never get here.
+    for (name, about) in gobgp::ABOUT {
+        command = command.subcommand(bare(Command::new(name)).about(about));
+    }
     command.subcommand(bare(Command::new("gen-docs")).hide(true).arg(Arg::new("page").required(true)))
 }
 

@@ -3,12 +3,14 @@
 
 mod ask;
 mod gen_docs;
+mod gobgp;
 mod render;
 
 use std::path::Path;
 use std::time::Duration;
 
 pub use gen_docs::page;
+pub use gobgp::gobgp;
 pub use render::render;
 
 pub use crate::telemetry::print;

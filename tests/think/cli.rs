@@ -95,7 +95,7 @@ const KUBE_ROUTER: [Row; 79] = [
     ("bfd-detection-multiplier", "3", "255", "256", ByConfig),
     ("bfd-desired-min-tx-interval", "1000", "4294967", "4294968", ByConfig),
     ("bfd-required-min-rx-interval", "1000", "1", "0", ByConfig),
-    ("gobgp-admin-address", "127.0.0.1", "10.0.0.1", "", Nobody),
+    ("gobgp-admin-address", "127.0.0.1", "::1", "10.0.0.1", ByConfig),
     ("gobgp-admin-port", "50051", "0", "70000", Parser),
     ("disable-source-dest-check", "true", "false", "x", Parser),
     ("iptables-sync-period", "5m", "1h", "0s", ByConfig),
@@ -106,7 +106,7 @@ const KUBE_ROUTER: [Row; 79] = [
 ];
 
 /// What kube-router does not have.
-const OWN: [Row; 15] = [
+const OWN: [Row; 18] = [
     ("config", "", "", "", Nobody),
     ("manifests", "", "/etc/cluster", "", Nobody),
     ("allowed-import-prefixes", "", "10.0.0.0/8", "10.0.0.0/40", ByConfig),
@@ -122,6 +122,9 @@ const OWN: [Row; 15] = [
     ("dry-run", "false", "true", "x", Parser),
     ("admin-socket", "/run/ferrovia/ferrovia.sock", "/tmp/f.sock", "", Nobody),
     ("state-dir", "/var/lib/ferrovia", "/tmp/f", "", Nobody),
+    ("gobgp-admin-tls-cert", "", "", "/tmp/f.pem", ByConfig),
+    ("gobgp-admin-tls-key", "", "", "/tmp/f.pem", ByConfig),
+    ("gobgp-admin-tls-client-ca", "", "", "/tmp/f.pem", ByConfig),
 ];
 
 /// What a daemon of this version needs: kube-router's defaults turn on what is not there yet.

@@ -298,4 +298,12 @@ pub struct PeerId(pub u32);
 impl PeerId {
     /// Stands for routes that start here.
     pub const LOCAL: PeerId = PeerId(0);
+
+    /// Stands for routes that start here because somebody asked for them through the API.
+    pub const API: PeerId = PeerId(u32::MAX);
+
+    /// Whether routes of it start here.
+    pub fn is_own(self) -> bool {
+        self == PeerId::LOCAL || self == PeerId::API
+    }
 }
