@@ -15,6 +15,8 @@ mod drain;
 mod generate;
 mod golden;
 mod kernel;
+mod policy;
 mod router;
 mod router_features;
 mod trace;
+mod vectors;
