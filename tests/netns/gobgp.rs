@@ -4,6 +4,8 @@
 //! Needs Debian's `gobgpd` package; a client and server of the current major in `$FERROVIA_TOOLS/gobgp4` (where `cargo
 //! xtask setup` puts them) are tried as well. What is missing is said; in CI (`CI=true`) that is a failure.
 
+#![allow(clippy::disallowed_methods, reason = "daemons and tools are processes, and the test waits on a thread")]
+
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::process::CommandExt as _;
