@@ -145,8 +145,9 @@ impl Hub {
         let export = self.policies.prepare_with(&self.prefix_sets, Direction::Export, &target.view());
         let families = negotiated.families.clone();
         entry.live = Some(Live { number, negotiated, complete: BTreeSet::new() });
-        self.groups.join(target, export);
+        // A new peer takes its group's words as they are, so they must be up to date.
         self.spread();
+        self.groups.join(target, export);
         self.tell_all(peer, &families);
         if !self.holds_end {
             families.iter().for_each(|family| self.groups.mark(peer, Mark::EndOfRib(*family)));

@@ -53,7 +53,7 @@ pub(super) enum Whom {
 pub(super) struct Member {
     pub(super) target: Target,
     /// It came with nothing to a group that was told everything before, and was not told everything yet.
-    is_new: bool,
+    pub(super) is_new: bool,
     v4: Share,
     v6: Share,
 }
@@ -82,10 +82,6 @@ impl Member {
             Family::V4 => self.v4.mark(mark),
             Family::V6 => self.v6.mark(mark),
         }
-    }
-
-    pub(super) fn is_new(&self) -> bool {
-        self.is_new
     }
 
     pub(super) fn is_idle(&self) -> bool {
@@ -221,7 +217,6 @@ impl Group {
 
     /// A peer comes in, with what it holds from another group.
     pub(super) fn enter(&mut self, mut member: Member, luggage: [Luggage; 2], shop: &mut Shop) {
-        member.is_new = !self.members.is_empty() && luggage.iter().all(|luggage| luggage.held.is_empty());
         for Luggage { held, marks } in luggage {
             for (nlri, word) in held {
                 if nlri.path_id > 1 {
@@ -307,7 +302,7 @@ fn tell_in<'a, const SIZE: usize>(
     saying: Saying<'_>,
     shop: &mut Shop,
 ) {
-    let Saying { nlri, offer, word, only, key: common, policy } = saying;
+    let Saying { nlri, offer, word, whom, key: common, policy } = saying;
     let key = key(nlri);
     let number = match table.find(&key) {
         Some(number) => number,

@@ -48,8 +48,13 @@ impl Groups {
     /// A session came up: the peer holds nothing. The caller then tells it the whole RIB with [`Groups::tell_one`] and
     /// asks for the marks. By then all others must have been told what is new.
     pub fn join(&mut self, target: Target, policy: PeerPolicy) {
-        self.leave(target.peer);
+        let peer = target.peer;
+        self.leave(peer);
         self.place(target, policy, Default::default());
+        if let Some((group, at)) = home(&mut self.groups, &self.homes, peer) {
+            let has_company = group.members.len() > 1;
+            group.members.get_mut(at).into_iter().for_each(|member| member.is_new = has_company);
+        }
     }
 
     /// A session went down: what the peer was told is forgotten.
@@ -107,8 +112,11 @@ impl Groups {
     /// The same for one peer.
     pub fn tell_one(&mut self, peer: PeerId, prefix: Prefix, offers: &[Offer<'_>]) {
         if let Some((group, at)) = home(&mut self.groups, &self.homes, peer) {
-            let whom =
-                if group.members.get(at).is_some_and(Member::is_new) { Whom::New(peer) } else { Whom::One(peer) };
+            let whom = if group.members.get(at).is_some_and(|member| member.is_new) {
+                Whom::New(peer)
+            } else {
+                Whom::One(peer)
+            };
             group.tell(prefix, offers, true, whom, &mut self.shop);
         }
     }
