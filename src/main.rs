@@ -36,6 +36,16 @@ fn follow(request: Request) -> anyhow::Result<ExitCode> {
             return Ok(if healthy { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
         Request::Explain { admin_socket, service } => commands::explain_service(&admin_socket, &service)?,
+        Request::Doctor { admin_socket } => {
+            let (text, well) = commands::doctor(&admin_socket)?;
+            commands::print(&text)?;
+            return Ok(if well { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        }
+        Request::Drain { admin_socket, stop, wait } => {
+            let (text, drained) = commands::drain(&admin_socket, stop, wait)?;
+            commands::print(&text)?;
+            return Ok(if drained { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        }
         Request::GenDocs(page) => commands::page(page),
     };
     commands::print(&text)?;

@@ -57,7 +57,9 @@ pub(crate) fn run(master: &str) -> Result<()> {
         std::future::pending::<()>().await;
     });
     let observer = Arc::new(Nobody);
-    let wiring = Wiring { snapshots: receiver, disturbances, queries, stop: stopping, applied, notices, observer };
+    let wakes = tokio::sync::mpsc::channel(1).1;
+    let wiring =
+        Wiring { snapshots: receiver, disturbances, wakes, queries, stop: stopping, applied, notices, observer };
     let timing = Timing { resync: Duration::from_secs(3600), started };
     let room = std::thread::spawn(move || {
         let runtime = Builder::new_current_thread().enable_all().build();

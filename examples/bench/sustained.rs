@@ -108,7 +108,9 @@ fn run(world: &mut World, watchman: &Arc<Watchman>) -> Result<Duration> {
     let (_disturb, disturbances) = mpsc::channel(1);
     let (_ask, queries) = mpsc::channel(1);
     let observer = Arc::clone(watchman);
-    let wiring = Wiring { snapshots: receiver, disturbances, queries, stop: stopped, applied, notices, observer };
+    let wakes = tokio::sync::mpsc::channel(1).1;
+    let wiring =
+        Wiring { snapshots: receiver, disturbances, wakes, queries, stop: stopped, applied, notices, observer };
     let timing = Timing { resync: Duration::from_secs(3600), started: watchman.start };
     std::thread::scope(|scope| {
         let source = scope.spawn(move || {

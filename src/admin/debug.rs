@@ -17,6 +17,9 @@ use crate::reconcile::query::{Query, View};
 /// Writes something as JSON; may take a while.
 pub type JsonText = Arc<dyn Fn() -> Result<String, String> + Send + Sync>;
 
+/// Begins or ends a drain, and tells how far it is.
+pub type Drain = Arc<dyn Fn(Option<bool>) -> String + Send + Sync>;
+
 /// Where the answers come from.
 #[derive(Clone)]
 pub struct Sources {
@@ -26,6 +29,8 @@ pub struct Sources {
     pub notices: JsonText,
     /// The daemon's state.
     pub status: Arc<dyn Fn() -> Status + Send + Sync>,
+    /// Begins a drain (true), ends it (false), or only tells how far it is; there where a router runs.
+    pub drain: Option<Drain>,
     /// Each room's ear.
     pub rooms: Arc<BTreeMap<&'static str, mpsc::Sender<Query>>>,
 }
@@ -35,7 +40,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The admin socket's routes.
 pub fn routes(sources: Sources) -> Router {
-    let Sources { snapshot, notices, status, rooms } = sources;
+    let Sources { snapshot, notices, status, drain, rooms } = sources;
+    let (begin, end) = (drain.clone(), drain.clone());
     Router::new()
         .route("/snapshot", get(move || json(Arc::clone(&snapshot))))
         .route("/notices", get(move || json(Arc::clone(&notices))))
@@ -45,6 +51,12 @@ pub fn routes(sources: Sources) -> Router {
                 let status = Arc::clone(&status);
                 json(Arc::new(move || serde_json::to_string_pretty(&status()).map_err(|error| error.to_string())))
             }),
+        )
+        .route(
+            "/drain",
+            get(async move || drained(drain, None))
+                .post(async move || drained(begin, Some(true)))
+                .delete(async move || drained(end, Some(false))),
         )
         .route(
             "/debug/{room}/{*question}",
@@ -57,6 +69,13 @@ async fn json(text: JsonText) -> Response {
         Ok(Ok(text)) => ([(header::CONTENT_TYPE, "application/json")], text).into_response(),
         Ok(Err(reason)) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{reason}\n")).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
+    }
+}
+
+fn drained(drain: Option<Drain>, wanted: Option<bool>) -> Response {
+    match drain {
+        Some(drain) => (drain(wanted) + "\n").into_response(),
+        None => (StatusCode::NOT_FOUND, "this daemon runs no router, so it has nothing to drain\n").into_response(),
     }
 }
 
@@ -95,6 +114,7 @@ mod tests {
             snapshot: Arc::new(|| Ok("{}".into())),
             notices: Arc::new(|| Err("no notices".into())),
             status: Arc::new(|| Status { node: "node-1".into(), ..Status::default() }),
+            drain: None,
             rooms: Arc::new(rooms),
         }
     }
@@ -144,5 +164,22 @@ mod tests {
         assert_eq!(get_path(&routes, "/notices").await, (500, "no notices\n".into()));
         let status: Status = serde_json::from_str(&get_path(&routes, "/status").await.1).unwrap();
         assert_eq!(status.node, "node-1");
+        assert_eq!(get_path(&routes, "/drain").await.0, 404);
+    }
+
+    #[tokio::test]
+    async fn a_drain_is_begun_ended_and_looked_at() {
+        let asked = Arc::new(std::sync::Mutex::new(Vec::new()));
+        let noted = Arc::clone(&asked);
+        let drain: Drain = Arc::new(move |wanted| {
+            noted.lock().unwrap().push(wanted);
+            "serving".to_owned()
+        });
+        let routes = routes(Sources { drain: Some(drain), ..sources(BTreeMap::new()) });
+        for method in ["POST", "GET", "DELETE"] {
+            let request = Request::builder().method(method).uri("/drain").body(Body::empty()).unwrap();
+            assert_eq!(routes.clone().oneshot(request).await.unwrap().status(), StatusCode::OK);
+        }
+        assert_eq!(*asked.lock().unwrap(), [Some(true), None, Some(false)]);
     }
 }

@@ -1,7 +1,7 @@
 //! What people and probes may ask a running daemon: health, metrics, profiles, and its own view of things.
 //!
 //! Each server is bound before anything else starts, because a port that is taken is a start-up error. Nothing here
-//! decides anything about the node, and nothing can be changed through it.
+//! decides anything about the node; all that can be asked for through it is a drain.
 
 pub mod debug;
 pub mod health;

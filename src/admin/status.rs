@@ -24,6 +24,9 @@ pub struct Status {
     pub watches: Vec<WatchStatus>,
     /// What owners of objects should know.
     pub notices: Vec<String>,
+    /// How far the node is out of traffic; `None` where no router runs.
+    #[serde(default)]
+    pub drain: Option<String>,
     /// Why it is unhealthy; empty when it is healthy.
     pub unhealthy: Vec<String>,
     /// Why the node is not ready; empty when it is.
@@ -86,6 +89,9 @@ impl fmt::Display for Status {
         for watch in &self.watches {
             let state = if watch.in_sync { "in sync" } else { "not in sync" };
             writeln!(f, "watch      {}: {state}, {} restarts", watch.kind, watch.restarts)?;
+        }
+        if let Some(drain) = &self.drain {
+            writeln!(f, "traffic    {drain}")?;
         }
         writeln!(f, "notices    {}", self.notices.len())?;
         short_list(f, self.notices.iter().cloned())

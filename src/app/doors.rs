@@ -2,7 +2,9 @@
 
 use anyhow::Context;
 
+use crate::config::{Encapsulation, OverlayScope, RouterConfig};
 use crate::kernel::conntrack::client::ConntrackClient;
+use crate::kernel::fou::FouClient;
 use crate::kernel::ipvs::client::IpvsClient;
 use crate::kernel::modules::{ModuleError, Modules};
 use crate::kernel::nft::NftClient;
@@ -13,6 +15,9 @@ use crate::proxy::reconciler::Kernel;
 /// The real kernel, as the service proxy uses it.
 pub(super) type ProxyKernel = Kernel<IpvsClient, NftClient, RtnlClient, ConntrackClient, ProcSys>;
 
+/// The real kernel, as the router uses it.
+pub(super) type RouterKernel = crate::routing::reconciler::Kernel<NftClient, RtnlClient, FouClient, ProcSys>;
+
 /// What the service proxy needs of the kernel and can load by itself.
 const MODULES: [&str; 5] = ["ip_vs", "nf_conntrack", "nf_conntrack_netlink", "nf_tables", "dummy"];
 
@@ -21,7 +26,7 @@ const MODULES: [&str; 5] = ["ip_vs", "nf_conntrack", "nf_conntrack_netlink", "nf
 /// # Errors
 /// The part of the kernel that is missing, and what to do about it.
 pub(super) fn open() -> anyhow::Result<ProxyKernel> {
-    let missing = load_modules();
+    let missing = load_modules(&MODULES);
     let advice = move || {
         if missing.is_empty() { "is CAP_NET_ADMIN missing?".to_owned() } else { missing.join("; ") }
     };
@@ -35,12 +40,41 @@ pub(super) fn open() -> anyhow::Result<ProxyKernel> {
     })
 }
 
+/// What the router can load by itself. Modules for tunnels are loaded where the kernel does not do it.
+const ROUTER_MODULES: [&str; 5] = ["nf_tables", "nft_chain_nat", "br_netfilter", "ipip", "ip6_tunnel"];
+
+/// Modules for tunnels in UDP.
+const FOU_MODULES: [&str; 2] = ["fou", "fou6"];
+
+/// Open every door of the router.
+///
+/// # Errors
+/// The part of the kernel that is missing, and what to do about it.
+pub(super) fn open_router(config: &RouterConfig) -> anyhow::Result<RouterKernel> {
+    let tunnels = config.overlay != OverlayScope::Off;
+    let mut modules: Vec<&str> = ROUTER_MODULES.into_iter().filter(|name| tunnels || !name.starts_with("ip")).collect();
+    if tunnels && matches!(config.encapsulation, Encapsulation::Fou { .. }) {
+        modules.extend(FOU_MODULES);
+    }
+    let missing = load_modules(&modules);
+    let advice = move || {
+        if missing.is_empty() { "is CAP_NET_ADMIN missing?".to_owned() } else { missing.join("; ") }
+    };
+    let needed = |part: &str| format!("the router cannot reach {part} in the kernel: {}", advice());
+    Ok(RouterKernel {
+        nft: NftClient::open().with_context(|| needed("nftables"))?,
+        rtnl: RtnlClient::open().with_context(|| needed("links and routes"))?,
+        fou: FouClient::open().with_context(|| needed("tunnel ports"))?,
+        sysctl: ProcSys::default(),
+    })
+}
+
 /// Load what is not there. A failure counts only if the part is missing when it is used: the list of modules may be out
 /// of reach while the kernel has everything built in, or loads it by itself.
-fn load_modules() -> Vec<String> {
+fn load_modules(names: &[&str]) -> Vec<String> {
     let modules = Modules::of_this_kernel();
     let mut reasons = Vec::new();
-    for module in MODULES {
+    for module in names {
         let Err(error) = modules.load(module) else { continue };
         reasons.push(error.to_string());
         if matches!(error, ModuleError::NoList { .. }) {

@@ -8,6 +8,7 @@ use crate::kernel::Error;
 use crate::kernel::conntrack::{Conntrack, Flow};
 use crate::kernel::filter::Name;
 use crate::kernel::filter::plan::{Observed, Transaction};
+use crate::kernel::fou::{self, Fou};
 use crate::kernel::ipvs::{
     self, Connections, Ipvs, RealServerKey, Stats, Table, Timeouts, VirtualServer, VirtualServerKey,
 };
@@ -16,6 +17,7 @@ use crate::kernel::rtnl::{self, Address, Link, Neighbour, Route, RouteFilter, Rt
 use crate::kernel::sysctl::Sysctl;
 use crate::net::{Family, Protocol};
 use crate::proxy::reconciler::Kernel;
+use crate::routing;
 
 /// The lines written down, in order; clones share them.
 #[derive(Clone, Debug, Default)]
@@ -37,8 +39,8 @@ impl Journal {
 pub(super) struct Dry<D> {
     door: D,
     journal: Journal,
-    /// A link that would have been made: whoever asked for it must find it.
-    made: Option<Link>,
+    /// Links that would have been made: whoever asked for them must find them.
+    made: Vec<Link>,
     /// Settings that would have been written.
     set: BTreeMap<String, String>,
 }
@@ -57,9 +59,22 @@ pub(super) fn dry<I, N, R, C, S>(kernel: Kernel<I, N, R, C, S>, journal: &Journa
     }
 }
 
+/// The router's kernel, not written to.
+pub(super) fn dry_router<N, R, F, S>(
+    kernel: routing::reconciler::Kernel<N, R, F, S>,
+    journal: &Journal,
+) -> routing::reconciler::Kernel<Dry<N>, Dry<R>, Dry<F>, Dry<S>> {
+    routing::reconciler::Kernel {
+        nft: Dry::new(kernel.nft, journal),
+        rtnl: Dry::new(kernel.rtnl, journal),
+        fou: Dry::new(kernel.fou, journal),
+        sysctl: Dry::new(kernel.sysctl, journal),
+    }
+}
+
 impl<D> Dry<D> {
     fn new(door: D, journal: &Journal) -> Dry<D> {
-        Dry { door, journal: journal.clone(), made: None, set: BTreeMap::new() }
+        Dry { door, journal: journal.clone(), made: Vec::new(), set: BTreeMap::new() }
     }
 }
 
@@ -128,12 +143,34 @@ impl<D: Rtnl> Rtnl for Dry<D> {
 
     fn apply(&mut self, ops: &[rtnl::Op]) -> Vec<Result<(), Error>> {
         for op in ops {
-            self.journal.note(by_name(op, self.made.as_ref()));
-            if let rtnl::Op::AddDummy { name } = op {
-                self.made = Some(made(name));
+            self.journal.note(by_name(op, &self.made));
+            let index = i32::MAX.unsigned_abs() - u32::try_from(self.made.len()).unwrap_or(0);
+            match op {
+                rtnl::Op::AddDummy { name } => self.made.push(made(name, index, "dummy", None)),
+                rtnl::Op::AddTunnel { name, tunnel } => {
+                    self.made.push(made(name, index, tunnel.kind(), Some(*tunnel)));
+                }
+                rtnl::Op::AddBridge { name, .. } => self.made.push(made(name, index, "bridge", None)),
+                rtnl::Op::SetUp { link, up } => {
+                    self.made.iter_mut().filter(|made| made.index == *link).for_each(|made| made.up = *up);
+                }
+                rtnl::Op::SetMtu { link, mtu } => {
+                    self.made.iter_mut().filter(|made| made.index == *link).for_each(|made| made.mtu = *mtu);
+                }
+                _ => {}
             }
         }
         ops.iter().map(|_| Ok(())).collect()
+    }
+}
+
+impl<D: Fou> Fou for Dry<D> {
+    fn ports(&mut self) -> Result<Vec<fou::Port>, Error> {
+        self.door.ports()
+    }
+
+    fn apply(&mut self, ops: &[fou::Op]) -> Vec<Result<(), Error>> {
+        ops.iter().map(|op| self.journal.note(op.to_string())).map(Ok).collect()
     }
 }
 
@@ -170,23 +207,22 @@ impl<D: Sysctl> Sysctl for Dry<D> {
     }
 }
 
-/// The command, with the name of the link that was not made in place of its index.
-fn by_name(op: &rtnl::Op, made: Option<&Link>) -> String {
-    let Some(link) = made else { return op.to_string() };
-    op.to_string().replace(&format!("if{}", link.index), &link.name)
+/// The command, with the names of links that were not made in place of their indexes.
+fn by_name(op: &rtnl::Op, made: &[Link]) -> String {
+    made.iter().fold(op.to_string(), |text, link| text.replace(&format!("if{}", link.index), &link.name))
 }
 
-/// The dummy link that was not made: its index is one that no kernel gives.
-fn made(name: &str) -> Link {
+/// A link that was not made: its index is one that no kernel gives.
+fn made(name: &str, index: u32, kind: &str, tunnel: Option<rtnl::Tunnel>) -> Link {
     Link {
-        index: i32::MAX.unsigned_abs(),
+        index,
         name: name.to_owned(),
-        kind: "dummy".to_owned(),
+        kind: kind.to_owned(),
         up: false,
         no_arp: true,
         loopback: false,
         mtu: 1500,
         master: None,
-        tunnel: None,
+        tunnel,
     }
 }

@@ -12,6 +12,7 @@ mod lock;
 mod observer;
 mod once;
 mod rooms;
+mod router;
 mod servers;
 mod signals;
 mod status;
@@ -19,7 +20,6 @@ mod takeover;
 mod traffic;
 mod vitals;
 
-use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -62,6 +62,8 @@ type ProxyRoom = Room<
 
 /// The room's name.
 const PROXY: &str = <ProxyRoom as Subsystem>::NAME;
+/// The name of the router's room.
+const ROUTING: &str = <router::RouterRoom as Subsystem>::NAME;
 
 /// Run until told to stop, or do once what the configuration asks for.
 ///
@@ -110,27 +112,38 @@ fn door_config(config: &Config, node: NodeName) -> k8s::Config {
         }),
     };
     let pods = config.proxy.graceful_termination || config.proxy.runtime_endpoint.is_some();
-    let needs = k8s::Needs { all_nodes: config.features.router, pods };
+    let needs = k8s::Needs { all_nodes: config.features.router, pods: pods && config.features.proxy };
     k8s::Config { sync_timeout: config.cache_sync_timeout, ..k8s::Config::new(source, node, needs) }
 }
 
 async fn daemon(config: &Config, node: NodeName) -> anyhow::Result<ExitCode> {
     let started = Instant::now();
     let mut signals = Signals::new().context("cannot listen to signals")?;
-    let kernel = doors::open()?;
-    let counters = IpvsClient::open().context("cannot reach IPVS")?;
+    let features = config.features;
+    let kernel = features.proxy.then(doors::open).transpose()?;
+    let counters = features.proxy.then(IpvsClient::open).transpose().context("cannot reach IPVS")?;
     let servers = Servers::bind(config).await?;
+    let api = router::bind_api(config).await?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), node = %node, "started");
 
     let (stop, stopping) = watch::channel(false);
     let mut tasks = Tasks::new();
     let metrics = Metrics::default();
-    let vitals =
-        Vitals::new(started, config.cache_sync_timeout, vec![RoomHealth::new(PROXY, config.proxy.sync_period)]);
-    let (applied, reports) = watch::channel(Applied::default());
-    let (ear, queries) = mpsc::channel::<Query>(4);
     let (snapshots, published) = watch::channel(None);
     let counting = Arc::new(Counting::new(metrics.clone()));
+    let mut ends = Vec::new();
+    let proxy_parts = features.proxy.then(|| parts_of(PROXY, config.proxy.sync_period, &mut ends));
+    let router_parts = features.router.then(|| parts_of(ROUTING, config.router.resync(), &mut ends));
+    let proxy_reports = proxy_parts.as_ref().map(|parts| parts.reports.clone());
+    let healths = ends.iter().map(|end: &End| RoomHealth::new(end.name, end.resync)).collect();
+    let vitals = Vitals::new(started, config.cache_sync_timeout, healths);
+
+    let mut rooms_of_router = None;
+    if features.router {
+        let started = router::start(config, api, proxy_reports.clone(), published.clone(), &stopping, &mut tasks);
+        rooms_of_router = Some(started?);
+    }
+    let router = rooms_of_router.as_ref().map(|(_, router, _)| router.clone());
     let parts = Arc::new(Parts::new(
         config,
         node.clone(),
@@ -138,16 +151,17 @@ async fn daemon(config: &Config, node: NodeName) -> anyhow::Result<ExitCode> {
         vitals.clone(),
         published.clone(),
         Arc::clone(&counting),
-        vec![RoomParts { name: PROXY, applied: reports.clone() }],
+        ends.iter().map(|end| RoomParts { name: end.name, applied: end.reports.clone() }).collect(),
+        router.clone(),
     ));
-    let stats = traffic::source(counters, published.clone(), &metrics);
+    let stats = counters.map(|counters| traffic::source(counters, published.clone(), &metrics));
     servers.spawn(
         &mut tasks,
         &stopping,
         &config.metrics_path,
         status::judge(&vitals),
         status::metrics_text(&parts, &metrics, stats),
-        status::sources(&parts, BTreeMap::from([(PROXY, ear)])),
+        status::sources(&parts, ends.iter().map(|end| (end.name, end.ear.clone())).collect()),
     );
 
     // Health answers while the front door opens, which takes as long as the API server lets it.
@@ -172,24 +186,63 @@ async fn daemon(config: &Config, node: NodeName) -> anyhow::Result<ExitCode> {
         let ended = door.task.await.context("the front door ended midway");
         ("front door", ended.and_then(|ended| ended.map_err(Into::into)))
     });
+    for (index, end) in ends.into_iter().enumerate() {
+        let vitals = vitals.clone();
+        tasks.spawn(async move {
+            vitals.follow(index, end.reports).await;
+            ("vitals", Ok(()))
+        });
+    }
 
-    let wiring = Wiring {
-        snapshots: published,
-        disturbances: rooms::spawn_monitor(&mut tasks)?,
-        queries,
+    let mut own_sockets = Vec::new();
+    let wiring = |parts: RoomEnd, disturbances, wakes| Wiring {
+        snapshots: published.clone(),
+        disturbances,
+        wakes,
+        queries: parts.queries,
         stop: stopping.clone(),
-        applied,
+        applied: parts.applied,
         notices: notices.clone(),
-        observer: counting,
+        observer: Arc::clone(&counting) as Arc<dyn crate::reconcile::driver::Observer>,
     };
-    tokio::spawn(takeover::run(reports.clone()));
-    tasks.spawn(async move {
-        vitals.follow(0, reports).await;
-        ("vitals", Ok(()))
-    });
-    let room = proxy_room(config, kernel, &mut tasks, notices)?;
-    rooms::spawn(&mut tasks, room, wiring, Timing { resync: config.proxy.sync_period, started })?;
-    wait(&mut tasks, &mut signals, &stop).await
+    if let (Some(parts), Some(kernel)) = (proxy_parts, kernel) {
+        tokio::spawn(takeover::run(parts.reports.clone()));
+        own_sockets.extend(kernel.rtnl.port());
+        let wiring = wiring(parts, rooms::spawn_monitor(&mut tasks, Vec::new())?, mpsc::channel(1).1);
+        let room = proxy_room(config, kernel, &mut tasks, notices.clone())?;
+        rooms::spawn(&mut tasks, room, wiring, Timing { resync: config.proxy.sync_period, started })?;
+    }
+    if let (Some(parts), Some((mut room, _, wakes))) = (router_parts, rooms_of_router) {
+        own_sockets.extend(room.kernel_mut().rtnl.port());
+        let wiring = wiring(parts, rooms::spawn_monitor(&mut tasks, own_sockets)?, wakes);
+        rooms::spawn(&mut tasks, room, wiring, Timing { resync: config.router.resync(), started })?;
+    }
+    // Whoever waits for the last notice must see the last sender go.
+    drop(notices);
+    wait(&mut tasks, &mut signals, &stop, router).await
+}
+
+/// A room's end of what connects it with the rest.
+struct RoomEnd {
+    applied: watch::Sender<Applied>,
+    reports: watch::Receiver<Applied>,
+    queries: mpsc::Receiver<Query>,
+}
+
+/// The other end.
+struct End {
+    name: &'static str,
+    resync: Duration,
+    reports: watch::Receiver<Applied>,
+    ear: mpsc::Sender<Query>,
+}
+
+/// Both ends for one room; the outer one goes to `ends`.
+fn parts_of(name: &'static str, resync: Duration, ends: &mut Vec<End>) -> RoomEnd {
+    let (applied, reports) = watch::channel(Applied::default());
+    let (ear, queries) = mpsc::channel(4);
+    ends.push(End { name, resync, reports: reports.clone(), ear });
+    RoomEnd { applied, reports, queries }
 }
 
 /// The room with its two neighbours: health-check node ports, and the pods that answer for VIPs themselves.
@@ -275,7 +328,12 @@ fn check_node(snapshot: &Snapshot, families: &[Family]) -> anyhow::Result<()> {
 }
 
 /// Wait for a signal, or for a task that ends by itself; then end all others in order.
-async fn wait(tasks: &mut Tasks, signals: &mut Signals, stop: &watch::Sender<bool>) -> anyhow::Result<ExitCode> {
+async fn wait(
+    tasks: &mut Tasks,
+    signals: &mut Signals,
+    stop: &watch::Sender<bool>,
+    router: router::Shared,
+) -> anyhow::Result<ExitCode> {
     let failure = tokio::select! {
         signal = signals.ended() => {
             tracing::info!(signal, "stopping, everything in the kernel stays in force");
@@ -288,6 +346,10 @@ async fn wait(tasks: &mut Tasks, signals: &mut Signals, stop: &watch::Sender<boo
             None => anyhow::anyhow!("there is nothing left to run"),
         }),
     };
+    if let Some(router) = router {
+        // Before the rooms end: what is announced must not outlive them unsaid.
+        router.goodbye().await;
+    }
     stop.send_replace(true);
     let all_ended = async { while tasks.join_next().await.is_some() {} };
     if tokio::time::timeout(PATIENCE, all_ended).await.is_err() {

@@ -46,8 +46,10 @@ impl Observer for Counting {
         };
         let took = pass.took.as_secs_f64();
         metrics.reconcile_duration.get_or_create(&PassLabels { room, read }).observe(took);
-        if room == "proxy" {
-            metrics.ipvs_services_sync_time.observe(took);
+        match room {
+            "proxy" => metrics.ipvs_services_sync_time.observe(took),
+            "routing" => metrics.host_routes_sync_time.observe(took),
+            _ => {}
         }
         let ops = |result| metrics.ops.get_or_create_owned(&OpLabels { room, result });
         ops("ok").inc_by(u64::try_from(outcome.ops.saturating_sub(pass.n_failed)).unwrap_or(u64::MAX));

@@ -6,30 +6,56 @@ use std::time::Duration;
 use anyhow::Context;
 use tokio::sync::watch;
 
-use super::dry_run::{Journal, dry};
-use super::{door_config, doors, translate};
+use super::dry_run::{Journal, dry, dry_router};
+use super::{door_config, doors, router, translate};
 use crate::config::Config;
 use crate::k8s;
-use crate::model::NodeName;
-use crate::proxy::reconciler::{Outputs, Room};
+use crate::model::{NodeName, Snapshot};
+use crate::proxy::reconciler::Outputs;
+use crate::reconcile::query::View;
 use crate::reconcile::{Outcome, Read, Subsystem};
+use crate::routing::reconciler::Figures;
+use crate::routing::sessions::Mute;
 use crate::telemetry::print;
+use crate::{proxy, routing};
 
 /// Take away everything of ours. Failures are logged, and do not change the exit code, as in kube-router.
 pub(super) fn clean_up(config: &Config, node: NodeName) -> anyhow::Result<ExitCode> {
-    let room = Room::new(translate::proxy_config(config), doors::open()?, Outputs::default());
-    let outcome = room.clean_up(node);
-    for (key, reason) in &outcome.failed {
-        tracing::error!(key, reason, "could not remove");
-    }
-    tracing::info!(n_ops = outcome.ops, n_failed = outcome.failed.len(), "cleaned up");
+    let mut n_ops = 0;
+    let mut n_failed = 0;
+    let mut told = |room: &str, outcome: anyhow::Result<Outcome>| match outcome {
+        Ok(outcome) => {
+            for (key, reason) in &outcome.failed {
+                tracing::error!(key, reason, "could not remove");
+            }
+            n_ops += outcome.ops;
+            n_failed += outcome.failed.len();
+        }
+        Err(error) => {
+            tracing::error!(room, reason = format!("{error:#}"), "could not remove");
+            n_failed += 1;
+        }
+    };
+    told(
+        "proxy",
+        doors::open().map(|kernel| {
+            proxy::reconciler::Room::new(translate::proxy_config(config), kernel, Outputs::default()).clean_up(node)
+        }),
+    );
+    told(
+        "routing",
+        doors::open_router(&config.router).map(|kernel| {
+            let figures = watch::channel(Figures::default()).0;
+            let settings = translate::routing_config(config);
+            routing::reconciler::Room::new(settings, kernel, Mute::default(), None, figures).clean_up()
+        }),
+    );
+    tracing::info!(n_ops, n_failed, "cleaned up");
     Ok(ExitCode::SUCCESS)
 }
 
 /// Decide for the cluster as it is, and print what would be written to the kernel as it is.
 pub(super) async fn dry_run(config: &Config, node: NodeName) -> anyhow::Result<ExitCode> {
-    let journal = Journal::default();
-    let mut room = Room::new(translate::proxy_config(config), dry(doors::open()?, &journal), Outputs::default());
     let (_stop, stopping) = watch::channel(false);
     let mut door = k8s::start(door_config(config, node), stopping).await?;
     let published = tokio::select! {
@@ -41,20 +67,51 @@ pub(super) async fn dry_run(config: &Config, node: NodeName) -> anyhow::Result<E
             anyhow::bail!("the front door closed before there was a snapshot");
         }
     };
-    let outcome = tokio::task::spawn_blocking(move || room.sync(&published.snapshot, Read::Kernel, Duration::ZERO))
-        .await
-        .context("the pass ended midway")?;
-    print(&report(&journal.take(), &outcome))?;
-    Ok(if outcome.failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    let config = config.clone();
+    let passes = move || passes(&config, &published.snapshot);
+    let (text, whole) = tokio::task::spawn_blocking(passes).await.context("the pass ended midway")??;
+    print(&text)?;
+    Ok(if whole { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// The commands an operator would type, and what stands in the way as comments.
-fn report(lines: &[String], outcome: &Outcome) -> String {
-    let mut text = format!("# dry run: {} changes, nothing was written\n", lines.len());
+/// What each room would write, and whether that would be everything.
+fn passes(config: &Config, snapshot: &Snapshot) -> anyhow::Result<(String, bool)> {
+    let journal = Journal::default();
+    let mut whole = true;
+    let mut outcomes = Vec::new();
+    if config.features.proxy {
+        let kernel = dry(doors::open()?, &journal);
+        let mut room = proxy::reconciler::Room::new(translate::proxy_config(config), kernel, Outputs::default());
+        outcomes.push(room.sync(snapshot, Read::Kernel, Duration::ZERO));
+    }
+    let mut told = String::new();
+    if config.features.router {
+        let kernel = dry_router(doors::open_router(&config.router)?, &journal);
+        let figures = watch::channel(Figures::default()).0;
+        let mut room =
+            routing::reconciler::Room::new(router::settings(config)?, kernel, Mute::default(), None, figures);
+        outcomes.push(room.sync(snapshot, Read::Kernel, Duration::ZERO));
+        let desired = room.answer(&View::Desired);
+        told = desired.lines().take_while(|line| *line != "# ip").map(|line| format!("{line}\n")).collect();
+    }
+    let mut text = String::new();
+    let lines = journal.take();
+    text.push_str(&format!("# dry run: {} changes, nothing was written\n", lines.len()));
     for line in lines {
-        text.push_str(line);
+        text.push_str(&line);
         text.push('\n');
     }
+    text.push_str(&told);
+    for outcome in outcomes {
+        whole &= outcome.failed.is_empty();
+        text.push_str(&report(&outcome));
+    }
+    Ok((text, whole))
+}
+
+/// What stands in the way, as comments.
+fn report(outcome: &Outcome) -> String {
+    let mut text = String::new();
     for notice in &outcome.notices {
         text.push_str(&format!("# {} ({}): {}\n", notice.subject, notice.reason, notice.message));
     }

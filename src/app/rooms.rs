@@ -27,9 +27,10 @@ pub(super) fn spawn<S: Subsystem + Send + 'static>(
     Ok(())
 }
 
-/// Tell a room that links, addresses or routes changed. News that come while it looks become one.
-pub(super) fn spawn_monitor(tasks: &mut Tasks) -> anyhow::Result<mpsc::Receiver<()>> {
-    let mut monitor = Monitor::open().context("cannot listen to changes of links and addresses")?;
+/// Tell a room that links, addresses or routes changed. News that come while it looks become one. `own` are the
+/// sockets whose changes are no news.
+pub(super) fn spawn_monitor(tasks: &mut Tasks, own: Vec<u32>) -> anyhow::Result<mpsc::Receiver<()>> {
+    let mut monitor = Monitor::of_others(own).context("cannot listen to changes of links and addresses")?;
     let (news, disturbances) = mpsc::channel(1);
     tasks.spawn(async move {
         let ended = loop {

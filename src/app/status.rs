@@ -7,8 +7,9 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use super::observer::Counting;
+use super::router::Shared;
 use super::vitals::Vitals;
-use crate::admin::debug::Sources;
+use crate::admin::debug::{Drain, Sources};
 use crate::admin::probes::{Judge, MetricsText};
 use crate::admin::status::{RoomStatus, Status, WatchStatus};
 use crate::config::Config;
@@ -37,6 +38,7 @@ pub(super) struct Parts {
     published: watch::Receiver<Option<Published>>,
     counting: Arc<Counting>,
     rooms: Vec<RoomParts>,
+    router: Shared,
     /// There once the front door is open.
     door: OnceLock<(Arc<k8s::Status>, Arc<k8s::RecentNotices>)>,
 }
@@ -50,6 +52,7 @@ impl Parts {
         published: watch::Receiver<Option<Published>>,
         counting: Arc<Counting>,
         rooms: Vec<RoomParts>,
+        router: Shared,
     ) -> Parts {
         let features = config.features;
         let named = [
@@ -66,6 +69,7 @@ impl Parts {
             published,
             counting,
             rooms,
+            router,
             door: OnceLock::new(),
         }
     }
@@ -100,6 +104,7 @@ impl Parts {
             rooms: self.rooms.iter().map(|room| self.room_status(room)).collect(),
             watches: watches.unwrap_or_default(),
             notices: notices.unwrap_or_default(),
+            drain: self.router.as_ref().map(|router| router.drain(None)),
             unhealthy: verdict.unhealthy,
             unready: verdict.unready,
         }
@@ -150,11 +155,14 @@ pub(super) fn judge(vitals: &Vitals) -> Judge {
 }
 
 /// What the metrics server asks.
-pub(super) fn metrics_text(parts: &Arc<Parts>, metrics: &Metrics, stats: ServiceStatsSource) -> MetricsText {
+pub(super) fn metrics_text(parts: &Arc<Parts>, metrics: &Metrics, stats: Option<ServiceStatsSource>) -> MetricsText {
     let (parts, metrics) = (Arc::clone(parts), metrics.clone());
-    let scrape = Scrape::new(&metrics, Some(stats));
+    let scrape = Scrape::new(&metrics, stats);
     Arc::new(move || {
         parts.observe_door(&metrics);
+        if let Some(router) = &parts.router {
+            router.observe(&metrics);
+        }
         scrape.text()
     })
 }
@@ -173,6 +181,7 @@ pub(super) fn sources(parts: &Arc<Parts>, rooms: BTreeMap<&'static str, mpsc::Se
             serde_json::to_string_pretty(&notices).map_err(|error| error.to_string())
         }),
         status: Arc::new(move || for_status.status()),
+        drain: parts.router.clone().map(|router| -> Drain { Arc::new(move |wanted| router.drain(wanted)) }),
         rooms: Arc::new(rooms),
     }
 }

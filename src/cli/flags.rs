@@ -104,13 +104,22 @@ impl Flag {
         !matches!(self.name, "config" | "help" | "version" | "cleanup-config")
     }
 
-    /// True where it changes what the service proxy decides: `render` takes these.
+    /// True where it changes what the service proxy or the router decides: `render` takes these.
     pub fn decides(&self) -> bool {
         match self.group {
             Group::ServiceAddresses | Group::ServiceProxy => true,
             Group::General => matches!(self.name, "enable-ipv4" | "enable-ipv6" | "help"),
-            Group::Own => matches!(self.name, "vip-binding" | "config"),
-            Group::Router | Group::Firewall | Group::Balancer => false,
+            Group::Own => matches!(self.name, "vip-binding" | "config" | "allowed-import-prefixes"),
+            Group::Router => !matches!(
+                self.name,
+                "routes-sync-period"
+                    | "injected-routes-sync-period"
+                    | "peer-router-passwords-file"
+                    | "gobgp-admin-address"
+                    | "gobgp-admin-port"
+                    | "disable-source-dest-check"
+            ),
+            Group::Firewall | Group::Balancer => false,
         }
     }
 
@@ -120,8 +129,8 @@ impl Flag {
             return Standing::Differs(how);
         }
         match self.group {
-            Group::Router | Group::Firewall | Group::Balancer => Standing::NotYet,
-            _ if matches!(self.name, "run-router" | "run-firewall" | "run-loadbalancer") => Standing::NotYet,
+            Group::Firewall | Group::Balancer => Standing::NotYet,
+            _ if matches!(self.name, "run-firewall" | "run-loadbalancer") => Standing::NotYet,
             _ => Standing::Works,
         }
     }
@@ -129,9 +138,14 @@ impl Flag {
 
 /// The flags whose meaning differs from kube-router's on purpose, with what is different.
 pub const DIFFERENT: &[(&str, &str)] = &[
+    ("auto-mtu", "leaves room for the headers of the overlay; kube-router gives pods the whole link"),
+    (
+        "disable-source-dest-check",
+        "each machine for itself, in builds with the feature aws; kube-router does it for all nodes",
+    ),
     ("enable-pprof", "listens on 127.0.0.1:6060 only; kube-router listens on every address, without a password"),
     ("version", "prints to standard output, in this program's own form"),
-    ("cleanup-config", "removes only what the service proxy owns; virtual servers inside --excluded-cidrs stay"),
+    ("cleanup-config", "removes only what is ours; virtual servers inside --excluded-cidrs stay"),
     ("excluded-cidrs", "covers the addresses on the dummy link as well; kube-router removes those"),
     ("hairpin-mode", "without effect: pods always reach themselves through their Services"),
     ("ipvs-permit-all", "false also removes the filter of an earlier run; kube-router leaves it in force"),
@@ -409,6 +423,9 @@ flags! {
             "File with flags as keys, *.yaml or *.toml; the command line and the environment win over it";
         manifests, "manifests", PathBuf = "",
             "Folder of Kubernetes YAML to read the cluster from, not from an API server; changes are followed";
+        allowed_import_prefixes, "allowed-import-prefixes", Vec<String> = "",
+            "Routes inside these are used although they touch node, Service or pod addresses of the cluster; peers can \
+             otherwise never lead those elsewhere";
         vip_binding, "vip-binding", String = "auto",
             "How Service addresses become local: address puts each on kube-dummy-if, route adds a local route, auto \
              takes addresses while there are few";

@@ -11,6 +11,7 @@ pub mod value;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::error::ContextKind;
 use clap::{Arg, ArgAction, ArgMatches, Command};
@@ -18,7 +19,7 @@ use clap::{Arg, ArgAction, ArgMatches, Command};
 pub use file::FileError;
 use flags::{FLAGS, Flag, Given, Group, Origin};
 pub use flags::{Flags, ValueError};
-use value::Syntax;
+use value::{FlagValue as _, GoDuration, Syntax};
 
 /// What the program was asked to do.
 #[derive(Clone, Debug)]
@@ -45,6 +46,20 @@ pub enum Request {
         admin_socket: PathBuf,
         /// `NAMESPACE/NAME`.
         service: String,
+    },
+    /// Print what stands in the way of traffic on this node.
+    Doctor {
+        /// Where the running daemon listens.
+        admin_socket: PathBuf,
+    },
+    /// Take this node out of traffic, or back into it.
+    Drain {
+        /// Where the running daemon listens.
+        admin_socket: PathBuf,
+        /// Back into it.
+        stop: bool,
+        /// How long to wait for its end.
+        wait: Option<Duration>,
     },
     /// Print a generated document.
     GenDocs(docs::Page),
@@ -135,6 +150,10 @@ where
         Some(("status", inner)) => {
             Ok(ask(&mut command, inner, "status")?.unwrap_or_else(|| Request::Status { admin_socket: socket(inner) }))
         }
+        Some(("doctor", inner)) => {
+            Ok(ask(&mut command, inner, "doctor")?.unwrap_or_else(|| Request::Doctor { admin_socket: socket(inner) }))
+        }
+        Some(("drain", inner)) => drain(&mut command, inner),
         Some(("explain", inner)) => explain(&mut command, inner),
         Some(("gen-docs", inner)) => {
             let page = inner.get_one::<String>("page").and_then(|name| docs::Page::parse(name));
@@ -197,6 +216,24 @@ fn render(command: &mut Command, matches: &ArgMatches, environment: &Environment
 fn ask(command: &mut Command, matches: &ArgMatches, name: &str) -> Result<Option<Request>, Refusal> {
     let flags = read_flags(matches, &Environment::default(), None)?;
     Ok(flags.help.then(|| help_of(command, name)))
+}
+
+fn drain(command: &mut Command, matches: &ArgMatches) -> Result<Request, Refusal> {
+    if let Some(help) = ask(command, matches, "drain")? {
+        return Ok(help);
+    }
+    let wait = match matches.get_one::<String>("wait") {
+        None => None,
+        Some(text) => {
+            let parsed = GoDuration::parse(std::slice::from_ref(text)).ok().and_then(GoDuration::to_duration);
+            Some(parsed.ok_or_else(|| usage(&format!("invalid value {text:?} for --wait: write 30s or 2m")))?)
+        }
+    };
+    let stop = matches.get_flag("stop");
+    if stop && wait.is_some() {
+        return Err(usage("drain takes --stop or --wait, not both"));
+    }
+    Ok(Request::Drain { admin_socket: socket(matches), stop, wait })
 }
 
 fn explain(command: &mut Command, matches: &ArgMatches) -> Result<Request, Refusal> {
@@ -298,6 +335,11 @@ fn command() -> Command {
     for sub in [render_command(), question("snapshot", SNAPSHOT_ABOUT), question("status", STATUS_ABOUT)] {
         command = command.subcommand(sub);
     }
+    let wait = Arg::new("wait").long("wait").value_name("DURATION").num_args(0..=1).require_equals(true);
+    let wait = wait.default_missing_value("1m").help("Wait until the node is drained, at most this long [default: 1m]");
+    let stop = Arg::new("stop").long("stop").action(ArgAction::SetTrue).help("Take the node back into traffic");
+    command = command.subcommand(question("drain", DRAIN_ABOUT).arg(wait).arg(stop));
+    command = command.subcommand(question("doctor", DOCTOR_ABOUT));
     let what = Arg::new("what").num_args(0..).value_name("service NAMESPACE/NAME");
     command = command.subcommand(question("explain", EXPLAIN_ABOUT).arg(what));
     command.subcommand(bare(Command::new("gen-docs")).hide(true).arg(Arg::new("page").required(true)))
@@ -306,6 +348,10 @@ fn command() -> Command {
 const SNAPSHOT_ABOUT: &str = "Print the cluster as a running daemon sees it, as JSON that render can read";
 const EXPLAIN_ABOUT: &str =
     "Print where a running daemon serves one Service, from which endpoints, and what stands in the way";
+const DOCTOR_ABOUT: &str =
+    "Print what stands in the way of traffic on this node, and what to do; ends with 1 when there is anything";
+const DRAIN_ABOUT: &str = "Take this node out of traffic in stages until the daemon ends, as ferrovia.dev/drain does; \
+                           with --wait ends with 1 when time is up first";
 const STATUS_ABOUT: &str = "Print the state of a running daemon on one screen; ends with 1 when it is not healthy";
 
 const EXAMPLES: &str = "\

@@ -10,15 +10,20 @@ use anyhow::{Context, bail};
 /// Longer than the daemon itself waits for a room.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// The body of `GET path`. HTTP/1.0, so that the answer is not chunked and ends where the connection ends.
+/// The body of `GET path`.
 pub(super) fn get(socket: &Path, path: &str) -> anyhow::Result<String> {
+    send(socket, "GET", path)
+}
+
+/// The body of the answer to one request. HTTP/1.0, so that it is not chunked and ends where the connection ends.
+pub(super) fn send(socket: &Path, method: &str, path: &str) -> anyhow::Result<String> {
     let mut stream = UnixStream::connect(socket).with_context(|| {
         let socket = socket.display();
         format!("cannot reach a running daemon at {socket}; is it running, and with this --admin-socket?")
     })?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
-    write!(stream, "GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n")?;
+    write!(stream, "{method} {path} HTTP/1.0\r\nHost: localhost\r\n\r\n")?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).context("the daemon stopped answering midway")?;
     body(&String::from_utf8(answer).context("the daemon answered something that is no text")?)

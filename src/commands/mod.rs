@@ -1,11 +1,12 @@
 //! The commands beside the daemon: look at files, ask a running daemon, print generated pages. None needs root but
-//! those that ask the daemon, and none changes anything.
+//! those that ask the daemon, and none but `drain` changes anything.
 
 mod ask;
 mod gen_docs;
 mod render;
 
 use std::path::Path;
+use std::time::Duration;
 
 pub use gen_docs::page;
 pub use render::render;
@@ -29,6 +30,50 @@ pub fn snapshot(admin_socket: &Path) -> anyhow::Result<String> {
 pub fn status(admin_socket: &Path) -> anyhow::Result<(String, bool)> {
     let status: Status = serde_json::from_str(&ask::get(admin_socket, "/status")?)?;
     Ok((status.to_string(), status.unhealthy.is_empty()))
+}
+
+/// `ferrovia doctor`: what stands in the way on this node, one line each, and whether that is nothing.
+///
+/// # Errors
+/// No daemon listens there, or it answers something else.
+pub fn doctor(admin_socket: &Path) -> anyhow::Result<(String, bool)> {
+    let status: Status = serde_json::from_str(&ask::get(admin_socket, "/status")?)?;
+    let mut lines: Vec<String> = Vec::new();
+    lines.extend(status.unhealthy.iter().map(|reason| format!("Unhealthy: {reason}")));
+    lines.extend(status.unready.iter().map(|reason| format!("NotReady: {reason}")));
+    for room in &status.rooms {
+        lines.extend(room.failed.iter().map(|(key, reason)| format!("NotInForce: {}: {key}: {reason}", room.name)));
+        let findings = ask::get(admin_socket, &format!("/debug/{}/findings", room.name))?;
+        lines.extend(findings.lines().map(str::to_owned));
+    }
+    let well = lines.is_empty();
+    let text = if well { "nothing found\n".to_owned() } else { lines.join("\n") + "\n" };
+    Ok((text, well))
+}
+
+/// How often a drain is looked at while somebody waits for its end.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
+
+/// `ferrovia drain`: begin a drain or end it; with `wait`, return when it is done. The text says how far it is, the
+/// other value whether what was asked for is so.
+///
+/// # Errors
+/// No daemon listens there, or it runs no router.
+pub fn drain(admin_socket: &Path, stop: bool, wait: Option<Duration>) -> anyhow::Result<(String, bool)> {
+    let method = if stop { "DELETE" } else { "POST" };
+    let mut report = ask::send(admin_socket, method, "/drain")?;
+    let Some(wait) = wait else { return Ok((report, true)) };
+    // The first look may still be at what was before.
+    let mut waited = Duration::ZERO;
+    while !report.starts_with("drained") {
+        if waited >= wait {
+            return Ok((format!("not drained after {} s: {report}", wait.as_secs()), false));
+        }
+        waited += LOOK_AGAIN;
+        std::thread::sleep(LOOK_AGAIN);
+        report = ask::get(admin_socket, "/drain")?;
+    }
+    Ok((report, true))
 }
 
 /// `ferrovia explain service NS/NAME`: where one Service is served on this node, and what stands in the way.

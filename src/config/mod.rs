@@ -11,7 +11,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use check::{BindHost, ConfigError, ConfigErrors};
-pub use router::{Asn, Bfd, Encapsulation, GracefulRestart, OverlayScope, Peer, RouterConfig, RouterId};
+pub use router::{
+    AdvertiseStyle, Asn, Bfd, Drain, DrainSignal, Encapsulation, GracefulRestart, OverlayScope, Peer, RouterConfig,
+    RouterId,
+};
 
 use crate::cli::Flags;
 use crate::net::{Family, Prefix};
@@ -248,14 +251,11 @@ impl Config {
 }
 
 /// The features this version does not have: flag, and what it would run.
-const ABSENT: [(&str, &str); 3] = [
-    ("run-router", "the router is"),
-    ("run-firewall", "the network policy firewall is"),
-    ("run-loadbalancer", "the load balancer allocator is"),
-];
+const ABSENT: [(&str, &str); 2] =
+    [("run-firewall", "the network policy firewall is"), ("run-loadbalancer", "the load balancer allocator is")];
 
 fn check_features(check: &mut Check, flags: &Flags) {
-    let asked = [flags.run_router, flags.run_firewall, flags.run_loadbalancer];
+    let asked = [flags.run_firewall, flags.run_loadbalancer];
     for ((flag, part), _) in ABSENT.iter().zip(asked).filter(|(_, asked)| *asked) {
         check.fault(flag, "true", format!("{part} not part of this version; start with --{flag}=false"));
     }

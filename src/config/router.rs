@@ -13,6 +13,7 @@ use super::check::Check;
 use crate::cli::Flags;
 use crate::cli::value::Secret;
 pub use crate::net::Asn;
+use crate::net::Prefix;
 
 /// The router's settings.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,6 +64,10 @@ pub struct RouterConfig {
     pub advertise_pod_cidr: bool,
     /// `--enable-bfd` with its settings.
     pub bfd: Option<Bfd>,
+    /// BFD of peers that annotations ask for: `--bfd-*` whether or not `--enable-bfd`.
+    pub bfd_defaults: Bfd,
+    /// `--allowed-import-prefixes`.
+    pub allowed_imports: Vec<Prefix>,
     /// `--gobgp-admin-address`.
     pub admin_address: IpAddr,
     /// `--gobgp-admin-port`, where not 0.
@@ -112,6 +117,13 @@ pub struct Drain {
     pub tag: Duration,
     /// `--drain-settle-time`.
     pub settle: Duration,
+}
+
+impl RouterConfig {
+    /// How often everything is compared with the kernel: the shorter of the two periods.
+    pub fn resync(&self) -> Duration {
+        self.sync_period.min(self.injected_sync_period)
+    }
 }
 
 /// Which nodes are reached through a tunnel.
@@ -187,6 +199,7 @@ const HOUR: u64 = 3600;
 
 pub(super) fn build(check: &mut Check, flags: &Flags) -> RouterConfig {
     let encapsulation = encapsulation(check, flags);
+    let bfd = bfd(check, flags);
     RouterConfig {
         sync_period: check.period("routes-sync-period", flags.routes_sync_period),
         injected_sync_period: check.period("injected-routes-sync-period", flags.injected_routes_sync_period),
@@ -215,7 +228,9 @@ pub(super) fn build(check: &mut Check, flags: &Flags) -> RouterConfig {
         advertise_external_ip: flags.advertise_external_ip,
         advertise_load_balancer_ip: flags.advertise_loadbalancer_ip,
         advertise_pod_cidr: flags.advertise_pod_cidr,
-        bfd: Some(bfd(check, flags)).filter(|_| flags.enable_bfd),
+        bfd: Some(bfd).filter(|_| flags.enable_bfd),
+        bfd_defaults: bfd,
+        allowed_imports: check.prefixes("allowed-import-prefixes", &flags.allowed_import_prefixes),
         admin_address: flags.gobgp_admin_address.parse().unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)),
         admin_port: Some(flags.gobgp_admin_port).filter(|port| *port != 0),
         disable_source_dest_check: flags.disable_source_dest_check,

@@ -21,6 +21,8 @@ pub struct Wiring {
     pub snapshots: watch::Receiver<Option<Published>>,
     /// One message whenever links, addresses or routes changed, by whomever.
     pub disturbances: mpsc::Receiver<()>,
+    /// One message whenever something beside snapshots and kernel changed that the room decides from.
+    pub wakes: mpsc::Receiver<()>,
     /// Questions from the admin socket.
     pub queries: mpsc::Receiver<Query>,
     /// Turns true when the daemon ends.
@@ -83,6 +85,7 @@ pub async fn run<S: Subsystem>(mut room: S, mut wiring: Wiring, timing: Timing) 
                 }
                 state.want(Read::Remembered);
             }
+            Some(()) = wiring.wakes.recv() => {}
             Some(()) = wiring.disturbances.recv() => {
                 state.disturbed();
                 continue;
@@ -316,6 +319,7 @@ mod tests {
         let wiring = Wiring {
             snapshots: published_snapshots,
             disturbances,
+            wakes: mpsc::channel(1).1,
             queries,
             stop: stopping,
             applied,

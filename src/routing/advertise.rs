@@ -25,6 +25,8 @@ enum Share {
 pub struct Advertiser {
     shares: BTreeMap<IpAddr, BTreeMap<ServiceKey, Share>>,
     announced: BTreeSet<IpAddr>,
+    /// VIPs whose shares changed, or of which one waits: all others stay as they are.
+    open: BTreeSet<IpAddr>,
 }
 
 /// What to tell the speaker. Withdrawals first.
@@ -39,6 +41,7 @@ pub struct Difference {
 impl Advertiser {
     /// The Services that contribute a VIP as of a snapshot; none when nobody asks for it any longer.
     pub fn set(&mut self, vip: IpAddr, contributors: Option<&BTreeSet<ServiceKey>>, generation: Generation) {
+        self.open.insert(vip);
         let Some(contributors) = contributors.filter(|contributors| !contributors.is_empty()) else {
             self.shares.remove(&vip);
             return;
@@ -53,29 +56,41 @@ impl Advertiser {
     }
 
     /// What changes with what the proxy has in force; `None` where no service proxy of ours runs and there is nothing
-    /// to wait for.
+    /// to wait for. Costs what is open, not what there is.
     pub fn settle(&mut self, applied: Option<&Applied>) -> Difference {
+        if self.open.is_empty() {
+            return Difference::default();
+        }
         let failed = applied.map(Failed::new);
-        for (vip, shares) in &mut self.shares {
-            for (key, share) in shares {
-                let Share::Waiting(since) = *share else { continue };
-                let forwards = match (applied, &failed) {
-                    (Some(applied), Some(failed)) => applied.generation >= since && !failed.concerns(*vip, key),
-                    _ => true,
-                };
-                if forwards {
-                    *share = Share::InForce;
+        let mut difference = Difference::default();
+        for vip in std::mem::take(&mut self.open) {
+            let mut may = false;
+            for (key, share) in self.shares.get_mut(&vip).into_iter().flatten() {
+                if let Share::Waiting(since) = *share {
+                    let forwards = match (applied, &failed) {
+                        (Some(applied), Some(failed)) => applied.generation >= since && !failed.concerns(vip, key),
+                        _ => true,
+                    };
+                    if forwards {
+                        *share = Share::InForce;
+                    } else {
+                        self.open.insert(vip);
+                    }
                 }
+                may |= *share == Share::InForce;
+            }
+            match (may, self.announced.contains(&vip)) {
+                (true, false) => {
+                    self.announced.insert(vip);
+                    difference.announce.push(vip);
+                }
+                (false, true) => {
+                    self.announced.remove(&vip);
+                    difference.withdraw.push(vip);
+                }
+                _ => {}
             }
         }
-        let in_force = |shares: &BTreeMap<ServiceKey, Share>| shares.values().any(|share| *share == Share::InForce);
-        let may: BTreeSet<IpAddr> =
-            self.shares.iter().filter(|(_, shares)| in_force(shares)).map(|(vip, _)| *vip).collect();
-        let difference = Difference {
-            withdraw: self.announced.difference(&may).copied().collect(),
-            announce: may.difference(&self.announced).copied().collect(),
-        };
-        self.announced = may;
         difference
     }
 
@@ -86,7 +101,7 @@ impl Advertiser {
 
     /// The VIPs that wait for the proxy.
     pub fn waiting(&self) -> impl Iterator<Item = IpAddr> + '_ {
-        self.shares.keys().filter(|vip| !self.announced.contains(*vip)).copied()
+        self.open.iter().filter(|vip| self.shares.contains_key(*vip) && !self.announced.contains(*vip)).copied()
     }
 }
 

@@ -4,7 +4,8 @@
 //! bridge plugin gives it the gateway address of the first pod (`isDefaultGateway`). A bridge that is there is taken
 //! over with its ports and addresses; a link of that name which is no bridge is left alone and told. With `--auto-mtu`
 //! its MTU, and that of pods, is the uplink's less what the outer headers of the overlay take: a pod's packet fits into
-//! a tunnel without being cut.
+//! a tunnel without being cut. While pods that run have a larger one, so has the bridge: what is on its way to them must
+//! not depend on somebody listening to "fragmentation needed".
 
 use super::config::{Config, OverlayScope};
 use super::egress::BRIDGE_LINK;
@@ -55,6 +56,8 @@ pub fn plan(links: &[Link], mtu: Option<u32>) -> Result<Vec<Op>, NotABridge> {
         return Err(NotABridge { kind: bridge.kind.clone() });
     }
     let mut ops = Vec::new();
+    let ports = links.iter().filter(|link| link.master == Some(bridge.index)).map(|link| link.mtu).max();
+    let mtu = mtu.map(|mtu| mtu.max(ports.unwrap_or(0)));
     if let Some(mtu) = mtu.filter(|mtu| *mtu != bridge.mtu) {
         ops.push(Op::SetMtu { link: bridge.index, mtu });
     }
@@ -97,6 +100,12 @@ mod tests {
     fn a_bridge_that_is_there_is_taken_over() {
         assert_eq!(plan(&[link("bridge", 1500, true)], None).unwrap(), []);
         assert_eq!(plan(&[link("bridge", 1500, true)], Some(1480)).unwrap(), [Op::SetMtu { link: 7, mtu: 1480 }]);
+        let mut port = link("veth", 1500, true);
+        (port.index, port.name, port.master) = (9, "veth1".to_owned(), Some(7));
+        assert_eq!(plan(&[link("bridge", 1500, true), port.clone()], Some(1480)).unwrap(), [], "a pod has 1500");
+        port.mtu = 1480;
+        let shrunk = plan(&[link("bridge", 1500, true), port], Some(1480)).unwrap();
+        assert_eq!(shrunk, [Op::SetMtu { link: 7, mtu: 1480 }]);
         let error = plan(&[link("veth", 1500, true)], None).unwrap_err().to_string();
         assert!(error.contains("kube-bridge") && error.contains("veth"), "{error}");
     }

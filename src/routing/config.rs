@@ -68,7 +68,10 @@ pub struct Config {
     pub drain: drain::Settings,
     /// `--auto-mtu`.
     pub auto_mtu: bool,
-    /// Prefixes that peers may announce although they touch node addresses, Service ranges or pod prefixes.
+    /// `--enable-ipv6`: IPv6 is switched on where the host has it off.
+    pub ipv6: bool,
+    /// `--allowed-import-prefixes`: prefixes that peers may announce although they touch node addresses, Service ranges
+    /// or pod prefixes.
     pub allowed_imports: Vec<Prefix>,
 }
 
@@ -103,6 +106,7 @@ impl Default for Config {
             return_path: return_path::Mode::Off,
             drain: drain::Settings::default(),
             auto_mtu: true,
+            ipv6: false,
             allowed_imports: Vec::new(),
         }
     }

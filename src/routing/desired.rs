@@ -45,6 +45,8 @@ pub struct Desired {
     services: BTreeMap<ServiceKey, ServiceRoutes>,
     announced: BTreeMap<IpAddr, BTreeSet<ServiceKey>>,
     listed: BTreeMap<IpAddr, BTreeSet<ServiceKey>>,
+    /// VIPs that were listed or taken off the list since somebody asked.
+    relisted: BTreeSet<IpAddr>,
 }
 
 impl Desired {
@@ -57,7 +59,7 @@ impl Desired {
         desired
     }
 
-    /// Bring up to date what `changes` names. Returns the VIPs whose contributors changed.
+    /// Bring up to date what `changes` names. Returns the VIPs whose contributors or nodes changed.
     pub fn apply(&mut self, changes: &Changes, snapshot: &Snapshot, config: &Config) -> BTreeSet<IpAddr> {
         if changes.nodes.contains(&snapshot.node_name) {
             // Own addresses decide next hops and which endpoints are local.
@@ -68,7 +70,7 @@ impl Desired {
         changes.services.iter().flat_map(|key| self.update(key, snapshot, config)).collect()
     }
 
-    /// Derive one Service again. Returns the VIPs whose contributors changed.
+    /// Derive one Service again. Returns the VIPs whose contributors or nodes changed.
     pub fn update(&mut self, key: &ServiceKey, snapshot: &Snapshot, config: &Config) -> BTreeSet<IpAddr> {
         let routes = build_service(key, snapshot, config);
         let older = match &routes {
@@ -78,9 +80,12 @@ impl Desired {
         let (older, newer) = (older.unwrap_or_default(), routes.unwrap_or_default());
         let mut changed = BTreeSet::new();
         for vip in older.vips.keys().chain(newer.vips.keys()) {
-            set_member(&mut self.listed, *vip, key, newer.vips.contains_key(vip));
+            if set_member(&mut self.listed, *vip, key, newer.vips.contains_key(vip)) {
+                self.relisted.insert(*vip);
+            }
             let announce = newer.vips.get(vip).is_some_and(|routes| routes.announce);
-            if set_member(&mut self.announced, *vip, key, announce) {
+            let differs = older.vips.get(vip) != newer.vips.get(vip);
+            if set_member(&mut self.announced, *vip, key, announce) || differs {
                 changed.insert(*vip);
             }
         }
@@ -117,6 +122,17 @@ impl Desired {
     /// All VIPs that some node is to announce.
     pub fn listed(&self) -> impl Iterator<Item = IpAddr> + '_ {
         self.listed.keys().copied()
+    }
+
+    /// The VIPs that some node is to announce, or that none is to any more, since the last call.
+    pub fn take_relisted(&mut self) -> Vec<(IpAddr, bool)> {
+        let relisted = std::mem::take(&mut self.relisted);
+        relisted.into_iter().map(|vip| (vip, self.listed.contains_key(&vip))).collect()
+    }
+
+    /// What one Service asks for.
+    pub fn service(&self, key: &ServiceKey) -> Option<&ServiceRoutes> {
+        self.services.get(key)
     }
 
     /// What the owners of Services should know.

@@ -4,7 +4,9 @@
 //! Must not know: Kubernetes types, the other rooms.
 
 pub mod advertise;
+pub mod aws;
 pub mod bgp;
+pub mod boundary;
 pub mod bridge;
 pub mod cni;
 pub mod config;
@@ -14,5 +16,10 @@ pub mod drain;
 pub mod egress;
 pub mod overlay;
 pub mod peers;
+pub mod plan;
+pub mod reconciler;
+pub mod render;
 pub mod return_path;
+pub mod sessions;
+pub mod speaker_config;
 pub mod speakers;

@@ -185,6 +185,11 @@ fn hash(address: IpAddr) -> u32 {
 }
 
 impl ReturnPath {
+    /// The routing tables in use.
+    pub fn tables(&self) -> impl Iterator<Item = u32> + '_ {
+        self.ways.iter().map(Way::table)
+    }
+
     /// The routing rules that should be: one for each way and family.
     pub fn rules(&self) -> BTreeSet<Rule> {
         let rule = |way: &Way, gateway: &IpAddr| Rule {

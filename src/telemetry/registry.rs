@@ -55,6 +55,55 @@ pub struct KindLabels {
     pub kind: &'static str,
 }
 
+/// A BGP peer.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct PeerLabels {
+    /// Its address.
+    pub peer: String,
+    /// Its AS; 0 while any is taken and none known.
+    pub asn: u32,
+    /// `internal` or `external`.
+    pub kind: &'static str,
+}
+
+/// Routes of a peer.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct PrefixLabels {
+    /// Its address.
+    pub peer: String,
+    /// `ipv4` or `ipv6`.
+    pub family: String,
+    /// `received`, `accepted` or `advertised`.
+    pub direction: &'static str,
+}
+
+/// A BGP peer under kube-router's labels.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct PeerInfoLabels {
+    /// Its address.
+    pub address: String,
+    /// `internal` or `external`.
+    pub r#type: &'static str,
+    /// Its AS.
+    pub asn: u32,
+    /// State of the session in small letters.
+    pub state: String,
+}
+
+/// What was announced, under kube-router's labels.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct SentLabels {
+    /// `advertise-vip` or `withdraw-vip`.
+    pub r#type: &'static str,
+}
+
+/// Routes of the router.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct RouteLabels {
+    /// `learned`, `refused`, `kernel`, `inherited`, `originated`, `vips` or `vips_waiting`.
+    pub what: &'static str,
+}
+
 /// Everything that is counted. Clones share their values.
 #[derive(Clone, Debug)]
 pub struct Metrics {
@@ -76,6 +125,28 @@ pub struct Metrics {
     pub watch_in_sync: Family<KindLabels, Gauge>,
     /// Watches that had to start over.
     pub watch_restarts: Family<KindLabels, Counter>,
+    /// Sessions: 1 idle to 6 established.
+    pub bgp_peer_state: Family<PeerLabels, Gauge>,
+    /// Sessions that went down.
+    pub bgp_session_drops: Family<PeerLabels, Counter>,
+    /// Routes of peers.
+    pub bgp_prefixes: Family<PrefixLabels, Gauge>,
+    /// Routes of the router.
+    pub routes: Family<RouteLabels, Gauge>,
+    /// Tunnels to nodes.
+    pub tunnels: Gauge,
+    /// Peers (kube-router's name).
+    pub bgp_peer_info: Family<PeerInfoLabels, Gauge>,
+    /// Announcements and withdrawals of VIPs (kube-router's name).
+    pub advertisements_sent: Family<SentLabels, Counter>,
+    /// Routes in the kernel (kube-router's name).
+    pub host_routes_synced: Gauge,
+    /// Routes added to it (kube-router's name).
+    pub host_routes_added: Counter,
+    /// Routes removed from it (kube-router's name).
+    pub host_routes_removed: Counter,
+    /// How long a pass of the router takes (kube-router's name).
+    pub host_routes_sync_time: Histogram,
     /// Virtual servers on this node (kube-router's name).
     pub ipvs_services: Gauge,
     /// How long a pass of the service proxy takes (kube-router's name).
@@ -110,6 +181,17 @@ described! {
     "kube_router_controller_ipvs_services", "gauge", "", "Virtual servers in the node's IPVS table";
     "kube_router_controller_ipvs_services_sync_time", "histogram", "", "Seconds a pass of the service proxy took";
     "kube_router_controller_ipvs_metrics_export_time", "histogram", "", "Seconds reading the counters of Services took";
+    "kube_router_bgp_peer_info", "gauge", "address, type, asn, state", "1 for each BGP peer";
+    "kube_router_controller_bgp_advertisements_sent_total", "counter", "type", "VIPs announced (advertise-vip) and withdrawn (withdraw-vip)";
+    "kube_router_host_routes_synced", "gauge", "", "Routes of ours in the kernel";
+    "kube_router_host_routes_added_total", "counter", "", "Routes added to the kernel or changed in it";
+    "kube_router_host_routes_removed_total", "counter", "", "Routes removed from the kernel";
+    "kube_router_host_routes_sync_time", "histogram", "", "Seconds a pass of the router took";
+    "ferrovia_bgp_peer_state", "gauge", "peer, asn, kind", "State of the session: 1 idle, 2 connect, 3 active, 4 open sent, 5 open confirm, 6 established";
+    "ferrovia_bgp_session_drops_total", "counter", "peer, asn, kind", "How often the session went down";
+    "ferrovia_bgp_prefixes", "gauge", "peer, family, direction", "Routes received from a peer, accepted, and advertised to it";
+    "ferrovia_routes", "gauge", "what", "Routes: learned, refused, kernel, inherited (of a former run), originated, vips, vips_waiting (for the service proxy)";
+    "ferrovia_tunnels", "gauge", "", "Tunnels to other nodes";
     "ferrovia_generation", "gauge", "stage, room", "Newest snapshot of the cluster, published and applied";
     "ferrovia_reconcile_duration_seconds", "histogram", "room, read", "Seconds a pass took, by how much of the kernel it read: nothing, links, everything";
     "ferrovia_ops_total", "counter", "room, result", "Changes written to the kernel";
@@ -144,6 +226,17 @@ impl Default for Metrics {
             event_lag: seconds(),
             watch_in_sync: Family::default(),
             watch_restarts: Family::default(),
+            bgp_peer_state: Family::default(),
+            bgp_session_drops: Family::default(),
+            bgp_prefixes: Family::default(),
+            routes: Family::default(),
+            tunnels: Gauge::default(),
+            bgp_peer_info: Family::default(),
+            advertisements_sent: Family::default(),
+            host_routes_synced: Gauge::default(),
+            host_routes_added: Counter::default(),
+            host_routes_removed: Counter::default(),
+            host_routes_sync_time: seconds(),
             ipvs_services: Gauge::default(),
             ipvs_services_sync_time: seconds(),
             ipvs_metrics_export_time: seconds(),
@@ -196,6 +289,7 @@ impl Scrape {
             "kube_router_controller_ipvs_metrics_export_time",
             metrics.ipvs_metrics_export_time.clone(),
         );
+        register_router(&mut registry, metrics);
         register(&mut registry, "ferrovia_generation", metrics.generation.clone());
         register(&mut registry, "ferrovia_reconcile_duration_seconds", metrics.reconcile_duration.clone());
         register(&mut registry, "ferrovia_ops_total", metrics.ops.clone());
@@ -226,6 +320,21 @@ impl Scrape {
             Err(std::fmt::Error) => String::from("# EOF\n"),
         }
     }
+}
+
+fn register_router(registry: &mut Registry, metrics: &Metrics) {
+    register(registry, "kube_router_bgp_peer_info", metrics.bgp_peer_info.clone());
+    let sent = metrics.advertisements_sent.clone();
+    register(registry, "kube_router_controller_bgp_advertisements_sent_total", sent);
+    register(registry, "kube_router_host_routes_synced", metrics.host_routes_synced.clone());
+    register(registry, "kube_router_host_routes_added_total", metrics.host_routes_added.clone());
+    register(registry, "kube_router_host_routes_removed_total", metrics.host_routes_removed.clone());
+    register(registry, "kube_router_host_routes_sync_time", metrics.host_routes_sync_time.clone());
+    register(registry, "ferrovia_bgp_peer_state", metrics.bgp_peer_state.clone());
+    register(registry, "ferrovia_bgp_session_drops_total", metrics.bgp_session_drops.clone());
+    register(registry, "ferrovia_bgp_prefixes", metrics.bgp_prefixes.clone());
+    register(registry, "ferrovia_routes", metrics.routes.clone());
+    register(registry, "ferrovia_tunnels", metrics.tunnels.clone());
 }
 
 /// The media type of [`Scrape::text`].
@@ -297,6 +406,16 @@ mod tests {
         metrics.rejected_objects.get_or_create(&KindLabels { kind: "Service" }).set(1);
         metrics.watch_in_sync.get_or_create(&KindLabels { kind: "Service" }).set(1);
         metrics.watch_restarts.get_or_create(&KindLabels { kind: "Service" }).inc();
+        let peer = PeerLabels { peer: "192.0.2.1".into(), asn: 64512, kind: "external" };
+        metrics.bgp_peer_state.get_or_create(&peer).set(6);
+        metrics.bgp_session_drops.get_or_create(&peer).inc();
+        let prefixes = PrefixLabels { peer: "192.0.2.1".into(), family: "ipv4".into(), direction: "received" };
+        metrics.bgp_prefixes.get_or_create(&prefixes).set(3);
+        metrics.routes.get_or_create(&RouteLabels { what: "learned" }).set(3);
+        let state = "established".into();
+        let info = PeerInfoLabels { address: "192.0.2.1".into(), r#type: "external", asn: 64512, state };
+        metrics.bgp_peer_info.get_or_create(&info).set(1);
+        metrics.advertisements_sent.get_or_create(&SentLabels { r#type: "advertise-vip" }).inc();
         metrics
     }
 

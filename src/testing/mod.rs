@@ -15,5 +15,6 @@ pub mod golden;
 pub mod lab;
 pub mod node;
 pub mod oracle;
+pub mod router;
 pub mod sink;
 pub mod tracer;

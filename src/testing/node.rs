@@ -86,7 +86,7 @@ impl<T> Clone for Door<T> {
 }
 
 impl<T> Door<T> {
-    fn new(fake: T, faults: &Arc<Mutex<Faults>>) -> Self {
+    pub(super) fn new(fake: T, faults: &Arc<Mutex<Faults>>) -> Self {
         Door { fake: Arc::new(Mutex::new(fake)), faults: Arc::clone(faults) }
     }
 
@@ -96,7 +96,11 @@ impl<T> Door<T> {
     }
 
     /// One call or change: as planned, or as the fake answers.
-    fn pass<V>(&self, what: &dyn Fn() -> String, call: impl FnOnce(&mut T) -> Result<V, Error>) -> Result<V, Error> {
+    pub(super) fn pass<V>(
+        &self,
+        what: &dyn Fn() -> String,
+        call: impl FnOnce(&mut T) -> Result<V, Error>,
+    ) -> Result<V, Error> {
         let error = |errno, kind, message: &str| Error { op: what(), errno, message: message.to_owned(), kind };
         match self.faults.lock().unwrap().next(what) {
             None => call(&mut self.open()),

@@ -278,7 +278,8 @@ impl<'a> Tracer<'a> {
             Match::CtState(states) => states.contains(&CtState::New),
             Match::CtDirectionOriginal => true,
             Match::CtDirectionReply => false,
-            Match::CtMark { mask, value } => 0 & mask == *value,
+            // A new connection has no mark.
+            Match::CtMark { value, .. } => *value == 0,
             Match::SourceStation(_) => panic!("stations are not traced"),
             Match::Mark { mask, value } => walker.mark & mask == *value,
             Match::TcpFlags { mask, value } => walker.packet.protocol == Protocol::Tcp && SYN & mask == *value,

@@ -106,9 +106,10 @@ const KUBE_ROUTER: [Row; 79] = [
 ];
 
 /// What kube-router does not have.
-const OWN: [Row; 14] = [
+const OWN: [Row; 15] = [
     ("config", "", "", "", Nobody),
     ("manifests", "", "/etc/cluster", "", Nobody),
+    ("allowed-import-prefixes", "", "10.0.0.0/8", "10.0.0.0/40", ByConfig),
     ("vip-binding", "auto", "route", "magic", ByConfig),
     ("advertise-style", "node", "speakers", "rack", ByConfig),
     ("speaker-selector", "", "dedicated=master,rack", "=master", ByConfig),
@@ -124,7 +125,7 @@ const OWN: [Row; 14] = [
 ];
 
 /// What a daemon of this version needs: kube-router's defaults turn on what is not there yet.
-const BASE: [&str; 2] = ["--run-router=false", "--run-firewall=false"];
+const BASE: [&str; 2] = ["--run-router=true", "--run-firewall=false"];
 
 fn parse(arguments: &[&str]) -> Result<Request, cli::Refusal> {
     cli::parse(["ferrovia"].iter().chain(arguments), &Environment::default())
@@ -265,13 +266,12 @@ fn cli_help_names_every_flag_under_its_heading() {
 fn cli_says_which_features_are_not_there_and_how_to_start_without() {
     assert_eq!(
         faults(&[]),
-        "--run-router=true: the router is not part of this version; start with --run-router=false\n\
-         --run-firewall=true: the network policy firewall is not part of this version; start with --run-firewall=false"
+        "--run-firewall=true: the network policy firewall is not part of this version; start with --run-firewall=false"
     );
     let balancer = faults(&["--run-router=false", "--run-firewall=false", "--run-loadbalancer"]);
     assert!(balancer.starts_with("--run-loadbalancer=true: ") && balancer.ends_with("--run-loadbalancer=false"));
     assert!(Config::new(&flags(&["--cleanup-config"]), Purpose::Daemon).is_ok(), "cleaning up needs no feature");
-    assert!(config(&["--run-service-proxy=false"]).features.nothing_to_run());
+    assert!(config(&["--run-service-proxy=false", "--run-router=false"]).features.nothing_to_run());
 }
 
 #[test]
@@ -465,8 +465,8 @@ fn cli_reads_the_argument_lists_of_kube_routers_manifests() {
         if let Err(errors) = Config::new(&flags, Purpose::Daemon) {
             assert!(errors.0.iter().all(|error| error.reason.contains("not part of this version")), "{name}: {errors}");
         }
-        let only_proxy = name == "kube-router-proxy-daemonset";
-        assert_eq!(Config::new(&flags, Purpose::Daemon).is_ok(), only_proxy, "{name}");
+        let runs = ["kube-router-proxy-daemonset", "generic-kuberouter-only-advertise-routes"].contains(&name);
+        assert_eq!(Config::new(&flags, Purpose::Daemon).is_ok(), runs, "{name}");
     }
 }
 
@@ -487,6 +487,7 @@ fn cli_render_takes_the_flags_that_change_decisions_and_needs_one_source() {
     assert_eq!(code(&["render", "--manifests=/c", "--snapshot=s"]), 2);
     assert_eq!(code(&["render", "--manifests=/c", "--output=xml"]), 2);
     assert_eq!(code(&["render", "--manifests=/c", "--run-router=false"]), 2, "it decides nothing there");
+    assert_eq!(render(&["render", "--manifests=/c", "--cluster-asn=64700"]).flags.cluster_asn, 64700);
     let swapped = parse(&["--masquerade-all", "render"]).unwrap_err();
     assert!(swapped.code == 1 && swapped.text.contains("write the command first"), "{}", swapped.text);
 }
@@ -504,10 +505,27 @@ fn cli_questions_to_a_running_daemon() {
 }
 
 #[test]
+fn cli_drains_and_looks_for_what_stands_in_the_way() {
+    assert!(matches!(parse(&["doctor", "--admin-socket=/tmp/s"]).unwrap(), Request::Doctor { .. }));
+    for (arguments, expected) in [
+        (&["drain"][..], (false, None)),
+        (&["drain", "--wait"], (false, Some(60))),
+        (&["drain", "--wait=90s"], (false, Some(90))),
+        (&["drain", "--stop"], (true, None)),
+    ] {
+        let Request::Drain { stop, wait, .. } = parse(arguments).unwrap() else { panic!("{arguments:?}") };
+        assert_eq!((stop, wait.map(|wait| wait.as_secs())), expected, "{arguments:?}");
+    }
+    for arguments in [&["drain", "--wait=soon"][..], &["drain", "--wait=-1s"], &["drain", "--stop", "--wait"]] {
+        assert_eq!(code(arguments), 2, "{arguments:?}");
+    }
+}
+
+#[test]
 fn cli_standing_of_flags_is_told_once() {
     let not_yet: BTreeSet<&str> =
         FLAGS.iter().filter(|flag| flag.standing() == Standing::NotYet).map(|flag| flag.name).collect();
-    assert_eq!(not_yet.len(), 37 + 3 + 2 + 3, "router, firewall, allocator, and their three switches");
+    assert_eq!(not_yet.len(), 3 + 2 + 2, "firewall, allocator, and their two switches");
     for (name, how) in ferrovia::cli::flags::DIFFERENT {
         assert!(FLAGS.iter().any(|flag| flag.name == *name), "{name}");
         assert!(!how.is_empty() && !not_yet.contains(name), "{name}");

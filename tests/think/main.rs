@@ -15,4 +15,6 @@ mod drain;
 mod generate;
 mod golden;
 mod kernel;
+mod router;
+mod router_features;
 mod trace;

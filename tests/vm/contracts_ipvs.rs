@@ -413,12 +413,12 @@ fn events_wake_a_task_and_tell_when_some_were_lost() {
                 let deadline = Duration::from_secs(30);
                 let mut ready = tokio::time::timeout(deadline, events.readable_mut()).await.expect("woken").unwrap();
                 let read =
-                    ready.try_io(|events| events.get_mut().read(&mut |_, payload| seen.extend(name_of(payload))));
+                    ready.try_io(|events| events.get_mut().read(&mut |_, _, payload| seen.extend(name_of(payload))));
                 assert!(!matches!(read, Ok(Ok(Heard::Lost) | Err(_))), "{read:?}");
             }
             rustix::net::sockopt::set_socket_recv_buffer_size(events.get_ref(), 1).unwrap();
             assert!(writer.apply(&mut dummies("b", 100)).iter().all(Result::is_ok));
-            assert_eq!(events.get_mut().read(&mut |_, _| {}).unwrap(), Heard::Lost);
+            assert_eq!(events.get_mut().read(&mut |_, _, _| {}).unwrap(), Heard::Lost);
         });
     });
 }

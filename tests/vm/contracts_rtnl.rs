@@ -97,6 +97,8 @@ fn ops_print_as_ip_commands() {
         for words in [
             "rule add priority 100 from 10.0.0.0/8 fwmark 0x4000 table 77",
             "-6 rule add priority 9 table 78",
+            "rule add priority 11 fwmark 0x5000000/0x7f000000 table 7805 protocol 17",
+            "rule add priority 12 fwmark 0/0xff table 77",
             "rule add priority 10 from 10.0.0.0/8 iif test0 table 77 protocol 17",
         ] {
             let before = client.rules().expect("rules");
@@ -110,7 +112,7 @@ fn ops_print_as_ip_commands() {
         // What the model has no word for is not shown as something else.
         let before = client.rules().expect("rules");
         ip("rule add priority 101 oif lo table 77");
-        ip("rule add priority 102 fwmark 1/1 table 77");
+        ip("rule add priority 102 to 10.0.0.0/8 table 77");
         ip("rule add priority 103 not from 10.0.0.0/8 table 77");
         ip("rule add priority 104 blackhole");
         assert_eq!(client.rules().expect("rules"), before);

@@ -61,20 +61,20 @@ impl EventSocket {
         awaited(self)
     }
 
-    /// Give every waiting event (type and payload) to `visit`, until the socket is empty or enough was read for one
+    /// Give every waiting event (type, the socket whose change it is, and payload) to `visit`, until the socket is empty or enough was read for one
     /// turn; in the latter case the descriptor stays readable.
     ///
     /// # Errors
     /// `WouldBlock` where nothing was waiting, so that `AsyncFd`'s `try_io` can be used; other failures of the
     /// socket.
-    pub fn read(&mut self, visit: &mut dyn FnMut(u16, &[u8])) -> io::Result<Heard> {
+    pub fn read(&mut self, visit: &mut dyn FnMut(u16, u32, &[u8])) -> io::Result<Heard> {
         let mut heard = Heard::Everything;
         for turn in 0..DATAGRAMS_AT_ONCE {
             match receive_into(self.raw.as_fd(), &mut self.datagram, RecvFlags::TRUNC | RecvFlags::DONTWAIT) {
                 Ok(Some(length)) => {
                     for message in Messages::new(self.datagram.get(..length).unwrap_or_default()) {
                         if message.kind >= FIRST_OWN {
-                            visit(message.kind, message.payload);
+                            visit(message.kind, message.port, message.payload);
                         }
                     }
                 }

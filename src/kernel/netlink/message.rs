@@ -29,6 +29,9 @@ pub struct Received<'a> {
     pub flags: u16,
     /// `nlmsg_seq`: of the request this answers; 0 for events.
     pub sequence: u32,
+    /// `nlmsg_pid`: the socket ([`Socket::port`](super::Socket::port)) that asked; in events the one that made the
+    /// change, 0 where the kernel did.
+    pub port: u32,
     /// What follows the header.
     pub payload: &'a [u8],
 }
@@ -51,7 +54,7 @@ impl<'a> Iterator for Messages<'a> {
 
     fn next(&mut self) -> Option<Received<'a>> {
         let (header, _) = self.rest.split_first_chunk::<HEADER>()?;
-        let [a, b, c, d, kind_low, kind_high, flags_low, flags_high, e, f, g, h, ..] = *header;
+        let [a, b, c, d, kind_low, kind_high, flags_low, flags_high, e, f, g, h, i, j, k, l] = *header;
         let length = usize::try_from(u32::from_ne_bytes([a, b, c, d])).unwrap_or(usize::MAX);
         let Some(payload) = self.rest.get(HEADER..length) else {
             self.rest = &[];
@@ -62,6 +65,7 @@ impl<'a> Iterator for Messages<'a> {
             kind: u16::from_ne_bytes([kind_low, kind_high]),
             flags: u16::from_ne_bytes([flags_low, flags_high]),
             sequence: u32::from_ne_bytes([e, f, g, h]),
+            port: u32::from_ne_bytes([i, j, k, l]),
             payload,
         })
     }
@@ -139,7 +143,7 @@ mod tests {
     #[test]
     fn zero_is_an_acknowledgement_and_a_short_message_is_not() {
         assert_eq!(decoded(&error(CAPPED, 0, &[0; 16])), None);
-        let short = Received { kind: ERROR, flags: 0, sequence: 1, payload: &[0, 0] };
+        let short = Received { kind: ERROR, flags: 0, sequence: 1, port: 0, payload: &[0, 0] };
         assert_eq!(decode_error(&short).map(|refusal| refusal.errno), Some(Refusal::EBADMSG));
     }
 
@@ -149,7 +153,7 @@ mod tests {
             for message in Messages::new(&bytes) {
                 let _ = (decode_error(&message), done_error(&message));
             }
-            let _ = decode_error(&Received { kind: ERROR, flags, sequence: 0, payload: &bytes });
+            let _ = decode_error(&Received { kind: ERROR, flags, sequence: 0, port: 0, payload: &bytes });
         }
     }
 }

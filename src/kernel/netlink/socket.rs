@@ -80,6 +80,16 @@ impl Socket {
         Ok(Socket { raw, sequence: 1, send_buffer, datagram: vec![0; DATAGRAM].into_boxed_slice(), sends: 0 })
     }
 
+    /// The number of this socket, by which events tell who made a change.
+    ///
+    /// # Errors
+    /// What the kernel answered.
+    pub fn port(&self) -> io::Result<u32> {
+        let mut address = SocketAddr::new(0, 0);
+        self.raw.get_address(&mut address)?;
+        Ok(address.port_number())
+    }
+
     /// How many datagrams were sent: tests hold it against the number of operations.
     pub fn sends(&self) -> u64 {
         self.sends

@@ -100,6 +100,6 @@ fn generic_families_have_numbers_or_are_unknown() {
 #[test]
 fn event_socket_says_that_nothing_happened() {
     let mut events = EventSocket::open(Protocol::Route, &[27]).unwrap();
-    let error = events.read(&mut |_, _| {}).unwrap_err();
+    let error = events.read(&mut |_, _, _| {}).unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock);
 }

@@ -27,6 +27,14 @@ impl RtnlClient {
         Ok(RtnlClient { socket, batch: Batch::new() })
     }
 
+    /// The number by which a [`Monitor`](super::monitor::Monitor) knows the changes made here.
+    ///
+    /// # Errors
+    /// What the kernel answered.
+    pub fn port(&self) -> std::io::Result<u32> {
+        self.socket.port()
+    }
+
     fn query<T>(
         &mut self,
         request: impl FnOnce(&mut Batch),

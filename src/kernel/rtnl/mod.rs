@@ -218,6 +218,9 @@ pub struct Rule {
     pub protocol: u8,
 }
 
+/// What rules are told apart by.
+type Identity = (Family, u32, Option<(u32, u32)>, Option<Prefix>, Option<LinkName>, u32);
+
 impl Rule {
     /// For every packet of a family; the caller narrows it.
     pub fn to_table(family: Family, priority: u32, table: u32) -> Rule {
@@ -233,7 +236,7 @@ impl Rule {
         }
     }
 
-    fn identity(&self) -> (Family, u32, Option<(u32, u32)>, Option<Prefix>, Option<LinkName>, u32) {
+    fn identity(&self) -> Identity {
         let mark = self.mark.map(|mark| (mark, self.mark_mask));
         (self.family, self.priority, mark, self.from, self.iif, self.table)
     }

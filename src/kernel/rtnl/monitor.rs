@@ -1,6 +1,7 @@
 //! What others change in links, addresses, routes and rules, as a stream of hints.
 //!
-//! An event says where to look, not what is there: whoever hears it reads again. Our own changes are heard as well.
+//! An event says where to look, not what is there: whoever hears it reads again. Our own changes are heard as well,
+//! unless the sockets that make them are named.
 
 use std::io;
 
@@ -31,6 +32,7 @@ pub enum Event {
 #[derive(Debug)]
 pub struct Monitor {
     socket: AsyncFd<EventSocket>,
+    own: Vec<u32>,
 }
 
 impl Monitor {
@@ -39,7 +41,16 @@ impl Monitor {
     /// # Errors
     /// Where the socket cannot be had or not be watched.
     pub fn open() -> io::Result<Monitor> {
-        Ok(Monitor { socket: EventSocket::open(Protocol::Route, &GROUPS)?.into_async()? })
+        Monitor::of_others(Vec::new())
+    }
+
+    /// The same, deaf to changes made through the sockets with these numbers
+    /// ([`RtnlClient::port`](super::RtnlClient::port)).
+    ///
+    /// # Errors
+    /// As [`Monitor::open`].
+    pub fn of_others(own: Vec<u32>) -> io::Result<Monitor> {
+        Ok(Monitor { socket: EventSocket::open(Protocol::Route, &GROUPS)?.into_async()?, own })
     }
 
     /// Waits for the next events; those of one reading come together, each once. Safe to drop while waiting: nothing
@@ -51,7 +62,12 @@ impl Monitor {
         loop {
             let mut ready = self.socket.readable_mut().await?;
             let mut events = Vec::new();
-            let visit = &mut |kind: u16, payload: &[u8]| events.extend(decode(kind, payload));
+            let own = &self.own;
+            let visit = &mut |kind: u16, port: u32, payload: &[u8]| {
+                if port == 0 || !own.contains(&port) {
+                    events.extend(decode(kind, payload));
+                }
+            };
             // An error here is a false alarm: wait again.
             let Ok(heard) = ready.try_io(|socket| socket.get_mut().read(visit)) else { continue };
             if heard? == Heard::Lost {

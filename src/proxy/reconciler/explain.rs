@@ -25,6 +25,9 @@ impl<I: Ipvs, N: Nft, R: Rtnl, C: Conntrack, S: Sysctl> Room<I, N, R, C, S> {
             View::Observed => save(self.servers.all_observed()),
             View::Plan => self.explain_plan(),
             View::Service(key) => self.explain_service(key),
+            // What the proxy cannot do is in its failed keys and notices.
+            View::Findings => String::new(),
+            View::Route(..) | View::Peer(_) => "the service proxy knows no routes: ask routing\n".to_owned(),
         }
     }
 

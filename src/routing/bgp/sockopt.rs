@@ -12,7 +12,7 @@ use crate::net::{Family, Prefix};
 /// The longest MD5 key the kernel takes, in bytes (`TCP_MD5SIG_MAXKEYLEN`).
 pub const MAX_KEY: usize = 80;
 
-const TCP_MD5SIG_EXT: libc::c_int = 38;
+const TCP_MD5SIG_EXT: libc::c_int = 32;
 const TCP_MD5SIG_FLAG_PREFIX: u8 = 1;
 const IP_MINTTL: libc::c_int = 21;
 const IPV6_MINHOPCOUNT: libc::c_int = 73;

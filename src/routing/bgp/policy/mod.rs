@@ -25,7 +25,7 @@ use super::types::{NextHop, PeerKind};
 use crate::net::{Asn, Family, Prefix};
 
 pub use actions::{Actions, Change, Med, NextHopAction, Prepend};
-pub use node::{NodePolicy, node_policies};
+pub use node::{NodePolicy, node_policies, vip_set};
 pub use prefix_set::{PrefixRange, PrefixSet, PrefixSets};
 pub use prepared::{Class, PeerPolicy};
 

@@ -48,6 +48,11 @@ const INTERNAL: &str = "iBGPpeerset";
 const EXTERNAL: &str = "externalpeerset";
 const ALL: &str = "allpeerset";
 
+/// The prefix set that holds the VIPs of a family: it changes by itself, without the rest of the configuration.
+pub fn vip_set(family: Family) -> String {
+    twin(VIPS, family)
+}
+
 /// The whole configuration made from these inputs.
 pub fn node_policies(node: &NodePolicy) -> PolicySet {
     let mut set = PolicySet::default();

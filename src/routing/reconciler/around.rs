@@ -1,0 +1,304 @@
+//! What surrounds routes and sessions in a pass: the pod bridge, the CNI file, the way back of answers, the drain.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use super::kernel::or_already_so;
+use super::{Room, Voice};
+use crate::kernel::fou::Fou;
+use crate::kernel::nft::Nft;
+use crate::kernel::rtnl::{Op, Route, RouteFilter, Rtnl, protocol, table};
+use crate::kernel::sysctl::Sysctl;
+use crate::model::{Node, Notice, Severity, Snapshot};
+use crate::net::Prefix;
+use crate::reconcile::{Outcome, Read};
+use crate::routing::bgp::api::query::Capability;
+use crate::routing::bridge::{self, BRIDGE_SYSCTLS};
+use crate::routing::cni::CniFile;
+use crate::routing::doctor::{self, Facts};
+use crate::routing::drain::{self, Decision, Drain, Scope, Signal, Wanted};
+use crate::routing::egress::BRIDGE_LINK;
+use crate::routing::return_path::{self, Mode, ReturnPath};
+use crate::routing::speakers;
+
+/// Switches IPv6 off for the whole host.
+const IPV6_OFF: &str = "net/ipv6/conf/all/disable_ipv6";
+
+/// This file's part of the room.
+#[derive(Debug, Default)]
+pub(super) struct Around {
+    cni: Option<CniFile>,
+    /// What the CNI file was last made to say.
+    cni_told: Option<(Vec<Prefix>, Option<u32>)>,
+    cni_notices: Vec<Notice>,
+    /// The way back of answers, as it is in force.
+    pub(super) return_path: ReturnPath,
+    return_routes: Vec<Route>,
+    /// Sessions that were up when neighbours were last read.
+    up: BTreeSet<IpAddr>,
+    /// How far this node is out of traffic.
+    pub(super) drain: Drain,
+    /// What that withholds.
+    pub(super) decision: Decision,
+    commands: Option<watch::Receiver<bool>>,
+    report: Option<watch::Sender<String>>,
+}
+
+impl Around {
+    /// What `ferrovia drain` asks for.
+    pub(super) fn drain_commanded(&self) -> Option<Wanted> {
+        let commanded = self.commands.as_ref().is_some_and(|commands| *commands.borrow());
+        commanded.then_some(Wanted { signal: Signal::Command, scope: Scope::Services })
+    }
+
+    /// Tells whoever looks how far the drain is.
+    pub(super) fn report(&self, wanted: Option<Wanted>, now: Duration) {
+        let Some(report) = &self.report else { return };
+        let text = self.drain.describe(wanted, &self.decision, now);
+        report.send_if_modified(|old| {
+            let differs = *old != text;
+            *old = text;
+            differs
+        });
+    }
+}
+
+impl<N: Nft, R: Rtnl, F: Fou, S: Sysctl, V: Voice> Room<N, R, F, S, V> {
+    /// Keep this CNI file up to date.
+    pub fn keep_cni(&mut self, file: CniFile) {
+        self.around.cni = Some(file);
+    }
+
+    /// Drain the node while the first is true, and say in the second how far it is.
+    pub fn heed_drain(&mut self, commands: watch::Receiver<bool>, report: watch::Sender<String>) {
+        (self.around.commands, self.around.report) = (Some(commands), Some(report));
+    }
+
+    /// The bridge, its settings, and the CNI file.
+    pub(super) fn sync_bridge(&mut self, snapshot: &Snapshot, read: Read, nodes: bool, outcome: &mut Outcome) {
+        if read < Read::Links && !nodes {
+            return;
+        }
+        let Some(own) = snapshot.own_node().cloned() else { return };
+        let known = self.config.auto_mtu && self.uplink.is_some();
+        let mtu = known.then(|| bridge::pod_mtu(&own, &self.config, self.mtu));
+        // A bridge that was just made is set up in a second round.
+        for _ in 0..2 {
+            match bridge::plan(&self.links, mtu) {
+                Ok(ops) if ops.is_empty() => break,
+                Ok(ops) => ops.into_iter().for_each(|op| self.write(&format!("link {BRIDGE_LINK}"), op, outcome)),
+                Err(reason) => {
+                    outcome.fail(format!("link {BRIDGE_LINK}"), reason);
+                    break;
+                }
+            }
+            match self.kernel.rtnl.links() {
+                Ok(links) => self.set_links(links),
+                Err(error) => outcome.fail_part("links and routes", error),
+            }
+        }
+        if read == Read::Kernel {
+            self.sync_settings(&own, outcome);
+        }
+        self.sync_cni(snapshot, &own.pod_cidrs, mtu, read, outcome);
+    }
+
+    fn sync_settings(&mut self, own: &Node, outcome: &mut Outcome) {
+        let bridged = BRIDGE_SYSCTLS.into_iter().filter(|(_, family)| own.best_ip(*family).is_some());
+        let mut wanted: Vec<(&str, &str)> = bridged.map(|(key, _)| (key, "1")).collect();
+        if self.config.ipv6 {
+            wanted.push((IPV6_OFF, "0"));
+        }
+        for (key, value) in wanted {
+            // A kernel without the module is a finding, and nothing that can be written.
+            let Some(older) = self.kernel.sysctl.read(key).unwrap_or_default() else { continue };
+            if older == value {
+                continue;
+            }
+            outcome.ops += 1;
+            match self.kernel.sysctl.write(key, value) {
+                Ok(()) => tracing::info!(key, older, value, "changed a kernel setting"),
+                Err(error) => outcome.fail(format!("sysctl {key}"), error),
+            }
+        }
+    }
+
+    fn sync_cni(&mut self, snapshot: &Snapshot, pods: &[Prefix], mtu: Option<u32>, read: Read, outcome: &mut Outcome) {
+        let wanted = (pods.to_vec(), mtu);
+        let Some(file) = &self.around.cni else { return };
+        if pods.is_empty() || (read < Read::Kernel && self.around.cni_told.as_ref() == Some(&wanted)) {
+            return;
+        }
+        match file.ensure(pods, mtu) {
+            Ok(report) => {
+                if report.written {
+                    outcome.ops += 1;
+                    let path = file.path().display().to_string();
+                    tracing::info!(path, "wrote the pod prefixes of this node into the CNI configuration");
+                }
+                let stale = |range: &String| {
+                    let message = format!(
+                        "CNI configuration {}: range {range} is no pod prefix of this node, but pods may have addresses \
+                         of it: remove it when none has",
+                        file.path().display()
+                    );
+                    self.node_notice(snapshot, "StaleCniRange", message)
+                };
+                let notices = report.foreign.iter().map(stale).collect();
+                (self.around.cni_told, self.around.cni_notices) = (Some(wanted), notices);
+            }
+            Err(error) => {
+                self.around.cni_told = None;
+                let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
+                outcome.fail("CNI configuration", format!("{error}{cause}"));
+            }
+        }
+    }
+
+    /// Routing rules and routes that tie answers to the peer the question came through. The marks are in the packet
+    /// filter table, which is written again when the ways change.
+    pub(super) fn sync_return_path(&mut self, snapshot: &Snapshot, read: Read, nodes: bool, outcome: &mut Outcome) {
+        let mode = self.return_mode(snapshot);
+        let peers: Vec<IpAddr> = match mode {
+            Mode::Peer => self.external_peers(),
+            Mode::Off => Vec::new(),
+        };
+        let up = self.voice.up();
+        let looks = read >= Read::Links || nodes || self.around.up != up;
+        let lacks = self.around.return_path.ways.len() != peers.len();
+        if !looks && !lacks {
+            return;
+        }
+        self.around.up = up;
+        let path = if peers.is_empty() {
+            ReturnPath::default()
+        } else {
+            match self.kernel.rtnl.neighbours() {
+                Ok(neighbours) => return_path::build(&snapshot.node_name, peers, &self.links, &neighbours),
+                Err(error) => {
+                    outcome.fail("return path", error);
+                    return;
+                }
+            }
+        };
+        if path.ways != self.around.return_path.ways {
+            self.ruleset = None;
+        }
+        self.around.return_path = path;
+        if read >= Read::Links
+            && let Err(error) = self.read_return_routes(read)
+        {
+            outcome.fail("return path", error);
+            return;
+        }
+        let ops = return_path::plan(&self.around.return_path, &self.rules_observed, &self.around.return_routes);
+        outcome.ops += ops.len();
+        let results = self.kernel.rtnl.apply(&ops);
+        for (op, result) in ops.into_iter().zip(results) {
+            if let Err(error) = or_already_so(result) {
+                outcome.fail(format!("return path {op}"), error);
+                continue;
+            }
+            match op {
+                Op::AddRule(rule) => self.rules_observed.push(rule),
+                Op::DeleteRule(rule) => self.rules_observed.retain(|other| *other != rule),
+                Op::ReplaceRoute(route) => {
+                    let same = |other: &Route| (other.table, other.destination) == (route.table, route.destination);
+                    self.around.return_routes.retain(|other| !same(other));
+                    self.around.return_routes.push(route);
+                }
+                Op::DeleteRoute(route) => self.around.return_routes.retain(|other| *other != route),
+                _ => {}
+            }
+        }
+    }
+
+    /// All of them with the whole kernel; else only those of tables in use, which is a question for each.
+    fn read_return_routes(&mut self, read: Read) -> Result<(), crate::kernel::Error> {
+        let filters: Vec<RouteFilter> = if read == Read::Kernel {
+            vec![RouteFilter { protocol: Some(protocol::OURS), ..RouteFilter::default() }]
+        } else {
+            let tables = self.around.return_path.tables();
+            tables.map(|table| RouteFilter { table: Some(table), ..RouteFilter::default() }).collect()
+        };
+        let mut routes = Vec::new();
+        for filter in filters {
+            routes.extend(self.kernel.rtnl.routes(filter)?.into_iter().filter(return_path::owns_route));
+        }
+        self.around.return_routes = routes;
+        Ok(())
+    }
+
+    fn return_mode(&self, snapshot: &Snapshot) -> Mode {
+        let own = snapshot.own_node();
+        own.map_or(Mode::Off, |node| Mode::of(&snapshot.node_name, node, self.config.return_path).0)
+    }
+
+    fn external_peers(&self) -> Vec<IpAddr> {
+        self.peers.peers.iter().filter(|peer| !peer.node).map(|peer| peer.address).collect()
+    }
+
+    /// What the operator should know about this node.
+    pub(super) fn notices_around(&self, snapshot: &Snapshot) -> Vec<Notice> {
+        let mut notices = speakers::notices(snapshot, &self.config);
+        let Some(own) = snapshot.own_node() else { return notices };
+        notices.extend(Mode::of(&snapshot.node_name, own, self.config.return_path).1);
+        notices.extend(drain::notice(&snapshot.node_name, own));
+        if self.around.cni.is_some() && own.pod_cidrs.is_empty() {
+            let message =
+                "the node has no pod prefix, so its pods get no addresses: let the controller manager give it \
+                           one (--allocate-node-cidrs), or set the annotation kube-router.io/pod-cidrs"
+                    .to_owned();
+            notices.push(self.node_notice(snapshot, "NoPodCidr", message));
+        }
+        notices
+    }
+
+    /// Notices of the CNI file and of the return path.
+    pub(super) fn told_around(&self) -> impl Iterator<Item = &Notice> {
+        self.around.cni_notices.iter().chain(&self.around.return_path.notices)
+    }
+
+    /// What stands in the way, one line each.
+    pub(super) fn explain_findings(&mut self) -> String {
+        let Some(snapshot) = self.last.clone() else {
+            return "NotRead: the cluster has not been read yet\n".to_owned();
+        };
+        let main = RouteFilter { table: Some(table::MAIN), ..RouteFilter::default() };
+        let (routes, addresses) = match (self.kernel.rtnl.routes(main), self.kernel.rtnl.addresses(None)) {
+            (Ok(routes), Ok(addresses)) => (routes, addresses),
+            (Err(error), _) | (_, Err(error)) => return format!("KernelUnreadable: {error}\n"),
+        };
+        let mut sysctls = BTreeMap::new();
+        for key in doctor::sysctls(&self.links) {
+            if let Ok(Some(value)) = self.kernel.sysctl.read(&key) {
+                sysctls.insert(key, value);
+            }
+        }
+        let sessions = self.voice.sessions();
+        let takes_several = |capability: &Capability| match capability {
+            Capability::AddPath(families) => families.iter().any(|(_, receives, _)| *receives),
+            _ => false,
+        };
+        let several = sessions.peers.values().filter(|peer| peer.remote_capabilities.iter().any(takes_several));
+        let add_path: Vec<IpAddr> = several.map(|peer| peer.row.address).collect();
+        let facts = Facts {
+            snapshot: &snapshot,
+            config: &self.config,
+            peers: &self.peers,
+            return_path: self.return_mode(&snapshot),
+            add_path: &add_path,
+            links: &self.links,
+            addresses: &addresses,
+            routes: &routes,
+            sysctls: &sysctls,
+        };
+        let found = doctor::findings(&facts).into_iter().map(|finding| finding.to_string());
+        let warnings = self.notices.iter().chain(self.told_around()).filter(|it| it.severity == Severity::Warning);
+        let warnings = warnings.map(|it| format!("{}: {}: {}", it.reason, it.subject, it.message));
+        found.chain(warnings).map(|line| line + "\n").collect()
+    }
+}

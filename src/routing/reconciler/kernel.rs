@@ -1,0 +1,258 @@
+//! The kernel's side of a pass: what is read, and what is written in which order.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{Room, Voice, is_inner};
+use crate::kernel::filter::plan::plan;
+use crate::kernel::fou::{self, Fou};
+use crate::kernel::nft::Nft;
+use crate::kernel::rtnl::{Link, Op, RouteFilter, Rtnl, table};
+use crate::kernel::sysctl::Sysctl;
+use crate::kernel::{Disposition, Error};
+use crate::model::Snapshot;
+use crate::reconcile::{Outcome, Read};
+use crate::routing::egress;
+use crate::routing::overlay::{TABLE, tunnel_routes};
+use crate::routing::plan::{self, RouteKey};
+
+impl<N: Nft, R: Rtnl, F: Fou, S: Sysctl, V: Voice> Room<N, R, F, S, V> {
+    /// Reads links, addresses, routes and rules. True where links or addresses are others than before.
+    pub(super) fn read_kernel(
+        &mut self,
+        snapshot: &Snapshot,
+        first: bool,
+        outcome: &mut Outcome,
+    ) -> Result<bool, Error> {
+        let relinked = self.read_links(snapshot)?;
+        let main = self.kernel.rtnl.routes(RouteFilter { table: Some(table::MAIN), ..RouteFilter::default() })?;
+        let tunnels = self.kernel.rtnl.routes(RouteFilter { table: Some(TABLE), ..RouteFilter::default() })?;
+        self.rules_observed = self.kernel.rtnl.rules()?;
+        let foreign_before = self.refused.values().filter(|refusal| **refusal == super::Refusal::Foreign).count();
+        outcome.drift += self.routes.observe(main, tunnels, first);
+        self.read = true;
+        // Whether a route of somebody else stands in the way is judged with every reading.
+        let in_the_way = self.learned.routes.keys().filter(|prefix| self.routes.is_foreign(prefix)).count();
+        Ok(relinked || first || foreign_before != in_the_way)
+    }
+
+    fn read_links(&mut self, snapshot: &Snapshot) -> Result<bool, Error> {
+        let links = self.kernel.rtnl.links()?;
+        let mut addresses = self.kernel.rtnl.addresses(None)?;
+        let usable: BTreeSet<u32> = links
+            .iter()
+            .filter(|link| link.up && !link.loopback && link.tunnel.is_none() && !is_inner(&link.name))
+            .map(|link| link.index)
+            .collect();
+        addresses.retain(|address| usable.contains(&address.link));
+        addresses.sort_unstable();
+        let own = snapshot.own_node().and_then(|node| node.primary_ip());
+        let uplink = addresses
+            .iter()
+            .find(|address| Some(address.prefix.addr()) == own)
+            .and_then(|address| links.iter().find(|link| link.index == address.link));
+        let mtu = uplink.map_or(self.mtu, |link| link.mtu);
+        let uplink = uplink.map(|link| link.name.clone());
+        let changed = self.addresses != addresses || self.links != links || self.mtu != mtu;
+        if self.uplink != uplink {
+            self.ruleset = None;
+        }
+        self.set_links(links);
+        (self.addresses, self.uplink, self.mtu) = (addresses, uplink, mtu);
+        Ok(changed)
+    }
+
+    pub(super) fn set_links(&mut self, links: Vec<Link>) {
+        let tunnels = links.iter().filter(|link| link.tunnel.is_some());
+        self.tunnel_links = tunnels.map(|link| (link.name.clone(), link.index)).collect();
+        self.links = links;
+    }
+
+    /// Makes tunnels and the ports they arrive on. True where links changed by it.
+    pub(super) fn sync_links(&mut self, read: Read, outcome: &mut Outcome) -> bool {
+        let missing = plan::links(self.tunnels.values(), &self.links).make.len();
+        if read == Read::Kernel || missing > 0 {
+            self.sync_ports(outcome);
+        }
+        let mut changed = false;
+        // Links that were just made are set up in a second round.
+        for _ in 0..2 {
+            let plan = plan::links(self.tunnels.values(), &self.links);
+            for name in &plan.taken {
+                outcome.fail(format!("link {name}"), "another kind of link has this name: remove or rename it");
+            }
+            let makes = !plan.make.is_empty();
+            for (name, op) in plan.make.into_iter().chain(plan.set) {
+                changed = true;
+                self.write(&format!("link {name}"), op, outcome);
+            }
+            if !changed {
+                break;
+            }
+            match self.kernel.rtnl.links() {
+                Ok(links) => self.set_links(links),
+                Err(error) => outcome.fail_part("links and routes", error),
+            }
+            if !makes {
+                break;
+            }
+        }
+        changed
+    }
+
+    fn sync_ports(&mut self, outcome: &mut Outcome) {
+        let wanted = plan::ports(self.tunnels.values());
+        if wanted.is_empty() {
+            return;
+        }
+        let there: BTreeSet<fou::Port> = match self.kernel.fou.ports() {
+            Ok(ports) => ports.into_iter().collect(),
+            Err(error) => {
+                outcome.fail("tunnel ports", error);
+                return;
+            }
+        };
+        let ops: Vec<fou::Op> = wanted.difference(&there).map(|port| fou::Op::AddPort(*port)).collect();
+        for (op, result) in ops.iter().zip(self.kernel.fou.apply(&ops)) {
+            outcome.ops += 1;
+            if let Err(error) = or_already_so(result) {
+                outcome.fail(format!("tunnel port {}", op.port().number), error);
+            }
+        }
+    }
+
+    /// One change of links, told under a key.
+    pub(super) fn write(&mut self, key: &str, op: Op, outcome: &mut Outcome) {
+        outcome.ops += 1;
+        for result in self.kernel.rtnl.apply(&[op]) {
+            if let Err(error) = or_already_so(result) {
+                outcome.fail(key, error);
+            }
+        }
+    }
+
+    /// Routes that are not learned: to the other ends of tunnels, and those that keep packets to pods which are not
+    /// there from going round in circles.
+    pub(super) fn set_fixed_routes(&mut self, snapshot: &Snapshot) {
+        let mut wanted = BTreeMap::new();
+        for route in tunnel_routes(&self.tunnels) {
+            if let Some(route) = plan::route(&route, &self.tunnel_links, &self.addresses) {
+                wanted.insert(RouteKey::of(&route), route);
+            }
+        }
+        for prefix in snapshot.own_node().into_iter().flat_map(|node| &node.pod_cidrs) {
+            let route = plan::last_resort(prefix.trunc());
+            wanted.insert(RouteKey::of(&route), route);
+        }
+        let is_fixed = |key: &RouteKey| key.table == TABLE || key.metric == plan::LAST_RESORT;
+        let gone: Vec<RouteKey> = self
+            .routes
+            .tracker()
+            .all_desired()
+            .keys()
+            .filter(|key| is_fixed(key) && !wanted.contains_key(*key))
+            .copied()
+            .collect();
+        for key in gone {
+            self.routes.set_desired(key, None);
+        }
+        for (key, route) in wanted {
+            if self.routes.tracker().desired(&key) != Some(&route) {
+                self.routes.set_desired(key, Some(route));
+            }
+        }
+    }
+
+    pub(super) fn sync_rules(&mut self, outcome: &mut Outcome) {
+        let ops = plan::rules(&self.rules, &self.rules_observed);
+        if ops.is_empty() {
+            return;
+        }
+        outcome.ops += ops.len();
+        for (op, result) in ops.iter().zip(self.kernel.rtnl.apply(&ops)) {
+            match (or_already_so(result), op) {
+                (Ok(()), Op::AddRule(rule)) => self.rules_observed.push(*rule),
+                (Ok(()), Op::DeleteRule(rule)) => self.rules_observed.retain(|other| other != rule),
+                (Ok(()), _) => {}
+                (Err(error), _) => outcome.fail(format!("rule {op}"), error),
+            }
+        }
+    }
+
+    /// New and changed routes, then those that go, in one batch.
+    pub(super) fn sync_routes(&mut self, outcome: &mut Outcome) {
+        let (keys, ops): (Vec<RouteKey>, Vec<Op>) = self.routes.plan().into_iter().unzip();
+        if ops.is_empty() {
+            return;
+        }
+        outcome.ops += ops.len();
+        let results = self.kernel.rtnl.apply(&ops);
+        for ((key, op), result) in keys.iter().zip(&ops).zip(results) {
+            match or_already_so(result) {
+                Ok(()) => {
+                    let count = if matches!(op, Op::DeleteRoute(_)) {
+                        &mut self.counts.removed
+                    } else {
+                        &mut self.counts.added
+                    };
+                    *count = count.saturating_add(1);
+                    self.routes.done(key);
+                }
+                Err(error) => outcome.fail(format!("route {}", key.destination), error),
+            }
+        }
+    }
+
+    /// Tunnels nobody wants go once no route of a former run may still lead into them.
+    pub(super) fn remove_stale(&mut self, outcome: &mut Outcome) {
+        if self.routes.n_inherited() > 0 || !self.learned.settled {
+            return;
+        }
+        let names: BTreeSet<&str> = self.tunnels.values().map(|tunnel| tunnel.name.as_str()).collect();
+        let stale = plan::stale_links(&names, &self.links);
+        if stale.is_empty() {
+            return;
+        }
+        for (name, op) in stale {
+            self.write(&format!("link {name}"), op, outcome);
+        }
+        if let Ok(links) = self.kernel.rtnl.links() {
+            self.set_links(links);
+        }
+    }
+
+    /// The packet filter table, as a whole: it changes with nodes only.
+    pub(super) fn sync_filter(&mut self, snapshot: &Snapshot, read: Read, first: bool, outcome: &mut Outcome) {
+        let mut desired = egress::ruleset(snapshot, &self.config, self.uplink.as_deref());
+        self.around.return_path.add_to(&mut desired, snapshot);
+        if read != Read::Kernel && self.ruleset.as_ref() == Some(&desired) {
+            return;
+        }
+        let unchanged = self.ruleset.as_ref() == Some(&desired);
+        let done = self.kernel.nft.dump(&self.table).and_then(|observed| {
+            let transaction = plan(&self.table, &desired, observed.as_ref());
+            if transaction.is_empty() {
+                return Ok(());
+            }
+            outcome.ops += transaction.changes.len();
+            if unchanged && !first {
+                outcome.drift += transaction.changes.len();
+            }
+            self.kernel.nft.commit(&transaction)
+        });
+        match done {
+            Ok(()) => self.ruleset = Some(desired),
+            Err(error) => {
+                self.ruleset = None;
+                outcome.fail_part(format!("table {}", self.table), error);
+            }
+        }
+    }
+}
+
+/// What was already so is as good as done.
+pub(super) fn or_already_so(result: Result<(), Error>) -> Result<(), Error> {
+    match result {
+        Err(error) if error.disposition() == Disposition::AlreadySo => Ok(()),
+        other => other,
+    }
+}
