@@ -106,6 +106,8 @@ fn run(arguments: &Arguments) -> Result<bool> {
                 eprintln!("bgp_bench: {name}, {}, turn {turn}: {:.1} s", kind.name(), since.elapsed().as_secs_f64());
             }
         }
+        // Whoever stops it halfway has half.
+        eprintln!("{}", table.markdown());
     }
     println!("## BGP\n\n{}, {} repetitions.\n\n{}", machine()?, arguments.repetitions, table.markdown());
     Ok(complete && table.passed())
