@@ -112,7 +112,11 @@ fn door_config(config: &Config, node: NodeName) -> k8s::Config {
         }),
     };
     let pods = config.proxy.graceful_termination || config.proxy.runtime_endpoint.is_some();
-    let needs = k8s::Needs { all_nodes: config.features.router, pods: pods && config.features.proxy };
+    let needs = k8s::Needs {
+        all_nodes: config.features.router,
+        pods: pods && config.features.proxy,
+        policies: config.features.firewall,
+    };
     k8s::Config { sync_timeout: config.cache_sync_timeout, ..k8s::Config::new(source, node, needs) }
 }
 
@@ -144,7 +148,7 @@ async fn daemon(config: &Config, node: NodeName) -> anyhow::Result<ExitCode> {
         rooms_of_router = Some(started?);
     }
     let router = rooms_of_router.as_ref().map(|(_, router, _)| router.clone());
-    let parts = Arc::new(Parts::new(
+    let parts = Parts::new(
         config,
         node.clone(),
         started,
@@ -152,8 +156,8 @@ async fn daemon(config: &Config, node: NodeName) -> anyhow::Result<ExitCode> {
         published.clone(),
         Arc::clone(&counting),
         ends.iter().map(|end| RoomParts { name: end.name, applied: end.reports.clone() }).collect(),
-        router.clone(),
-    ));
+    );
+    let parts = Arc::new(parts.with_router(router.clone()));
     let stats = counters.map(|counters| traffic::source(counters, published.clone(), &metrics));
     servers.spawn(
         &mut tasks,

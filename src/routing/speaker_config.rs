@@ -67,9 +67,10 @@ pub fn build<'a>(
     };
     let mut peers: BTreeMap<IpAddr, PeerConfig> = lingering.into_iter().map(peer).collect();
     peers.extend(desired.peers.iter().map(peer));
+    // A client with its reflector's id would take every reflected route for a loop (RFC 4456 8).
     let cluster_id = match desired.reflector {
-        Some(Reflector::Server(id) | Reflector::Client(id)) => id,
-        None => router_id,
+        Some(Reflector::Server(id)) => id,
+        Some(Reflector::Client(_)) | None => router_id,
     };
     let listen = if desired.asn.is_some() { desired.listen.as_slice() } else { &[] };
     Some(SpeakerConfig {
@@ -92,6 +93,12 @@ pub fn build<'a>(
                 Vec::new()
             },
             external_peers: desired.peers.iter().filter(|peer| !peer.node).map(|peer| peer.address).collect(),
+            own_as_peers: desired
+                .peers
+                .iter()
+                .filter(|peer| !peer.node && peer.kind == PeerKind::Internal)
+                .map(|peer| peer.address)
+                .collect(),
             prepend: desired.prepend.map(|prepend| Prepend { asn: Some(prepend.asn), times: prepend.times }),
             communities: desired.communities.clone(),
             import_reject: desired.import_reject.clone(),

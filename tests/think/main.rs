@@ -15,6 +15,7 @@ mod drain;
 mod generate;
 mod golden;
 mod kernel;
+mod policy;
 mod router;
 mod router_features;
 mod trace;

@@ -298,6 +298,8 @@ fn mesh_and_reflector_follow_each_other_without_a_gap() {
     }
     let outcome = pass(&mut room, &reflected, Read::Remembered, 1);
     assert_eq!(peers(&router), [ip("192.168.10.12"), ip("192.168.30.13")], "the old session stays for now");
+    let cluster = router.speaker.open().config.clone().unwrap().cluster_id;
+    assert_eq!(cluster.to_string(), "192.168.10.11", "with the reflector's id a client sees loops everywhere");
     assert!(outcome.again_in.is_some());
     let _ = pass(&mut room, &reflected, Read::Remembered, 30);
     assert_eq!(peers(&router).len(), 2, "the reflector's session is not up");

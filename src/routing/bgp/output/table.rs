@@ -6,7 +6,7 @@ use hashbrown::HashTable;
 
 use super::words::{WordId, Words, reserve};
 use crate::net::Prefix;
-use crate::routing::bgp::hash::hash_of;
+use crate::routing::bgp::hash::hash_prefix;
 use crate::routing::bgp::types::Nlri;
 
 /// A route as a message has it with a path identifier, host octets and all: 9 octets for IPv4, 21 for IPv6.
@@ -37,6 +37,13 @@ pub(super) fn key<const SIZE: usize>(nlri: &Nlri) -> Key<SIZE> {
         *length = nlri.prefix.prefix_len();
     }
     key
+}
+
+fn hash<const SIZE: usize>(key: &Key<SIZE>) -> u64 {
+    let Some((id, [length, address @ ..])) = key.split_first_chunk() else { return 0 };
+    let number = address.iter().fold(0, |number: u128, octet| number << 8 | u128::from(*octet));
+    let width = if SIZE == super::V4 { 32 } else { 128 };
+    hash_prefix(number, width, *length, u32::from_be_bytes(*id))
 }
 
 /// The route of a key.
@@ -80,7 +87,7 @@ impl<const SIZE: usize> Table<SIZE> {
     /// The number of a route.
     pub(super) fn find(&self, key: &Key<SIZE>) -> Option<u32> {
         let is = |n: &u32| self.routes.get(*n as usize).is_some_and(|route| route.key == *key);
-        self.index.find(hash_of(key.as_slice()), is).copied()
+        self.index.find(hash(key), is).copied()
     }
 
     /// A number for a route that has none yet; its word is one that withdraws it.
@@ -100,8 +107,8 @@ impl<const SIZE: usize> Table<SIZE> {
             }
         };
         let routes = &self.routes;
-        let rehash = |n: &u32| routes.get(*n as usize).map_or(0, |route| hash_of(route.key.as_slice()));
-        self.index.insert_unique(hash_of(key.as_slice()), number, rehash);
+        let rehash = |n: &u32| routes.get(*n as usize).map_or(0, |route| hash(&route.key));
+        self.index.insert_unique(hash(&key), number, rehash);
         number
     }
 
@@ -136,7 +143,7 @@ impl<const SIZE: usize> Table<SIZE> {
         if route.holders > 0 || route.word.is_some() {
             return;
         }
-        if let Ok(entry) = self.index.find_entry(hash_of(route.key.as_slice()), |other| *other == number) {
+        if let Ok(entry) = self.index.find_entry(hash(&route.key), |other| *other == number) {
             entry.remove();
             self.free.push(number);
         }

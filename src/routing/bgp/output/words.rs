@@ -41,7 +41,8 @@ impl Words {
     pub(super) fn hold(&mut self, bytes: &[u8]) -> Option<WordId> {
         let hash = hash_of(bytes) as u32;
         let Words { index, all, free } = self;
-        let known = index.find(wide(hash), |id| all.get(id.at()).is_some_and(|word| *word.bytes == *bytes)).copied();
+        let is = |word: &Word| word.hash == hash && *word.bytes == *bytes;
+        let known = index.find(wide(hash), |id| all.get(id.at()).is_some_and(is)).copied();
         if let Some(id) = known {
             self.again(id);
             return Some(id);

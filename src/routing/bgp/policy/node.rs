@@ -3,7 +3,7 @@
 //! Export rejects all but the node's own pod CIDRs and VIPs; import takes all but the VIPs, default routes and what the
 //! operator refuses. Two differences, on purpose: IPv6 neighbours get the pod CIDRs by their own set instead of by an
 //! empty one that matched everybody, and a reflector keeps its export rules towards external peers while what other
-//! nodes sent it passes between internal ones.
+//! nodes sent it passes between internal ones, among which are routers outside that share the nodes' AS.
 
 use std::net::IpAddr;
 
@@ -24,6 +24,8 @@ pub struct NodePolicy {
     pub node_addresses: Vec<IpAddr>,
     /// External peers.
     pub external_peers: Vec<IpAddr>,
+    /// Those of them in this node's own AS, such as an edge router that is a client of the reflector.
+    pub own_as_peers: Vec<IpAddr>,
     /// In front of the AS path towards external peers.
     pub prepend: Option<Prepend>,
     /// Added towards external peers.
@@ -47,6 +49,7 @@ const REFUSED: &str = "customimportrejectdefinedset";
 const INTERNAL: &str = "iBGPpeerset";
 const EXTERNAL: &str = "externalpeerset";
 const ALL: &str = "allpeerset";
+const OWN_AS: &str = "ownaspeerset";
 
 /// The prefix set that holds the VIPs of a family: it changes by itself, without the rest of the configuration.
 pub fn vip_set(family: Family) -> String {
@@ -61,6 +64,9 @@ pub fn node_policies(node: &NodePolicy) -> PolicySet {
     add_neighbor_set(&mut set, INTERNAL, &node.node_addresses);
     add_neighbor_set(&mut set, EXTERNAL, &node.external_peers);
     add_neighbor_set(&mut set, ALL, &all);
+    if node.reflector && !node.own_as_peers.is_empty() {
+        add_neighbor_set(&mut set, OWN_AS, &node.own_as_peers);
+    }
     let import = [VIPS, DEFAULT_ROUTE, REFUSED]
         .into_iter()
         .flat_map(|prefixes| twins(&set, prefixes, ALL, &Actions::default(), Verdict::Reject))
@@ -87,7 +93,7 @@ fn export_statements(set: &PolicySet, node: &NodePolicy) -> Vec<Statement> {
         statements.extend(twins(set, PODS, EXTERNAL, &actions, Verdict::Accept));
     }
     if node.reflector {
-        let internal = [INTERNAL.to_owned(), twin(INTERNAL, Family::V6)];
+        let internal = [INTERNAL.to_owned(), twin(INTERNAL, Family::V6), OWN_AS.to_owned(), twin(OWN_AS, Family::V6)];
         statements.extend(internal.into_iter().filter(|name| has_neighbors(set, name)).map(|name| Statement {
             name: format!("reflected{name}"),
             conditions: Conditions {

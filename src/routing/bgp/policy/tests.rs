@@ -152,6 +152,7 @@ fn node() -> NodePolicy {
         vips: vec![address("192.0.2.1"), address("2001:db8:2::1")],
         node_addresses: vec![address("10.0.0.1"), address("10.0.0.2")],
         external_peers: vec![address("172.16.0.1"), address("2001:db8::f")],
+        own_as_peers: Vec::new(),
         prepend: Some(Prepend { asn: Some(Asn(64512)), times: 3 }),
         communities: vec![77],
         import_reject: vec![prefix("10.9.0.0/16")],
@@ -216,6 +217,10 @@ fn a_reflector_passes_routes_between_nodes_and_keeps_its_rules_outside() {
     assert_eq!(exported(&set, "10.0.0.2", reflected, RouteType::External), None);
     let own = exported(&set, "172.16.0.1", "192.0.2.1/32", RouteType::Local).unwrap();
     assert!(own.communities.contains(&77));
+    let edge = NodePolicy { own_as_peers: vec![address("172.16.0.1")], ..node.clone() };
+    let edge = node_policies(&edge);
+    assert_eq!(exported(&edge, "172.16.0.1", reflected, RouteType::Internal), Some(attributes()), "a client outside");
+    assert_eq!(exported(&edge, "2001:db8::f", reflected, RouteType::Internal), None, "another AS");
     let plain = node_policies(&NodePolicy { reflector: false, ..node });
     assert_eq!(exported(&plain, "10.0.0.2", reflected, RouteType::Internal), None);
 }

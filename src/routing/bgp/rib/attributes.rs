@@ -27,8 +27,8 @@ impl Entry {
         spread(self.hash)
     }
 
-    fn is(&self, attributes: &Attributes) -> bool {
-        std::ptr::eq(&*self.attributes, attributes) || *self.attributes == *attributes
+    fn is(&self, hash: u32, attributes: &Attributes) -> bool {
+        self.hash == hash && (std::ptr::eq(&*self.attributes, attributes) || *self.attributes == *attributes)
     }
 }
 
@@ -44,7 +44,8 @@ fn half_of(attributes: &Attributes) -> u32 {
 impl Pool {
     /// The shared value where there is one, else a new one that nobody uses yet.
     pub(super) fn share(&self, attributes: Attributes) -> Arc<Attributes> {
-        match self.all.find(spread(half_of(&attributes)), |entry| entry.is(&attributes)) {
+        let hash = half_of(&attributes);
+        match self.all.find(spread(hash), |entry| entry.is(hash, &attributes)) {
             Some(entry) => entry.attributes.clone(),
             None => Arc::new(attributes),
         }
@@ -53,7 +54,7 @@ impl Pool {
     /// Counts `users` more of these attributes; the value that all of them share.
     pub(super) fn hold(&mut self, attributes: &Arc<Attributes>, users: u32) -> Arc<Attributes> {
         let hash = half_of(attributes);
-        let place = self.all.entry(spread(hash), |entry| entry.is(attributes), Entry::hash);
+        let place = self.all.entry(spread(hash), |entry| entry.is(hash, attributes), Entry::hash);
         let new = || Entry { attributes: attributes.clone(), hash, users: 0 };
         let mut entry = place.or_insert_with(new);
         let entry = entry.get_mut();
@@ -63,7 +64,8 @@ impl Pool {
 
     /// `users` of these attributes are gone.
     pub(super) fn release(&mut self, attributes: &Arc<Attributes>, users: u32) {
-        if let Ok(mut entry) = self.all.find_entry(spread(half_of(attributes)), |entry| entry.is(attributes)) {
+        let hash = half_of(attributes);
+        if let Ok(mut entry) = self.all.find_entry(spread(hash), |entry| entry.is(hash, attributes)) {
             let count = entry.get().users.saturating_sub(users);
             entry.get_mut().users = count;
             if count == 0 {

@@ -1,29 +1,50 @@
 //! Prefixes with their paths. A key takes no more room than its family needs: with a hundred thousand routes that is a
 //! good part of the memory.
 
+use std::hash::{Hash, Hasher};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::super::hash::{FastMap, trim};
+use super::super::hash::{PlainMap, hash_prefix, trim};
 use super::destination::Paths;
 use crate::net::{Family, Prefix};
 
 /// All paths by prefix.
 #[derive(Debug, Default)]
 pub(super) struct Table {
-    v4: FastMap<(u32, u8), Paths>,
-    v6: FastMap<([u8; 16], u8), Paths>,
+    v4: PlainMap<V4, Paths>,
+    v6: PlainMap<V6, Paths>,
+}
+
+/// An IPv4 prefix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct V4(u32, u8);
+
+/// An IPv6 prefix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct V6([u8; 16], u8);
+
+impl Hash for V4 {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(hash_prefix(self.0.into(), 32, self.1, 0));
+    }
+}
+
+impl Hash for V6 {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(hash_prefix(u128::from_be_bytes(self.0), 128, self.1, 0));
+    }
 }
 
 /// The key of a prefix in the map of its family.
 enum Key {
-    V4((u32, u8)),
-    V6(([u8; 16], u8)),
+    V4(V4),
+    V6(V6),
 }
 
 fn key(prefix: &Prefix) -> Key {
     match prefix {
-        Prefix::V4(prefix) => Key::V4((prefix.addr().to_bits(), prefix.prefix_len())),
-        Prefix::V6(prefix) => Key::V6((prefix.addr().octets(), prefix.prefix_len())),
+        Prefix::V4(prefix) => Key::V4(V4(prefix.addr().to_bits(), prefix.prefix_len())),
+        Prefix::V6(prefix) => Key::V6(V6(prefix.addr().octets(), prefix.prefix_len())),
     }
 }
 
@@ -32,11 +53,11 @@ fn prefix(address: impl Into<IpAddr>, length: u8) -> Option<Prefix> {
     Prefix::new(address.into(), length).ok()
 }
 
-fn prefix_v4(&(address, length): &(u32, u8)) -> Option<Prefix> {
+fn prefix_v4(&V4(address, length): &V4) -> Option<Prefix> {
     prefix(Ipv4Addr::from_bits(address), length)
 }
 
-fn prefix_v6(&(address, length): &([u8; 16], u8)) -> Option<Prefix> {
+fn prefix_v6(&V6(address, length): &V6) -> Option<Prefix> {
     prefix(Ipv6Addr::from(address), length)
 }
 

@@ -5,21 +5,19 @@
 //! the speaker has packed and asks for more only when it is written, so that a slow peer holds a few chunks and no
 //! more. Generic over its transport: tests use pipes.
 
+mod sockets;
 mod status;
 
-use std::cell::RefCell;
 use std::convert::Infallible;
-use std::future::poll_fn;
-use std::future::{Future, pending};
+use std::future::Future;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Poll, ready};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -29,10 +27,8 @@ use crate::routing::bgp::negotiate::negotiate;
 use crate::routing::bgp::types::{Negotiated, Notification, OpenSettings, PeerId};
 use crate::routing::bgp::wire::{self, Message, Refresh, Update};
 
+use self::sockets::{halves, read, until, when, write};
 pub use self::status::{MessageCounts, Messages, Status};
-
-/// How much is read at once.
-const READ_SIZE: usize = 64 * 1024;
 
 /// How long a closing connection may take to send its last words.
 const FAREWELL: Duration = Duration::from_secs(1);
@@ -162,7 +158,7 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Connection<R, W> {
         let farewell = async {
             self.writer.write_all(rest).await?;
             self.writer.shutdown().await?;
-            let mut dropped = [0; 4096];
+            let mut dropped = vec![0; 4096];
             while self.reader.read(&mut dropped).await? > 0 {}
             io::Result::Ok(())
         };
@@ -311,7 +307,8 @@ impl<T: Transport> Session<T> {
             result = read(passive_in) => Wake::Read(Slot::Passive, result),
             result = write(active_out) => Wake::Wrote(Slot::Active, result),
             result = write(passive_out) => Wake::Wrote(Slot::Passive, result),
-            chunk = chunks.recv(), if takes_chunks => chunk.map_or(Wake::Gone, Wake::Chunk),
+            // That nothing more comes this way means nothing: commands may still be waiting.
+            Some(chunk) = chunks.recv(), if takes_chunks => Wake::Chunk(chunk),
             () = until(deadline) => Wake::Deadline,
         }
     }
@@ -321,7 +318,9 @@ impl<T: Transport> Session<T> {
             Command::Start => self.step(Event::Start).await,
             Command::Stop(notification) => self.step(Event::Stop { notification }).await,
             Command::Configure(config, transport) => {
-                self.open = Arc::new(config.open.clone());
+                let mut open = config.open.clone();
+                open.forwarding_kept |= self.number > 0;
+                self.open = Arc::new(open);
                 self.transport = Arc::new(transport);
                 self.fsm.set_config(*config);
                 self.step(Event::Tick).await
@@ -451,6 +450,12 @@ impl<T: Transport> Session<T> {
 
     async fn up(&mut self, slot: Slot, session: Negotiated) -> Result<(), Gone> {
         self.number = self.number.wrapping_add(1);
+        if !self.open.forwarding_kept {
+            // Only a restart of ours would lose what is forwarded by, and that ends this task.
+            let mut open = OpenSettings::clone(&self.open);
+            open.forwarding_kept = true;
+            self.open = Arc::new(open);
+        }
         let (mut open, mut ours, mut local) = (None, None, None);
         if let Some(connection) = self.connection(slot) {
             open = connection.open.take();
@@ -542,56 +547,6 @@ impl<T: Transport> Session<T> {
             Slot::Active => &mut self.active,
             Slot::Passive => &mut self.passive,
         }
-    }
-}
-
-/// What to read into, and what to write from, of one connection.
-type Halves<'a, R, W> = (Option<(&'a mut R, &'a mut Vec<u8>)>, Option<(&'a mut W, &'a [u8])>);
-
-fn halves<R, W>(connection: &mut Option<Connection<R, W>>) -> Halves<'_, R, W> {
-    let Some(connection) = connection else { return (None, None) };
-    let outgoing = connection.outgoing.get(connection.written..).unwrap_or_default();
-    let writing = Some((&mut connection.writer, outgoing)).filter(|(_, bytes)| !bytes.is_empty());
-    (Some((&mut connection.reader, &mut connection.received)), writing)
-}
-
-thread_local! {
-    /// What is read lands here first, so that a session that hears nothing holds no buffer.
-    static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_SIZE].into_boxed_slice());
-}
-
-/// Appends what comes next.
-async fn read<R: AsyncRead + Unpin>(half: Option<(&mut R, &mut Vec<u8>)>) -> io::Result<usize> {
-    let Some((reader, received)) = half else { return pending().await };
-    poll_fn(|context| {
-        SCRATCH.with_borrow_mut(|scratch| {
-            let mut buffer = ReadBuf::new(scratch);
-            ready!(Pin::new(&mut *reader).poll_read(context, &mut buffer))?;
-            received.extend_from_slice(buffer.filled());
-            Poll::Ready(Ok(buffer.filled().len()))
-        })
-    })
-    .await
-}
-
-async fn write<W: AsyncWrite + Unpin>(half: Option<(&mut W, &[u8])>) -> io::Result<usize> {
-    match half {
-        Some((writer, bytes)) => writer.write(bytes).await,
-        None => pending().await,
-    }
-}
-
-async fn when<F: Future + Unpin>(future: Option<F>) -> F::Output {
-    match future {
-        Some(future) => future.await,
-        None => pending().await,
-    }
-}
-
-async fn until(deadline: Option<Instant>) {
-    match deadline {
-        Some(deadline) => tokio::time::sleep_until(deadline).await,
-        None => pending().await,
     }
 }
 

@@ -71,7 +71,7 @@ struct Routes<'a> {
 impl Routes<'_> {
     /// The ways to a prefix; none where there is no route or it starts here.
     fn to(&mut self, prefix: &Prefix) -> Option<Arc<LearnedRoute>> {
-        let best = self.rib.best(prefix).filter(|best| best.peer != PeerId::LOCAL)?;
+        let best = self.rib.best(prefix).filter(|best| !best.peer.is_own())?;
         let blackhole = best.attributes.communities.contains(&community::BLACKHOLE);
         let rib = self.rib;
         if rib.multipath(prefix).nth(1).is_some() {
