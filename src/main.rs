@@ -35,7 +35,8 @@ fn follow(request: Request) -> anyhow::Result<ExitCode> {
             commands::print(&text)?;
             return Ok(if healthy { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
-        Request::Explain { admin_socket, service } => commands::explain_service(&admin_socket, &service)?,
+        Request::Explain { admin_socket, what } => commands::explain(&admin_socket, &what)?,
+        Request::Gobgp(asked) => return commands::gobgp(&asked),
         Request::Doctor { admin_socket } => {
             let (text, well) = commands::doctor(&admin_socket)?;
             commands::print(&text)?;

@@ -43,6 +43,7 @@ pub(crate) fn settings(shape: u8) -> OpenSettings {
         extended_messages: bit(4),
         graceful_restart: bit(1).then_some(OwnRestart { restart_time: 120, restarting: bit(2), notification: true }),
         long_lived: if bit(2) { 3600 } else { 0 },
+        forwarding_kept: bit(3),
     }
 }
 

@@ -20,6 +20,9 @@ pub struct Status {
     pub generation: u64,
     /// Each room.
     pub rooms: Vec<RoomStatus>,
+    /// BGP peers, where the router runs.
+    #[serde(default)]
+    pub peers: Vec<PeerStatus>,
     /// Each watch.
     pub watches: Vec<WatchStatus>,
     /// What owners of objects should know.
@@ -48,6 +51,19 @@ pub struct RoomStatus {
     pub lag_ms: Option<u64>,
     /// Keys not in force, with the reason.
     pub failed: BTreeMap<String, String>,
+}
+
+/// A BGP peer.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeerStatus {
+    /// Its address.
+    pub address: String,
+    /// Its AS, where known.
+    pub asn: Option<u32>,
+    /// State of the session.
+    pub state: String,
+    /// Routes received from it, used, and sent to it.
+    pub routes: (u64, u64, u64),
 }
 
 /// A watch's state.
@@ -86,6 +102,19 @@ impl fmt::Display for Status {
             )?;
             short_list(f, room.failed.iter().map(|(key, reason)| format!("{key}: {reason}")))?;
         }
+        let up = self.peers.iter().filter(|peer| peer.state == "established").count();
+        if !self.peers.is_empty() {
+            writeln!(f, "peers      {up} of {} established", self.peers.len())?;
+        }
+        short_list(
+            f,
+            self.peers.iter().map(|peer| {
+                let asn = peer.asn.map_or_else(|| "unknown".to_owned(), |asn| asn.to_string());
+                let (received, used, sent) = peer.routes;
+                let (address, state) = (&peer.address, &peer.state);
+                format!("{address} as {asn} {state}, {received} received, {used} used, {sent} sent")
+            }),
+        )?;
         for watch in &self.watches {
             let state = if watch.in_sync { "in sync" } else { "not in sync" };
             writeln!(f, "watch      {}: {state}, {} restarts", watch.kind, watch.restarts)?;

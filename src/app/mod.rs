@@ -144,7 +144,7 @@ async fn daemon(config: &Config, node: NodeName) -> anyhow::Result<ExitCode> {
         rooms_of_router = Some(started?);
     }
     let router = rooms_of_router.as_ref().map(|(_, router, _)| router.clone());
-    let parts = Arc::new(Parts::new(
+    let parts = Parts::new(
         config,
         node.clone(),
         started,
@@ -152,8 +152,8 @@ async fn daemon(config: &Config, node: NodeName) -> anyhow::Result<ExitCode> {
         published.clone(),
         Arc::clone(&counting),
         ends.iter().map(|end| RoomParts { name: end.name, applied: end.reports.clone() }).collect(),
-        router.clone(),
-    ));
+    );
+    let parts = Arc::new(parts.with_router(router.clone()));
     let stats = counters.map(|counters| traffic::source(counters, published.clone(), &metrics));
     servers.spawn(
         &mut tasks,

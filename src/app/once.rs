@@ -47,7 +47,7 @@ pub(super) fn clean_up(config: &Config, node: NodeName) -> anyhow::Result<ExitCo
         doors::open_router(&config.router).map(|kernel| {
             let figures = watch::channel(Figures::default()).0;
             let settings = translate::routing_config(config);
-            routing::reconciler::Room::new(settings, kernel, Mute::default(), None, figures).clean_up()
+            routing::reconciler::Room::new(settings, kernel, Mute, None, figures).clean_up()
         }),
     );
     tracing::info!(n_ops, n_failed, "cleaned up");
@@ -88,8 +88,7 @@ fn passes(config: &Config, snapshot: &Snapshot) -> anyhow::Result<(String, bool)
     if config.features.router {
         let kernel = dry_router(doors::open_router(&config.router)?, &journal);
         let figures = watch::channel(Figures::default()).0;
-        let mut room =
-            routing::reconciler::Room::new(router::settings(config)?, kernel, Mute::default(), None, figures);
+        let mut room = routing::reconciler::Room::new(router::settings(config)?, kernel, Mute, None, figures);
         outcomes.push(room.sync(snapshot, Read::Kernel, Duration::ZERO));
         let desired = room.answer(&View::Desired);
         told = desired.lines().take_while(|line| *line != "# ip").map(|line| format!("{line}\n")).collect();

@@ -14,6 +14,7 @@ use super::doors;
 use super::servers::Tasks;
 use super::translate::routing_config;
 use crate::admin;
+use crate::admin::status::PeerStatus;
 use crate::config::Config;
 use crate::kernel::fou::FouClient;
 use crate::kernel::nft::NftClient;
@@ -23,12 +24,14 @@ use crate::model::Published;
 use crate::reconcile::Applied;
 use crate::routing::aws;
 use crate::routing::bgp::api;
+use crate::routing::bgp::api::query::PeerDetail;
 use crate::routing::bgp::policy::PolicySet;
 use crate::routing::bgp::rib;
 use crate::routing::bgp::speaker::{self, Goodbye, Options, Speaker};
 use crate::routing::bgp::types::PeerKind;
 use crate::routing::cni::{self, CniFile};
 use crate::routing::config as room;
+use crate::routing::drain::Report;
 use crate::routing::reconciler::{Figures, Room};
 use crate::routing::sessions::{self, Line, Sessions};
 use crate::telemetry::registry::{Metrics, PeerInfoLabels, PeerLabels, PrefixLabels, RouteLabels, SentLabels};
@@ -50,18 +53,41 @@ pub(super) struct Router {
     /// How the sessions stand.
     pub(super) sessions: watch::Receiver<Sessions>,
     drain: watch::Sender<bool>,
-    drained: watch::Receiver<String>,
+    drained: watch::Receiver<Report>,
 }
 
-/// The port of the gobgp API, taken before anything else.
+/// A port of the gobgp API, and the certificates it asks for and shows.
+pub(super) type ApiPort = (TcpListener, Option<api::server::Tls>);
+
+/// The ports of the gobgp API, taken before anything else: the one asked for, and beside an address of one link loopback
+/// in plain text, as kube-router has it.
 ///
 /// # Errors
-/// The port cannot be had.
-pub(super) async fn bind_api(config: &Config) -> anyhow::Result<Option<TcpListener>> {
+/// A port cannot be had, or a certificate not be read.
+pub(super) async fn bind_api(config: &Config) -> anyhow::Result<Vec<ApiPort>> {
     let router = &config.router;
-    let Some(port) = router.admin_port.filter(|_| config.features.router) else { return Ok(None) };
-    let address = std::net::SocketAddr::new(router.admin_address, port);
-    Ok(Some(admin::bind("gobgp-admin-address and --gobgp-admin-port", &[address]).await?))
+    let Some(port) = router.admin_port.filter(|_| config.features.router) else { return Ok(Vec::new()) };
+    let read = |flag: &str, path: &std::path::Path| {
+        std::fs::read(path).with_context(|| format!("--{flag}={}: cannot be read", path.display()))
+    };
+    let tls = match &router.admin_tls {
+        None => None,
+        Some(files) => Some(api::server::Tls {
+            certificate: read("gobgp-admin-tls-cert", &files.certificate)?,
+            key: read("gobgp-admin-tls-key", &files.key)?,
+            client_authority: read("gobgp-admin-tls-client-ca", &files.client_authority)?,
+        }),
+    };
+    let address = router.admin_address;
+    let bind = async |address| {
+        let address = std::net::SocketAddr::new(address, port);
+        admin::bind("gobgp-admin-address and --gobgp-admin-port", &[address]).await
+    };
+    let mut ports = vec![(bind(address).await?, tls)];
+    if !address.is_loopback() && !address.is_unspecified() {
+        ports.push((bind(std::net::Ipv4Addr::LOCALHOST.into()).await?, None));
+    }
+    Ok(ports)
 }
 
 /// Starts the speaker, and makes the room that leads it. `proxy` tells what the service proxy has in force.
@@ -70,7 +96,7 @@ pub(super) async fn bind_api(config: &Config) -> anyhow::Result<Option<TcpListen
 /// What of the kernel is missing, an unreadable passwords file.
 pub(super) fn start(
     config: &Config,
-    api: Option<TcpListener>,
+    api: Vec<ApiPort>,
     proxy: Option<watch::Receiver<Applied>>,
     snapshots: watch::Receiver<Option<Published>>,
     stop: &watch::Receiver<bool>,
@@ -104,18 +130,18 @@ pub(super) fn start(
         }
         ("bgp sessions", Ok(()))
     });
-    if let Some(listener) = api {
+    for (listener, tls) in api {
         let questions = speaker.questions().clone();
         let mut stopping = stop.clone();
         tasks.spawn(async move {
             let until_stop = async move {
                 let _ = stopping.wait_for(|stop| *stop).await;
             };
-            ("gobgp API", api::server::serve(listener, questions, until_stop).await.map_err(Into::into))
+            ("gobgp API", api::server::serve_with(listener, questions, tls, until_stop).await.map_err(Into::into))
         });
     }
     let (drain, commands) = watch::channel(false);
-    let (report, drained) = watch::channel("serving".to_owned());
+    let (report, drained) = watch::channel(Report { text: "serving".to_owned(), leaving: false });
     let wakes = wakes(&speaker, proxy.clone(), sessions.clone(), commands.clone(), stop, tasks);
     let line = Line::new(&speaker, sessions.clone());
     let (their_figures, figures) = watch::channel(Figures::default());
@@ -237,13 +263,25 @@ fn cni_path() -> PathBuf {
 }
 
 impl Router {
+    /// The peers, for whoever looks at the state of the daemon.
+    pub(super) fn peers(&self) -> Vec<PeerStatus> {
+        let peers = self.sessions.borrow().peers.clone();
+        let status = |peer: &PeerDetail| PeerStatus {
+            address: peer.row.address.to_string(),
+            asn: peer.row.asn.map(|asn| asn.0),
+            state: format!("{:?}", peer.row.state).to_lowercase(),
+            routes: peer.row.counts(None),
+        };
+        peers.values().map(status).collect()
+    }
+
     /// Begins a drain (true) or ends it (false); says how far it is. A drain just begun is told in the next moment.
     pub(super) fn drain(&self, wanted: Option<bool>) -> String {
         if let Some(wanted) = wanted {
             tracing::info!(drain = wanted, "a drain was asked for on this node");
             self.drain.send_replace(wanted);
         }
-        self.drained.borrow().clone()
+        self.drained.borrow().text.clone()
     }
 
     /// Brings the metrics up to date.
@@ -297,13 +335,14 @@ impl Router {
         }
     }
 
-    /// Says goodbye to every peer: for a moment where graceful restart is on, else for good.
+    /// Says goodbye to every peer: for a moment where graceful restart is on and the host stays, else for good.
     pub(super) async fn goodbye(&self) {
         let gone = self.snapshots.borrow().as_ref().is_some_and(|published| published.snapshot.own_node().is_none());
-        let how = match (gone, self.graceful_restart) {
-            (true, _) => Goodbye::Leave("the node leaves the cluster".to_owned()),
-            (false, true) => Goodbye::Restart,
-            (false, false) => Goodbye::Leave("the router is stopped".to_owned()),
+        let how = match (gone, self.drained.borrow().leaving, self.graceful_restart) {
+            (true, ..) => Goodbye::Leave("the node leaves the cluster".to_owned()),
+            (false, true, _) => Goodbye::Leave("the host goes down".to_owned()),
+            (false, false, true) => Goodbye::Restart,
+            (false, false, false) => Goodbye::Leave("the router is stopped".to_owned()),
         };
         tracing::info!(reason = ?how, "saying goodbye to peers");
         self.speaker.stop(how, GOODBYE).await;

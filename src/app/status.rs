@@ -7,7 +7,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use super::observer::Counting;
-use super::router::Shared;
+use super::router::{Router, Shared};
 use super::vitals::Vitals;
 use crate::admin::debug::{Drain, Sources};
 use crate::admin::probes::{Judge, MetricsText};
@@ -44,6 +44,7 @@ pub(super) struct Parts {
 }
 
 impl Parts {
+    #[expect(clippy::too_many_arguments, reason = "each is another part of the daemon, and there is one caller")]
     pub(super) fn new(
         config: &Config,
         node: NodeName,
@@ -52,7 +53,6 @@ impl Parts {
         published: watch::Receiver<Option<Published>>,
         counting: Arc<Counting>,
         rooms: Vec<RoomParts>,
-        router: Shared,
     ) -> Parts {
         let features = config.features;
         let named = [
@@ -69,9 +69,15 @@ impl Parts {
             published,
             counting,
             rooms,
-            router,
+            router: None,
             door: OnceLock::new(),
         }
+    }
+
+    /// The same with the router, where it runs.
+    pub(super) fn with_router(mut self, router: Shared) -> Parts {
+        self.router = router;
+        self
     }
 
     /// The front door is open.
@@ -102,6 +108,7 @@ impl Parts {
             features: self.features.clone(),
             generation: self.generation(),
             rooms: self.rooms.iter().map(|room| self.room_status(room)).collect(),
+            peers: self.router.as_ref().map(Router::peers).unwrap_or_default(),
             watches: watches.unwrap_or_default(),
             notices: notices.unwrap_or_default(),
             drain: self.router.as_ref().map(|router| router.drain(None)),

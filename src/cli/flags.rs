@@ -454,6 +454,12 @@ flags! {
             "Socket that status and snapshot ask; empty turns it off";
         state_dir, "state-dir", PathBuf = "/var/lib/ferrovia",
             "Folder for what must outlive a restart";
+        gobgp_admin_tls_cert, "gobgp-admin-tls-cert", PathBuf = "",
+            "Certificate of the BGP administration API, PEM; an address that other hosts reach needs it";
+        gobgp_admin_tls_key, "gobgp-admin-tls-key", PathBuf = "",
+            "Key of that certificate, PEM";
+        gobgp_admin_tls_client_ca, "gobgp-admin-tls-client-ca", PathBuf = "",
+            "Who may sign the certificates of the API's clients, PEM; nobody else gets in";
     }
 }
 

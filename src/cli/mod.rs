@@ -7,9 +7,11 @@
 pub mod docs;
 mod file;
 pub mod flags;
+pub mod gobgp;
 pub mod value;
 
 use std::ffi::OsString;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -40,13 +42,16 @@ pub enum Request {
         /// Where it listens.
         admin_socket: PathBuf,
     },
-    /// Print where a running daemon serves one Service, and why not elsewhere.
+    /// Print where a running daemon serves one Service and to whom it is announced, where an address is reached, or
+    /// what a peer is told, and why not.
     Explain {
         /// Where it listens.
         admin_socket: PathBuf,
-        /// `NAMESPACE/NAME`.
-        service: String,
+        /// Of what.
+        what: Explained,
     },
+    /// Ask a BGP speaker, as gobgp's command line does.
+    Gobgp(Box<gobgp::Gobgp>),
     /// Print what stands in the way of traffic on this node.
     Doctor {
         /// Where the running daemon listens.
@@ -63,6 +68,17 @@ pub enum Request {
     },
     /// Print a generated document.
     GenDocs(docs::Page),
+}
+
+/// What is to be explained.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Explained {
+    /// `NAMESPACE/NAME`.
+    Service(String),
+    /// An address, or a prefix.
+    Route(String),
+    /// A peer's address.
+    Peer(String),
 }
 
 /// What `render` was asked for.
@@ -134,6 +150,11 @@ where
     I: IntoIterator<Item = T>,
     T: Into<OsString> + Clone,
 {
+    let arguments: Vec<OsString> = arguments.into_iter().map(Into::into).collect();
+    let words: Vec<String> = arguments.iter().map(|word| word.to_string_lossy().into_owned()).collect();
+    if gobgp::is_meant(&words) {
+        return gobgp::parse(&words).map(|asked| Request::Gobgp(Box::new(asked)));
+    }
     let mut command = command();
     let matches = command.try_get_matches_from_mut(arguments).map_err(|mut error| {
         // clap would propose to write the flag after `--`, which is never right here.
@@ -243,10 +264,21 @@ fn explain(command: &mut Command, matches: &ArgMatches) -> Result<Request, Refus
     let words: Vec<&str> = matches.get_many::<String>("what").into_iter().flatten().map(String::as_str).collect();
     match words.as_slice() {
         ["service" | "svc", service] if service.matches('/').count() == 1 => {
-            Ok(Request::Explain { admin_socket: socket(matches), service: (*service).to_owned() })
+            Ok(Request::Explain { admin_socket: socket(matches), what: Explained::Service((*service).to_owned()) })
         }
-        _ => Err(usage("explain takes: service NAMESPACE/NAME")),
+        ["route", prefix] if is_prefix(prefix) => {
+            Ok(Request::Explain { admin_socket: socket(matches), what: Explained::Route((*prefix).to_owned()) })
+        }
+        ["peer", address] if address.parse::<IpAddr>().is_ok() => {
+            Ok(Request::Explain { admin_socket: socket(matches), what: Explained::Peer((*address).to_owned()) })
+        }
+        _ => Err(usage("explain takes: service NAMESPACE/NAME, route ADDRESS[/LENGTH] or peer ADDRESS")),
     }
+}
+
+fn is_prefix(text: &str) -> bool {
+    let (address, length) = text.split_once('/').unwrap_or((text, "0"));
+    address.parse::<IpAddr>().is_ok() && length.parse::<u8>().is_ok()
 }
 
 fn help_of(command: &mut Command, name: &str) -> Request {
@@ -340,14 +372,18 @@ fn command() -> Command {
     let stop = Arg::new("stop").long("stop").action(ArgAction::SetTrue).help("Take the node back into traffic");
     command = command.subcommand(question("drain", DRAIN_ABOUT).arg(wait).arg(stop));
     command = command.subcommand(question("doctor", DOCTOR_ABOUT));
-    let what = Arg::new("what").num_args(0..).value_name("service NAMESPACE/NAME");
+    let what = Arg::new("what").num_args(0..).value_name("service NAMESPACE/NAME | route ADDRESS | peer ADDRESS");
     command = command.subcommand(question("explain", EXPLAIN_ABOUT).arg(what));
+    // Only for the list: their lines never get here.
+    for (name, about) in gobgp::ABOUT {
+        command = command.subcommand(bare(Command::new(name)).about(about));
+    }
     command.subcommand(bare(Command::new("gen-docs")).hide(true).arg(Arg::new("page").required(true)))
 }
 
 const SNAPSHOT_ABOUT: &str = "Print the cluster as a running daemon sees it, as JSON that render can read";
-const EXPLAIN_ABOUT: &str =
-    "Print where a running daemon serves one Service, from which endpoints, and what stands in the way";
+const EXPLAIN_ABOUT: &str = "Print where a running daemon serves one Service and who hears of it, where packets to an address go, or what a peer \
+     is told; and what stands in the way";
 const DOCTOR_ABOUT: &str =
     "Print what stands in the way of traffic on this node, and what to do; ends with 1 when there is anything";
 const DRAIN_ABOUT: &str = "Take this node out of traffic in stages until the daemon ends, as ferrovia.dev/drain does; \

@@ -3,17 +3,20 @@
 
 mod ask;
 mod gen_docs;
+mod gobgp;
 mod render;
 
 use std::path::Path;
 use std::time::Duration;
 
 pub use gen_docs::page;
+pub use gobgp::gobgp;
 pub use render::render;
 
 pub use crate::telemetry::print;
 
 use crate::admin::status::Status;
+use crate::cli::Explained;
 
 /// `ferrovia snapshot`: the cluster as a running daemon sees it, as JSON.
 ///
@@ -76,10 +79,26 @@ pub fn drain(admin_socket: &Path, stop: bool, wait: Option<Duration>) -> anyhow:
     Ok((report, true))
 }
 
-/// `ferrovia explain service NS/NAME`: where one Service is served on this node, and what stands in the way.
+/// `ferrovia explain …`: of a Service what each room that runs knows; of routes and peers what the router does.
 ///
 /// # Errors
-/// No daemon listens there, or it runs no service proxy.
-pub fn explain_service(admin_socket: &Path, service: &str) -> anyhow::Result<String> {
-    ask::get(admin_socket, &format!("/debug/proxy/explain/service/{service}"))
+/// No daemon listens there, or the room that knows does not run.
+pub fn explain(admin_socket: &Path, what: &Explained) -> anyhow::Result<String> {
+    let ask = |room: &str, question: String| ask::get(admin_socket, &format!("/debug/{room}/explain/{question}"));
+    match what {
+        Explained::Route(prefix) => ask("routing", format!("route/{prefix}")),
+        Explained::Peer(address) => ask("routing", format!("peer/{address}")),
+        Explained::Service(service) => {
+            let status: Status = serde_json::from_str(&ask::get(admin_socket, "/status")?)?;
+            let mut text = String::new();
+            for room in &status.rooms {
+                let answer = ask(&room.name, format!("service/{service}"))?;
+                if status.rooms.len() > 1 {
+                    text.push_str(&format!("# {}\n", room.name));
+                }
+                text.push_str(&answer);
+            }
+            Ok(text)
+        }
+    }
 }

@@ -4,12 +4,29 @@ use std::fmt::Write as _;
 
 use anyhow::{Context, bail};
 
-use crate::app::translate::proxy_config;
+use crate::app::translate::{proxy_config, routing_config};
 use crate::cli::{Output, Render, RenderSource};
 use crate::config::{Config, Purpose};
 use crate::k8s::load_folder_once;
 use crate::model::{NodeName, Snapshot};
-use crate::proxy::render::{self, Rendered};
+use crate::{proxy, routing};
+
+/// What a room would hold.
+#[derive(Debug, serde::Serialize)]
+#[serde(untagged)]
+enum Rendered {
+    Proxy(Box<proxy::render::Rendered>),
+    Routing(Box<routing::render::Rendered>),
+}
+
+impl std::fmt::Display for Rendered {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Rendered::Proxy(rendered) => rendered.fmt(f),
+            Rendered::Routing(rendered) => rendered.fmt(f),
+        }
+    }
+}
 
 /// What a node would hold, and what it does not because of the files.
 #[derive(Debug, serde::Serialize)]
@@ -25,8 +42,8 @@ struct Answer {
 /// # Errors
 /// Flags that do not fit together, files that cannot be read, a node or room that does not exist.
 pub fn render(request: &Render) -> anyhow::Result<String> {
-    if request.room != "proxy" {
-        bail!("--room={}: this version renders the room proxy only", request.room);
+    if !["proxy", "routing"].contains(&request.room.as_str()) {
+        bail!("--room={}: there is proxy and routing", request.room);
     }
     let config = Config::new(&request.flags, Purpose::Render)?;
     let (snapshot, reports) = cluster(request)?;
@@ -35,7 +52,11 @@ pub fn render(request: &Render) -> anyhow::Result<String> {
         let node = &snapshot.node_name;
         bail!("--node={node}: the cluster has no such node; it has {}", known.join(", "));
     }
-    let answer = Answer { rendered: render::render(&snapshot, &proxy_config(&config)), reports };
+    let rendered = match request.room.as_str() {
+        "routing" => Rendered::Routing(Box::new(routing::render::render(&snapshot, &routing_config(&config)))),
+        _ => Rendered::Proxy(Box::new(proxy::render::render(&snapshot, &proxy_config(&config)))),
+    };
+    let answer = Answer { rendered, reports };
     match request.output {
         Output::Text => Ok(text(&answer)),
         Output::Json => Ok(serde_json::to_string_pretty(&answer)? + "\n"),

@@ -72,6 +72,8 @@ pub struct RouterConfig {
     pub admin_address: IpAddr,
     /// `--gobgp-admin-port`, where not 0.
     pub admin_port: Option<u16>,
+    /// `--gobgp-admin-tls-cert` and its like. Always there where other hosts reach the address.
+    pub admin_tls: Option<AdminTls>,
     /// `--disable-source-dest-check`.
     pub disable_source_dest_check: bool,
     /// `--advertise-style`.
@@ -182,6 +184,17 @@ pub struct Peer {
     pub password: Option<Secret>,
 }
 
+/// Files with what the administration API proves itself by and asks of clients, PEM.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AdminTls {
+    /// Its certificate.
+    pub certificate: PathBuf,
+    /// The key of that.
+    pub key: PathBuf,
+    /// Who may sign the certificates of clients.
+    pub client_authority: PathBuf,
+}
+
 /// Bidirectional forwarding detection (RFC 5880).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bfd {
@@ -231,7 +244,8 @@ pub(super) fn build(check: &mut Check, flags: &Flags) -> RouterConfig {
         bfd: Some(bfd).filter(|_| flags.enable_bfd),
         bfd_defaults: bfd,
         allowed_imports: check.prefixes("allowed-import-prefixes", &flags.allowed_import_prefixes),
-        admin_address: flags.gobgp_admin_address.parse().unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)),
+        admin_address: admin_address(flags),
+        admin_tls: admin_tls(check, flags),
         admin_port: Some(flags.gobgp_admin_port).filter(|port| *port != 0),
         disable_source_dest_check: flags.disable_source_dest_check,
         advertise_style: one_of(
@@ -285,6 +299,44 @@ fn drain(check: &mut Check, flags: &Flags) -> Drain {
         taints: flags.drain_taints.iter().filter(|taint| !taint.is_empty()).cloned().collect(),
         tag: check.duration("drain-tag-time", flags.drain_tag_time),
         settle: check.duration("drain-settle-time", flags.drain_settle_time),
+    }
+}
+
+fn admin_address(flags: &Flags) -> IpAddr {
+    flags.gobgp_admin_address.parse().unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST))
+}
+
+/// Whoever reaches the API can reset sessions and announce routes, so that other hosts have to prove who they are.
+fn admin_tls(check: &mut Check, flags: &Flags) -> Option<AdminTls> {
+    let files = [
+        ("gobgp-admin-tls-cert", &flags.gobgp_admin_tls_cert),
+        ("gobgp-admin-tls-key", &flags.gobgp_admin_tls_key),
+        ("gobgp-admin-tls-client-ca", &flags.gobgp_admin_tls_client_ca),
+    ];
+    let missing: Vec<&'static str> =
+        files.iter().filter(|(_, path)| path.as_os_str().is_empty()).map(|(flag, _)| *flag).collect();
+    match missing.as_slice() {
+        [] => Some(AdminTls {
+            certificate: flags.gobgp_admin_tls_cert.clone(),
+            key: flags.gobgp_admin_tls_key.clone(),
+            client_authority: flags.gobgp_admin_tls_client_ca.clone(),
+        }),
+        [_, _, _] => {
+            let address = admin_address(flags);
+            if !address.is_loopback() && flags.gobgp_admin_port != 0 {
+                let reason = "other hosts reach this address, so it needs --gobgp-admin-tls-cert, \
+                              --gobgp-admin-tls-key and --gobgp-admin-tls-client-ca; or use 127.0.0.1";
+                check.fault("gobgp-admin-address", address, reason);
+            }
+            None
+        }
+        some => {
+            let others: Vec<String> = some.iter().map(|flag| format!("--{flag}")).collect();
+            for (flag, path) in files.iter().filter(|(flag, _)| !some.contains(flag)) {
+                check.fault(flag, path.display(), format!("needs {} beside it", others.join(" and ")));
+            }
+            None
+        }
     }
 }
 

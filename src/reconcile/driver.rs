@@ -309,6 +309,37 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_wake_is_a_pass_that_reads_nothing() {
+        let (snapshots, published_snapshots) = watch::channel(published(1));
+        let (_news, disturbances) = mpsc::channel(1);
+        let (wake, wakes) = mpsc::channel(1);
+        let (_ear, queries) = mpsc::channel(1);
+        let (stop, stopping) = watch::channel(false);
+        let (applied, mut reports) = watch::channel(Applied::default());
+        let wiring = Wiring {
+            snapshots: published_snapshots,
+            disturbances,
+            wakes,
+            queries,
+            stop: stopping,
+            applied,
+            notices: mpsc::unbounded_channel().0,
+            observer: Arc::new(Nobody),
+        };
+        let timing = Timing { resync: Duration::from_secs(300), started: Instant::now() };
+        // It fails whenever it reads the kernel.
+        let running = tokio::spawn(run(Blind { sees: watch::channel(false).1 }, wiring, timing));
+        wake.send(()).await.unwrap();
+        let report = reports.wait_for(|report| report.passes == 1).await.unwrap().clone();
+        assert!(report.generation.0 == 1 && report.failed.is_empty(), "{report:?}");
+        wake.send(()).await.unwrap();
+        reports.wait_for(|report| report.passes == 2).await.unwrap();
+        stop.send_replace(true);
+        running.await.unwrap();
+        drop(snapshots);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn what_failed_stays_told_until_the_kernel_was_read_again() {
         let (see, sees) = watch::channel(false);
         let (snapshots, published_snapshots) = watch::channel(None);

@@ -63,6 +63,8 @@ pub struct Boundary {
     own_name: Option<NodeName>,
     nodes: BTreeMap<IpAddr, NodeName>,
     pods: BTreeMap<Prefix, NodeName>,
+    /// The lengths that pod prefixes have: few, mostly one for each family.
+    pod_lengths: BTreeSet<(Family, u8)>,
     ranges: Vec<Prefix>,
     vips: BTreeSet<IpAddr>,
     allowed: Vec<Prefix>,
@@ -82,15 +84,17 @@ impl Boundary {
         tunnels: BTreeMap<IpAddr, Tunnel>,
     ) -> Boundary {
         let nodes = snapshot.nodes.iter();
+        let pods: BTreeMap<Prefix, NodeName> = nodes
+            .clone()
+            .flat_map(|(name, node)| node.pod_cidrs.iter().map(move |prefix| (prefix.trunc(), name.clone())))
+            .collect();
         Boundary {
             own_name: Some(snapshot.node_name.clone()),
             nodes: nodes
-                .clone()
                 .flat_map(|(name, node)| node.addresses().map(move |address| (address, name.clone())))
                 .collect(),
-            pods: nodes
-                .flat_map(|(name, node)| node.pod_cidrs.iter().map(move |prefix| (prefix.trunc(), name.clone())))
-                .collect(),
+            pod_lengths: pods.keys().map(|pods| (Family::of(pods.addr()), pods.prefix_len())).collect(),
+            pods,
             ranges: config.cluster_ip_ranges.clone(),
             vips: vips.into_iter().collect(),
             allowed: config.allowed_imports.clone(),
@@ -183,7 +187,14 @@ impl Boundary {
 
     /// Pod prefixes that have addresses in common with a prefix: those around it, and those inside.
     fn touched_pods(&self, prefix: &Prefix) -> impl Iterator<Item = (&Prefix, &NodeName)> {
-        let around = wider(prefix).into_iter().filter_map(|wider| self.pods.get_key_value(&wider));
+        let family = Family::of(prefix.addr());
+        let network = prefix.network();
+        let around = self
+            .pod_lengths
+            .iter()
+            .filter(move |(of, length)| *of == family && *length < prefix.prefix_len())
+            .filter_map(move |(_, length)| Prefix::new(network, *length).ok())
+            .filter_map(|wider| self.pods.get_key_value(&wider.trunc()));
         // Prefixes sort by address, then by length.
         let inside = self
             .pods

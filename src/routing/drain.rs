@@ -160,6 +160,15 @@ pub struct Drain {
     kept: bool,
 }
 
+/// How far a node is, for whoever looks.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// One line.
+    pub text: String,
+    /// The host goes: when the daemon ends now, it does not come back soon.
+    pub leaving: bool,
+}
+
 /// What to announce now.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Decision {
@@ -228,6 +237,12 @@ impl Drain {
     /// How far it is.
     pub fn stage(&self) -> Stage {
         self.stage
+    }
+
+    /// What to tell.
+    pub fn report(&self, wanted: Option<Wanted>, decision: &Decision, now: Duration) -> Report {
+        let goes = |wanted: Wanted| matches!(wanted.signal, Signal::Shutdown | Signal::Command);
+        Report { text: self.describe(wanted, decision, now), leaving: wanted.is_some_and(goes) }
     }
 
     /// One line for the operator.
@@ -301,6 +316,9 @@ mod tests {
         }
         assert_eq!(decision.kept, BTreeSet::from([ip("203.0.113.2")]));
         assert_eq!(decision.withhold, BTreeSet::from([ip("203.0.113.1")]));
+        assert!(!drain.report(ASKED, &decision, at(200)).leaving, "the annotation says nothing about the host");
+        let command = Some(Wanted { signal: Signal::Command, scope: Scope::Services });
+        assert!(drain.report(command, &decision, at(200)).leaving);
         assert!(drain.describe(ASKED, &decision, at(200)).ends_with("no other node does: 203.0.113.2"));
         let decision = drain.step(ASKED, &vips(), |_| true, &settings, at(300));
         assert_eq!((decision.withhold.len(), decision.again_in), (2, Some(at(10))), "the wait begins now");

@@ -1,13 +1,146 @@
-//! What the speaker is told, as text (pure): for `render`, `explain` and golden cases.
+//! What this node would tell peers and hold for a snapshot, in the operators' own languages, without a kernel (pure).
+//!
+//! The same functions as in the daemon. What only kernel and peers know is assumed: the node has the addresses of its
+//! Node object on links of 24 and 64 bits with an MTU of 1500, other nodes announce their pod prefixes and nobody
+//! anything else, and the service proxy has everything in force.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
+use std::fmt::{self, Display, Formatter, Write as _};
 use std::net::IpAddr;
+
+use serde::{Serialize, Serializer};
 
 use super::bgp::speaker::{Config as SpeakerConfig, PeerConfig};
 use super::bgp::tcp::Distance;
 use super::bgp::types::Attributes;
-use crate::net::Prefix;
+use super::boundary::Boundary;
+use super::config::Config;
+use super::desired::{Desired, pod_prefixes};
+use super::peers::build_peers;
+use super::speaker_config::{build, own_route};
+use super::{egress, overlay, plan};
+use crate::kernel::nft::text as nft_text;
+use crate::kernel::rtnl::{Address, Op, Route};
+use crate::model::{Node, NodeName, Notice, Snapshot};
+use crate::net::{Family, Prefix, host_prefix};
+
+/// Bytes: what most links have.
+const MTU: u32 = 1500;
+/// The link with the node's addresses; in the text its name stands instead.
+const UPLINK: u32 = 2;
+/// The first tunnel.
+const FIRST_TUNNEL: u32 = 1000;
+/// Its name.
+const UPLINK_NAME: &str = "eth0";
+
+/// What a node would tell and hold, as text.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Rendered {
+    /// The node.
+    pub node: NodeName,
+    /// The speaker, its peers, and what it originates.
+    #[serde(serialize_with = "lines")]
+    pub bgp: String,
+    /// `ip` commands that make tunnels, rules and routes.
+    #[serde(serialize_with = "lines")]
+    pub ip: String,
+    /// The packet filter table as `nft list table` prints it.
+    #[serde(serialize_with = "lines")]
+    pub nft: String,
+    /// What owners of objects should know.
+    pub notices: Vec<Notice>,
+}
+
+/// What the node of the snapshot would tell and hold.
+pub fn render(snapshot: &Snapshot, config: &Config) -> Rendered {
+    let desired = Desired::build(snapshot, config);
+    let wanted = build_peers(snapshot, config);
+    let (pods, missing) = pod_prefixes(snapshot);
+    let links = links_of(snapshot.own_node().map(AsRef::as_ref));
+    let prefixes: Vec<Prefix> = links.iter().map(|address| address.prefix).collect();
+    let mut routes: BTreeMap<Prefix, Vec<Attributes>> =
+        pods.iter().map(|pod| (pod.prefix, vec![own_route(pod.next_hop)])).collect();
+    let hop = |vip: &IpAddr| snapshot.own_node().and_then(|node| node.best_ip(Family::of(*vip)));
+    routes.extend(desired.vips().keys().filter_map(|vip| Some((host_prefix(*vip), vec![own_route(hop(vip)?)]))));
+    let speaker = build(&wanted, snapshot, config, &prefixes, desired.vips().keys(), []);
+    let notices = wanted.notices.iter().chain(desired.notices()).cloned().chain(missing).collect();
+    Rendered {
+        node: snapshot.node_name.clone(),
+        bgp: speaker.map(|speaker| peers(&speaker)).unwrap_or_default() + &originated(&routes),
+        ip: ip(snapshot, config, &desired, &links),
+        nft: nft_text::render(egress::TABLE, &egress::ruleset(snapshot, config, Some(UPLINK_NAME))),
+        notices,
+    }
+}
+
+/// The addresses the node is assumed to have.
+fn links_of(node: Option<&Node>) -> Vec<Address> {
+    let length = |address: IpAddr| if address.is_ipv4() { 24 } else { 64 };
+    let on_link = |address: IpAddr| {
+        let prefix = Prefix::new(address, length(address)).ok()?;
+        Some(Address { link: UPLINK, prefix, scope: 0 })
+    };
+    node.into_iter().flat_map(Node::addresses).filter_map(on_link).collect()
+}
+
+/// Tunnels, rules and routes, as what makes them.
+fn ip(snapshot: &Snapshot, config: &Config, desired: &Desired, links: &[Address]) -> String {
+    let prefixes: Vec<Prefix> = links.iter().map(|address| address.prefix).collect();
+    let tunnels = overlay::tunnels(snapshot, config, &prefixes, MTU);
+    let indexes: BTreeMap<String, u32> =
+        tunnels.values().map(|tunnel| tunnel.name.clone()).zip(FIRST_TUNNEL..).collect();
+    let mut ops = Vec::new();
+    for tunnel in tunnels.values() {
+        ops.push(Op::AddTunnel { name: tunnel.name.clone(), tunnel: plan::tunnel_link(tunnel) });
+        let link = indexes.get(&tunnel.name).copied().unwrap_or_default();
+        ops.push(Op::SetMtu { link, mtu: tunnel.mtu });
+        ops.push(Op::SetUp { link, up: true });
+    }
+    ops.extend(overlay::rules(snapshot, config).into_iter().map(Op::AddRule));
+    let mut routes: Vec<Route> = Vec::new();
+    routes.extend(overlay::tunnel_routes(&tunnels).iter().filter_map(|route| plan::route(route, &indexes, links)));
+    let boundary = Boundary::new(snapshot, config, desired.listed(), &prefixes, tunnels);
+    for (name, node) in &snapshot.nodes {
+        for pods in &node.pod_cidrs {
+            if *name == snapshot.node_name {
+                routes.push(plan::last_resort(pods.trunc()));
+                continue;
+            }
+            let Some(hop) = node.best_ip(Family::of(pods.addr())) else { continue };
+            let route = boundary.install(pods.trunc(), &[hop]).ok();
+            routes.extend(route.and_then(|route| plan::route(&route, &indexes, links)));
+        }
+    }
+    ops.extend(routes.into_iter().map(Op::ReplaceRoute));
+    let names: Vec<(String, &str)> = indexes
+        .iter()
+        .map(|(name, index)| (format!("if{index}"), name.as_str()))
+        .chain([(format!("if{UPLINK}"), UPLINK_NAME)])
+        .collect();
+    let by_name = |op: &Op| {
+        let text = op.to_string();
+        let word = |word: &str| names.iter().find(|(index, _)| index == word).map_or(word, |(_, name)| name).to_owned();
+        text.split(' ').map(word).collect::<Vec<String>>().join(" ") + "\n"
+    };
+    ops.iter().map(by_name).collect()
+}
+
+/// A text as a list of its lines.
+fn lines<S: Serializer>(text: &str, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(text.lines())
+}
+
+impl Display for Rendered {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        writeln!(f, "# node {}", self.node)?;
+        for Notice { subject, reason, message, .. } in &self.notices {
+            writeln!(f, "# {subject} ({reason}): {message}")?;
+        }
+        writeln!(f, "\n# bgp\n{}", self.bgp)?;
+        writeln!(f, "# tunnels, rules and routes\n{}", self.ip)?;
+        write!(f, "# nft list table inet {}\n{}", egress::TABLE, self.nft)
+    }
+}
 
 /// The speaker and its peers.
 pub fn peers(config: &SpeakerConfig) -> String {

@@ -23,6 +23,7 @@ macro_rules! guest {
 mod contracts_nft;
 #[path = "../vm/contracts_rtnl.rs"]
 mod contracts_rtnl;
+mod gobgp;
 
 /// Whether namespaces can be made here; says that a test was skipped where not.
 fn in_own_namespace() -> bool {

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on must stop")]
 #![allow(clippy::print_stderr, reason = "a test that is skipped must say so")]
 
+mod bgp;
 mod folder;
 mod server;
 mod watch;

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use ferrovia::cli::flags::{FLAGS, Group, Standing};
-use ferrovia::cli::{self, Environment, Flags, Output, RenderSource, Request};
+use ferrovia::cli::{self, Environment, Explained, Flags, Output, RenderSource, Request};
 use ferrovia::config::{BindHost, Config, Purpose, RouterId, Source, VipBinding};
 use ferrovia::net::Family;
 use ferrovia::telemetry::log::{self, LogOptions};
@@ -95,7 +95,7 @@ const KUBE_ROUTER: [Row; 79] = [
     ("bfd-detection-multiplier", "3", "255", "256", ByConfig),
     ("bfd-desired-min-tx-interval", "1000", "4294967", "4294968", ByConfig),
     ("bfd-required-min-rx-interval", "1000", "1", "0", ByConfig),
-    ("gobgp-admin-address", "127.0.0.1", "10.0.0.1", "", Nobody),
+    ("gobgp-admin-address", "127.0.0.1", "::1", "10.0.0.1", ByConfig),
     ("gobgp-admin-port", "50051", "0", "70000", Parser),
     ("disable-source-dest-check", "true", "false", "x", Parser),
     ("iptables-sync-period", "5m", "1h", "0s", ByConfig),
@@ -106,7 +106,7 @@ const KUBE_ROUTER: [Row; 79] = [
 ];
 
 /// What kube-router does not have.
-const OWN: [Row; 15] = [
+const OWN: [Row; 18] = [
     ("config", "", "", "", Nobody),
     ("manifests", "", "/etc/cluster", "", Nobody),
     ("allowed-import-prefixes", "", "10.0.0.0/8", "10.0.0.0/40", ByConfig),
@@ -122,6 +122,9 @@ const OWN: [Row; 15] = [
     ("dry-run", "false", "true", "x", Parser),
     ("admin-socket", "/run/ferrovia/ferrovia.sock", "/tmp/f.sock", "", Nobody),
     ("state-dir", "/var/lib/ferrovia", "/tmp/f", "", Nobody),
+    ("gobgp-admin-tls-cert", "", "", "/tmp/f.pem", ByConfig),
+    ("gobgp-admin-tls-key", "", "", "/tmp/f.pem", ByConfig),
+    ("gobgp-admin-tls-client-ca", "", "", "/tmp/f.pem", ByConfig),
 ];
 
 /// What a daemon of this version needs: kube-router's defaults turn on what is not there yet.
@@ -499,7 +502,14 @@ fn cli_questions_to_a_running_daemon() {
     let given = parse(&["snapshot", "--admin-socket=/tmp/s"]).unwrap();
     assert!(matches!(given, Request::Snapshot { admin_socket } if admin_socket == Path::new("/tmp/s")));
     let explain = parse(&["explain", "service", "default/web"]).unwrap();
-    assert!(matches!(explain, Request::Explain { service, .. } if service == "default/web"));
+    let asks = |request, expected: Explained| matches!(request, Request::Explain { what, .. } if what == expected);
+    assert!(asks(explain, Explained::Service("default/web".to_owned())));
+    let route = parse(&["explain", "route", "10.0.0.0/8"]).unwrap();
+    assert!(asks(route, Explained::Route("10.0.0.0/8".to_owned())));
+    let peer = parse(&["explain", "peer", "fd00::1"]).unwrap();
+    assert!(asks(peer, Explained::Peer("fd00::1".to_owned())));
+    assert_eq!(code(&["explain", "route", "home"]), 2);
+    assert_eq!(code(&["explain", "peer", "10.0.0.0/8"]), 2);
     assert_eq!(code(&["explain", "service", "web"]), 2);
     assert_eq!(code(&["explain"]), 2);
 }

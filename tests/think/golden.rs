@@ -4,21 +4,26 @@
 //! matters, `02.yaml` and so on are the clusters that follow, and `02.plan.txt` beside them in `want/` what the room
 //! writes on the way there. `FERROVIA_BLESS=1` writes `want/` anew.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use ferrovia::app::translate::proxy_config;
+use ferrovia::app::translate::{proxy_config, routing_config};
 use ferrovia::cli::{self, Environment, Request};
 use ferrovia::config::{self, Purpose};
 use ferrovia::k8s::{Report, load_text};
-use ferrovia::kernel::rtnl::Op;
+use ferrovia::kernel::rtnl::{Op, Route, RouteKind, Rtnl, protocol, table};
 use ferrovia::model::{NodeName, Snapshot};
+use ferrovia::net::Family;
 use ferrovia::proxy::render::{Picture, Rendered, render};
 use ferrovia::proxy::{Config, DUMMY_LINK, NodeView, TABLE};
-use ferrovia::reconcile::Read;
+use ferrovia::reconcile::{Read, Subsystem};
+use ferrovia::routing;
 use ferrovia::testing::golden::Golden;
 use ferrovia::testing::node::{FakeNode, Written, pass};
+use ferrovia::testing::router::RouterNode;
 
 /// Fewer than this means that the folder was not found or lost cases.
 const AT_LEAST: usize = 25;
@@ -37,11 +42,15 @@ fn cases() -> Vec<PathBuf> {
 
 /// The flags of a case as the daemon would read them.
 fn configuration(case: &Path) -> Config {
+    proxy_config(&flags(case))
+}
+
+fn flags(case: &Path) -> config::Config {
     let text = fs::read_to_string(case.join("flags.txt")).unwrap_or_default();
     let command = ["ferrovia", "render", "--manifests=.", "--node=n1"];
     let arguments = command.into_iter().chain(text.lines());
     match cli::parse(arguments, &Environment::default()) {
-        Ok(Request::Render(request)) => proxy_config(&config::Config::new(&request.flags, Purpose::Render).unwrap()),
+        Ok(Request::Render(request)) => config::Config::new(&request.flags, Purpose::Render).unwrap(),
         other => panic!("{}: {other:?}", case.display()),
     }
 }
@@ -91,12 +100,74 @@ fn every_case_renders_what_it_should() {
         golden.compare("nat.nft", &rendered.nft);
         golden.compare("ip.txt", &rendered.ip);
         golden.compare("notices.txt", &told(&rendered, &reports));
+        if is_for_the_router(&case) {
+            let routing = routing::render::render(&snapshot, &routing_config(&flags(&case)));
+            golden.compare("bgp.txt", &routing.bgp);
+            golden.compare("routes.txt", &routing.ip);
+            golden.compare("routing.nft", &routing.nft);
+            let told = routing.notices.iter().map(|notice| {
+                format!("{:?}: {} ({}): {}\n", notice.severity, notice.subject, notice.reason, notice.message)
+            });
+            golden.compare("routing-notices.txt", &told.collect::<String>());
+        }
         for (name, text) in transitions(&case, &config) {
             golden.compare(&name, &text);
         }
         differences.extend(golden.finish());
     }
     assert!(differences.is_empty(), "FERROVIA_BLESS=1 accepts this:\n{}", differences.join("\n"));
+}
+
+/// Cases named so also say what the router would hold and tell.
+fn is_for_the_router(case: &Path) -> bool {
+    case.file_name().is_some_and(|name| name.to_string_lossy().starts_with("router-"))
+}
+
+/// What is rendered for the router is what its room writes and says, once other nodes have told their pods.
+#[test]
+fn every_router_case_is_what_the_room_does() {
+    for case in cases().iter().filter(|case| is_for_the_router(case)) {
+        let config = routing_config(&flags(case));
+        let (snapshot, _) = cluster(&case.join("cluster.yaml"));
+        let rendered = routing::render::render(&snapshot, &config);
+        let router = RouterNode::on(FakeNode::new());
+        // The subnet of the node's IPv6 address, which a kernel adds by itself.
+        router.node.rtnl.open().put_route(Route {
+            table: table::MAIN,
+            destination: "fd10::/64".parse().unwrap(),
+            kind: RouteKind::Unicast,
+            protocol: protocol::KERNEL,
+            scope: 0,
+            link: Some(2),
+            gateway: None,
+            next_hops: Vec::new(),
+            source: None,
+            metric: 256,
+        });
+        for (name, node) in snapshot.nodes.iter().filter(|(name, _)| **name != snapshot.node_name) {
+            for pods in &node.pod_cidrs {
+                let hop = node.best_ip(Family::of(pods.addr())).unwrap_or_else(|| panic!("{name} has no address"));
+                router.speaker.learn(&pods.to_string(), &[&hop.to_string()]);
+            }
+        }
+        let outcome = router.room(&config, false).sync(&snapshot, Read::Kernel, Duration::ZERO);
+        assert!(outcome.failed.is_empty(), "{}: {:?}", case.display(), outcome.failed);
+        let links = router.node.rtnl.open().links().unwrap();
+        let by_name = |op: &Op| {
+            let text = op.to_string();
+            let name =
+                |word: &str| links.iter().find(|link| word == format!("if{}", link.index)).map(|l| l.name.clone());
+            text.split(' ').map(|word| name(word).unwrap_or_else(|| word.to_owned())).collect::<Vec<_>>().join(" ")
+        };
+        let boring = |line: &String| line.contains("127.0.0.1") || line.contains("dev lo") || line.contains(" mtu ");
+        let written: BTreeSet<String> =
+            router.node.rtnl.open().applied().iter().map(by_name).filter(|l| !boring(l)).collect();
+        let wanted: BTreeSet<String> = rendered.ip.lines().map(str::to_owned).filter(|line| !boring(line)).collect();
+        assert_eq!(written, wanted, "{}", case.display());
+        let heard = router.speaker.open();
+        let told = routing::render::peers(heard.config.as_ref().unwrap()) + &routing::render::originated(&heard.routes);
+        assert_eq!(told, rendered.bgp, "{}", case.display());
+    }
 }
 
 /// What the room writes from each step to the next.

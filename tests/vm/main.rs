@@ -32,6 +32,7 @@ mod labs;
 mod listing;
 mod modules;
 mod packets;
+mod router;
 
 /// How long the daemon may take to bring a change into the kernel, and packets to show it. Generous: an emulated
 /// guest on a busy machine is slow, and nothing waits longer than it must.

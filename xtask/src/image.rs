@@ -53,9 +53,22 @@ fn static_binary(to: &Path) -> Result<()> {
     step("static binary");
     let [built] = executables(&["build", "--release", "--target", TARGET, "--bin", "ferrovia"], ["ferrovia"])?;
     fs::copy(&built, to).with_context(|| format!("cannot copy {} to {}", built.display(), to.display()))?;
+    link_as_gobgp(to)?;
     let size = fs::metadata(to)?.len() / 1024;
     println!("binary: {} ({size} KiB)", to.display());
     Ok(())
+}
+
+/// Beside the binary a folder with the link under which it is gobgp's command line. A folder, because only links inside
+/// one are copied into an image as links.
+fn link_as_gobgp(binary: &Path) -> Result<()> {
+    let folder = binary.with_file_name("links");
+    fs::create_dir_all(&folder)?;
+    let link = folder.join("gobgp");
+    if fs::symlink_metadata(&link).is_ok() {
+        fs::remove_file(&link)?;
+    }
+    std::os::unix::fs::symlink("ferrovia", &link).with_context(|| format!("cannot make {}", link.display()))
 }
 
 /// Installed is not enough: a client without its daemon builds nothing.

@@ -8,13 +8,13 @@ use sha2::{Digest, Sha256};
 
 /// What signs requests. Its `Debug` form does not tell it.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Credentials {
+pub(super) struct Credentials {
     /// Names the key.
-    pub access_key: String,
+    pub(super) access_key: String,
     /// The key.
-    pub secret_key: String,
+    pub(super) secret_key: String,
     /// Goes with keys that expire.
-    pub session_token: Option<String>,
+    pub(super) session_token: Option<String>,
 }
 
 impl std::fmt::Debug for Credentials {
@@ -25,19 +25,19 @@ impl std::fmt::Debug for Credentials {
 
 /// A GET request to be signed.
 #[derive(Clone, Copy, Debug)]
-pub struct Get<'a> {
+pub(super) struct Get<'a> {
     /// Whom it goes to.
-    pub host: &'a str,
+    pub(super) host: &'a str,
     /// Its query, each name once.
-    pub query: &'a [(&'a str, &'a str)],
+    pub(super) query: &'a [(&'a str, &'a str)],
     /// Further headers, names in lower case.
-    pub headers: &'a [(&'a str, &'a str)],
+    pub(super) headers: &'a [(&'a str, &'a str)],
     /// `us-east-1` …
-    pub region: &'a str,
+    pub(super) region: &'a str,
     /// `ec2` …
-    pub service: &'a str,
+    pub(super) service: &'a str,
     /// `20150830T123600Z`.
-    pub time: &'a str,
+    pub(super) time: &'a str,
 }
 
 /// Bytes of a block of SHA-256.
@@ -45,7 +45,7 @@ const BLOCK: usize = 64;
 
 impl Get<'_> {
     /// The query as it goes into the address.
-    pub fn canonical_query(&self) -> String {
+    pub(super) fn canonical_query(&self) -> String {
         let mut pairs: Vec<String> =
             self.query.iter().map(|(name, value)| format!("{}={}", escaped(name), escaped(value))).collect();
         pairs.sort();
@@ -53,7 +53,7 @@ impl Get<'_> {
     }
 
     /// The headers to send: `host` is the client's to send, all others are here.
-    pub fn signed_headers(&self, credentials: &Credentials) -> Vec<(String, String)> {
+    pub(super) fn signed_headers(&self, credentials: &Credentials) -> Vec<(String, String)> {
         let mut headers: Vec<(String, String)> =
             self.headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         headers.push(("host".to_owned(), self.host.to_owned()));

@@ -123,6 +123,7 @@ mod tests {
             extended_messages: true,
             graceful_restart: Some(OwnRestart { restart_time: 120, restarting: true, notification: true }),
             long_lived: 3600,
+            forwarding_kept: true,
         }
     }
 

@@ -1,4 +1,5 @@
-//! What a BGP socket asks of the kernel beyond TCP: MD5 signatures (RFC 2385) and the hop limit (GTSM, RFC 5082).
+//! What sockets of BGP and BFD ask of the kernel beyond TCP and UDP: MD5 signatures (RFC 2385) and hop limits (GTSM,
+//! RFC 5082; RFC 5881).
 //!
 //! A setting that the kernel refuses is an error of the peer, never ignored: a session without the authentication it
 //! was configured with must not come up. Layouts and numbers: `include/uapi/linux/tcp.h`, `in.h`, `in6.h`.
@@ -52,6 +53,47 @@ pub fn set_max_distance(socket: &impl AsFd, family: Family, hops: u8) -> io::Res
         Family::V4 => set(socket, libc::IPPROTO_IP, IP_MINTTL, &value),
         Family::V6 => set(socket, libc::IPPROTO_IPV6, IPV6_MINHOPCOUNT, &value),
     }
+}
+
+/// Drops datagrams that did not arrive with a hop limit of 255, so that nobody beyond the link can send one (RFC 5881 5).
+/// For UDP, where [`set_max_distance`] has no effect; set it before the socket is bound.
+///
+/// # Errors
+/// What the kernel answered.
+pub fn only_from_the_link(socket: &impl AsFd, family: Family) -> io::Result<()> {
+    // The filter runs at the UDP header; the IP header is reached by an offset of its own.
+    let network = libc::SKF_NET_OFF.cast_unsigned();
+    let hop_limit = match family {
+        Family::V4 => 8,
+        Family::V6 => 7,
+    };
+    let code = |code: u32| u16::try_from(code).map_err(io::Error::other);
+    let filter = [
+        libc::sock_filter {
+            code: code(libc::BPF_LD | libc::BPF_B | libc::BPF_ABS)?,
+            jt: 0,
+            jf: 0,
+            k: network + hop_limit,
+        },
+        libc::sock_filter { code: code(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K)?, jt: 0, jf: 1, k: 255 },
+        libc::sock_filter { code: code(libc::BPF_RET | libc::BPF_K)?, jt: 0, jf: 0, k: u32::MAX },
+        libc::sock_filter { code: code(libc::BPF_RET | libc::BPF_K)?, jt: 0, jf: 0, k: 0 },
+    ];
+    set_filter(socket, &filter)
+}
+
+#[expect(unsafe_code, reason = "a socket filter has no safe wrapper in the libraries of the daemon")]
+fn set_filter(socket: &impl AsFd, filter: &[libc::sock_filter]) -> io::Result<()> {
+    let len = libc::c_ushort::try_from(filter.len()).map_err(io::Error::other)?;
+    let program = libc::sock_fprog { len, filter: filter.as_ptr().cast_mut() };
+    let size = libc::socklen_t::try_from(size_of::<libc::sock_fprog>()).map_err(io::Error::other)?;
+    let socket = socket.as_fd().as_raw_fd();
+    // SAFETY: the descriptor is borrowed and so open; the kernel reads `program` and the `len` instructions it points
+    // to, which both outlive the call, changes neither, and keeps a copy.
+    let answer = unsafe {
+        libc::setsockopt(socket, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, std::ptr::from_ref(&program).cast(), size)
+    };
+    if answer == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// `struct tcp_md5sig` with the prefix flag, so that one call covers a range.
@@ -134,6 +176,23 @@ mod tests {
         set_hop_limit(&near, Family::V4, 255).expect("hop limit");
         far.set_read_timeout(Some(Duration::from_secs(30))).expect("timeout");
         assert_eq!(far.read(&mut [0; 1]).expect("the retransmission has the new hop limit"), 1);
+    }
+
+    #[test]
+    fn datagrams_from_beyond_the_link_are_dropped_in_both_families() {
+        for (family, host) in [(Family::V4, "127.0.0.1"), (Family::V6, "::1")] {
+            let Ok(socket) = std::net::UdpSocket::bind((host, 0)) else { continue };
+            only_from_the_link(&socket, family).expect("a filter");
+            socket.set_read_timeout(Some(Duration::from_secs(20))).expect("timeout");
+            let sender = std::net::UdpSocket::bind((host, 0)).expect("a socket");
+            for (hops, text) in [(64, b"far "), (254, b"far "), (255, b"near")] {
+                set_hop_limit(&sender, family, hops).expect("hop limit");
+                sender.send_to(text, socket.local_addr().expect("bound")).expect("sent");
+            }
+            let mut buffer = [0; 8];
+            let (length, _) = socket.recv_from(&mut buffer).expect("the near one");
+            assert_eq!(&buffer[..length], b"near");
+        }
     }
 
     /// Both sides have the key: connected. Where the kernel knows no signatures the call must say so.

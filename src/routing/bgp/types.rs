@@ -276,6 +276,8 @@ pub struct OpenSettings {
     pub graceful_restart: Option<OwnRestart>,
     /// Long-lived stale time in seconds to offer for each family, 0 for none.
     pub long_lived: u32,
+    /// Packets went on to be forwarded since the last session with this peer (the F bits of RFC 4724 and 9494).
+    pub forwarding_kept: bool,
 }
 
 /// Our own graceful restart capability.
@@ -296,4 +298,12 @@ pub struct PeerId(pub u32);
 impl PeerId {
     /// Stands for routes that start here.
     pub const LOCAL: PeerId = PeerId(0);
+
+    /// Stands for routes that start here because somebody asked for them through the API.
+    pub const API: PeerId = PeerId(u32::MAX);
+
+    /// Whether routes of it start here.
+    pub fn is_own(self) -> bool {
+        self == PeerId::LOCAL || self == PeerId::API
+    }
 }

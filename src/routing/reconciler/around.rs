@@ -19,7 +19,7 @@ use crate::routing::bgp::api::query::Capability;
 use crate::routing::bridge::{self, BRIDGE_SYSCTLS};
 use crate::routing::cni::CniFile;
 use crate::routing::doctor::{self, Facts};
-use crate::routing::drain::{self, Decision, Drain, Scope, Signal, Wanted};
+use crate::routing::drain::{self, Decision, Drain, Report, Scope, Signal, Wanted};
 use crate::routing::egress::BRIDGE_LINK;
 use crate::routing::return_path::{self, Mode, ReturnPath};
 use crate::routing::speakers;
@@ -44,7 +44,7 @@ pub(super) struct Around {
     /// What that withholds.
     pub(super) decision: Decision,
     commands: Option<watch::Receiver<bool>>,
-    report: Option<watch::Sender<String>>,
+    report: Option<watch::Sender<Report>>,
 }
 
 impl Around {
@@ -57,10 +57,10 @@ impl Around {
     /// Tells whoever looks how far the drain is.
     pub(super) fn report(&self, wanted: Option<Wanted>, now: Duration) {
         let Some(report) = &self.report else { return };
-        let text = self.drain.describe(wanted, &self.decision, now);
+        let newer = self.drain.report(wanted, &self.decision, now);
         report.send_if_modified(|old| {
-            let differs = *old != text;
-            *old = text;
+            let differs = *old != newer;
+            *old = newer;
             differs
         });
     }
@@ -73,7 +73,7 @@ impl<N: Nft, R: Rtnl, F: Fou, S: Sysctl, V: Voice> Room<N, R, F, S, V> {
     }
 
     /// Drain the node while the first is true, and say in the second how far it is.
-    pub fn heed_drain(&mut self, commands: watch::Receiver<bool>, report: watch::Sender<String>) {
+    pub fn heed_drain(&mut self, commands: watch::Receiver<bool>, report: watch::Sender<Report>) {
         (self.around.commands, self.around.report) = (Some(commands), Some(report));
     }
 
@@ -177,7 +177,9 @@ impl<N: Nft, R: Rtnl, F: Fou, S: Sysctl, V: Voice> Room<N, R, F, S, V> {
             ReturnPath::default()
         } else {
             match self.kernel.rtnl.neighbours() {
-                Ok(neighbours) => return_path::build(&snapshot.node_name, peers, &self.links, &neighbours),
+                Ok(neighbours) => {
+                    return_path::build(&snapshot.node_name, peers, &self.own_links(), &self.links, &neighbours)
+                }
                 Err(error) => {
                     outcome.fail("return path", error);
                     return;

@@ -52,11 +52,13 @@ impl<N: Nft, R: Rtnl, F: Fou, S: Sysctl, V: Voice> Room<N, R, F, S, V> {
             .and_then(|address| links.iter().find(|link| link.index == address.link));
         let mtu = uplink.map_or(self.mtu, |link| link.mtu);
         let uplink = uplink.map(|link| link.name.clone());
-        let changed = self.addresses != addresses || self.links != links || self.mtu != mtu;
         if self.uplink != uplink {
             self.ruleset = None;
         }
+        // Links of pods come and go; what learned routes depend on seldom does.
+        let tunnels = std::mem::take(&mut self.tunnel_links);
         self.set_links(links);
+        let changed = self.addresses != addresses || self.tunnel_links != tunnels || self.mtu != mtu;
         (self.addresses, self.uplink, self.mtu) = (addresses, uplink, mtu);
         Ok(changed)
     }
@@ -143,23 +145,16 @@ impl<N: Nft, R: Rtnl, F: Fou, S: Sysctl, V: Voice> Room<N, R, F, S, V> {
             let route = plan::last_resort(prefix.trunc());
             wanted.insert(RouteKey::of(&route), route);
         }
-        let is_fixed = |key: &RouteKey| key.table == TABLE || key.metric == plan::LAST_RESORT;
-        let gone: Vec<RouteKey> = self
-            .routes
-            .tracker()
-            .all_desired()
-            .keys()
-            .filter(|key| is_fixed(key) && !wanted.contains_key(*key))
-            .copied()
-            .collect();
-        for key in gone {
-            self.routes.set_desired(key, None);
+        let older = std::mem::take(&mut self.fixed);
+        for key in older.keys().filter(|key| !wanted.contains_key(*key)) {
+            self.routes.set_desired(*key, None);
         }
-        for (key, route) in wanted {
-            if self.routes.tracker().desired(&key) != Some(&route) {
-                self.routes.set_desired(key, Some(route));
+        for (key, route) in &wanted {
+            if older.get(key) != Some(route) {
+                self.routes.set_desired(*key, Some(route.clone()));
             }
         }
+        self.fixed = wanted;
     }
 
     pub(super) fn sync_rules(&mut self, outcome: &mut Outcome) {

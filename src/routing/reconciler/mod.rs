@@ -35,7 +35,7 @@ use super::speakers::Style;
 use crate::kernel::filter::{Name, Ruleset};
 use crate::kernel::fou::Fou;
 use crate::kernel::nft::Nft;
-use crate::kernel::rtnl::{Address, Link, Rtnl, Rule};
+use crate::kernel::rtnl::{Address, Link, Route, Rtnl, Rule};
 use crate::kernel::sysctl::Sysctl;
 use crate::model::{Changes, Notice, Severity, Snapshot, Subject};
 use crate::net::{Family, Prefix};
@@ -140,6 +140,8 @@ pub struct Room<N, R, F, S, V> {
     learned: Learned,
     refused: BTreeMap<Prefix, Refusal>,
     routes: Routes,
+    /// Those of them that are not learned.
+    fixed: BTreeMap<RouteKey, Route>,
     rules: BTreeSet<Rule>,
     rules_observed: Vec<Rule>,
     /// Links and routes have been read: nothing is written before.
@@ -188,6 +190,7 @@ impl<N: Nft, R: Rtnl, F: Fou, S: Sysctl, V: Voice> Room<N, R, F, S, V> {
             learned: Learned::default(),
             refused: BTreeMap::new(),
             routes: Routes::default(),
+            fixed: BTreeMap::new(),
             rules: BTreeSet::new(),
             rules_observed: Vec::new(),
             read: false,
@@ -321,11 +324,7 @@ impl<N: Nft, R: Rtnl, F: Fou, S: Sysctl, V: Voice> Room<N, R, F, S, V> {
         };
     }
 
-    fn kernel_route(
-        &self,
-        prefix: Prefix,
-        learned: &LearnedRoute,
-    ) -> Result<Option<crate::kernel::rtnl::Route>, Refusal> {
+    fn kernel_route(&self, prefix: Prefix, learned: &LearnedRoute) -> Result<Option<Route>, Refusal> {
         if self.routes.is_foreign(&prefix) {
             return Err(Refusal::Foreign);
         }
@@ -408,7 +407,9 @@ impl<N: Nft, R: Rtnl, F: Fou, S: Sysctl, V: Voice> Subsystem for Room<N, R, F, S
             if self.learned.settled {
                 self.routes.settle();
             }
-            self.set_fixed_routes(snapshot);
+            if thought.boundary {
+                self.set_fixed_routes(snapshot);
+            }
             self.sync_rules(&mut outcome);
             self.sync_return_path(snapshot, read, thought.nodes, &mut outcome);
             self.sync_routes(&mut outcome);

@@ -10,9 +10,9 @@ use super::query::{
     Lookup, MessageCounts, PathQuery, PathRow, PeerChoice, PeerDetail, Policy, Refusal, SetKind, Statement, Table,
     Verdict, Watch,
 };
-use super::typed;
+use super::{capability, raw, typed};
 use crate::net::{Family, Prefix};
-use crate::routing::bgp::types::PeerKind;
+use crate::routing::bgp::types::{Nlri, PeerKind};
 
 /// Which major of gobgp is spoken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,7 +25,7 @@ pub enum Version {
 
 impl Version {
     /// What most enums are shifted by: in 4.x their 0 says nothing.
-    fn shift(self) -> i32 {
+    pub fn shift(self) -> i32 {
         match self {
             Version::V3 => 0,
             Version::V4 => 1,
@@ -123,6 +123,9 @@ fn peer_conf(version: Version, peer: &PeerDetail) -> m::PeerConf {
         neighbor_address: peer.row.address.to_string(),
         peer_asn: peer.row.asn.map_or(0, |asn| asn.0),
         kind: kind(version, peer.kind),
+        remove_private: 0,
+        allow_own_asn: 0,
+        replace_peer_asn: false,
         neighbor_interface: peer.row.interface.clone().unwrap_or_default(),
         admin_down: peer.row.admin == super::query::AdminState::Down,
     }
@@ -130,7 +133,7 @@ fn peer_conf(version: Version, peer: &PeerDetail) -> m::PeerConf {
 
 fn peer_state(version: Version, peer: &PeerDetail) -> m::PeerState {
     let capabilities =
-        |list: &[super::query::Capability]| list.iter().map(|one| typed::capability(version, one)).collect();
+        |list: &[super::query::Capability]| list.iter().map(|one| capability::write(version, one)).collect();
     m::PeerState {
         description: peer.description.clone(),
         local_asn: peer.local_asn.0,
@@ -172,6 +175,7 @@ fn afi_safi(counts: &FamilyCounts) -> m::AfiSafi {
             accepted: counts.accepted,
             advertised: counts.advertised,
         }),
+        prefix_limit: None,
     }
 }
 
@@ -200,8 +204,9 @@ pub fn path(prefix: &Prefix, row: &PathRow) -> m::Path {
         is_nexthop_invalid: row.next_hop_invalid,
         identifier: row.received_id,
         local_identifier: row.local_id,
-        nlri_binary: row.nlri_raw.clone(),
-        pattrs_binary: row.attributes_raw.clone(),
+        uuid: row.uuid.map(|id| id.to_vec()).unwrap_or_default(),
+        nlri_binary: raw::prefix(prefix),
+        pattrs_binary: raw::attributes(&row.attributes, prefix),
         ..m::Path::default()
     }
 }
@@ -256,6 +261,10 @@ fn prefix_of(version: Version, path: &m::Path) -> Result<Prefix, Refusal> {
     typed::prefix_from_raw(&path.nlri_binary, v6).map_err(Refusal::Invalid)
 }
 
+fn nlri_of(version: Version, path: &m::Path) -> Result<Nlri, Refusal> {
+    Ok(Nlri { prefix: prefix_of(version, path)?, path_id: path.identifier })
+}
+
 fn only_global(version: Version, kind: i32) -> Result<(), Refusal> {
     match table(version, kind, "")? {
         Table::Global => Ok(()),
@@ -270,9 +279,10 @@ fn only_global(version: Version, kind: i32) -> Result<(), Refusal> {
 pub fn add_path(version: Version, request: &m::AddPathRequest) -> Result<Command, Refusal> {
     only_global(version, request.table_type)?;
     let path = request.path.as_ref().ok_or_else(|| Refusal::Invalid("the request has no path".to_owned()))?;
-    let prefix = prefix_of(version, path)?;
+    let nlri = nlri_of(version, path)?;
+    let prefix = nlri.prefix;
     if path.is_withdraw {
-        return Ok(Command::DeletePath(prefix));
+        return Ok(Command::DeletePath(nlri));
     }
     let attributes = if path.pattrs_binary.is_empty() {
         let attributes = typed::attributes(version, &path.pattrs, &prefix).map_err(Refusal::Invalid)?;
@@ -280,7 +290,7 @@ pub fn add_path(version: Version, request: &m::AddPathRequest) -> Result<Command
     } else {
         GivenAttributes::Raw(path.pattrs_binary.clone())
     };
-    Ok(Command::AddPath(prefix, attributes))
+    Ok(Command::AddPath(nlri, attributes))
 }
 
 /// What DeletePath asks to do.
@@ -294,7 +304,7 @@ pub fn delete_path(version: Version, request: &m::DeletePathRequest) -> Result<C
         return id.map(Command::DeleteById).map_err(|_| Refusal::Invalid("the UUID has not 16 octets".to_owned()));
     }
     match (&request.path, &request.family) {
-        (Some(path), _) => Ok(Command::DeletePath(prefix_of(version, path)?)),
+        (Some(path), _) => Ok(Command::DeletePath(nlri_of(version, path)?)),
         (None, Some(message)) => Ok(Command::DeleteAll(Some(family(Some(message))?))),
         (None, None) => Ok(Command::DeleteAll(None)),
     }
@@ -388,6 +398,8 @@ pub fn statement(version: Version, statement: &Statement) -> p::Statement {
         match condition {
             Condition::Prefix(how, name) => conditions.prefix_set = set(how, name),
             Condition::Neighbor(how, name) => conditions.neighbor_set = set(how, name),
+            Condition::AsPath(how, name) => conditions.as_path_set = set(how, name),
+            Condition::ExtendedCommunity(how, name) => conditions.ext_community_set = set(how, name),
             Condition::Community(how, name) => conditions.community_set = set(how, name),
             Condition::LargeCommunity(how, name) => conditions.large_community_set = set(how, name),
             Condition::AsPathLength(how, length) => {
@@ -427,6 +439,10 @@ fn apply(version: Version, action: &Action, actions: &mut p::Actions) {
         }
         Action::NextHop(address) => {
             actions.nexthop = Some(p::NextHopAction { address: address.to_string(), ..p::NextHopAction::default() });
+        }
+        Action::NextHopPeer => {
+            let address = "peer-address".to_owned();
+            actions.nexthop = Some(p::NextHopAction { address, ..p::NextHopAction::default() });
         }
         Action::NextHopSelf => actions.nexthop = Some(p::NextHopAction { own: true, ..p::NextHopAction::default() }),
         Action::NextHopUnchanged => {

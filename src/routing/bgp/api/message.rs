@@ -136,9 +136,18 @@ pub struct PeerConf {
     /// Internal or external.
     #[prost(int32, tag = "7")]
     pub kind: i32,
+    /// What is done with private AS numbers: 1 removed, 2 replaced. Only read.
+    #[prost(int32, tag = "8")]
+    pub remove_private: i32,
     /// The interface, for a peer without a configured address.
     #[prost(string, tag = "11")]
     pub neighbor_interface: String,
+    /// How often our own AS may be on a path. Only read.
+    #[prost(uint32, tag = "13")]
+    pub allow_own_asn: u32,
+    /// Whether its AS is replaced by ours. Only read.
+    #[prost(bool, tag = "14")]
+    pub replace_peer_asn: bool,
     /// Whether it is down by configuration.
     #[prost(bool, tag = "15")]
     pub admin_down: bool,
@@ -323,6 +332,23 @@ pub struct AfiSafi {
     /// As it is.
     #[prost(message, optional, tag = "3")]
     pub state: Option<AfiSafiState>,
+    /// How many routes are taken. Only read.
+    #[prost(message, optional, tag = "7")]
+    pub prefix_limit: Option<PrefixLimit>,
+}
+
+/// How many routes of a family are taken.
+#[derive(Clone, PartialEq, Message)]
+pub struct PrefixLimit {
+    /// Which family.
+    #[prost(message, optional, tag = "1")]
+    pub family: Option<Family>,
+    /// So many.
+    #[prost(uint32, tag = "2")]
+    pub max_prefixes: u32,
+    /// A warning comes from this percentage on.
+    #[prost(uint32, tag = "3")]
+    pub threshold: u32,
 }
 
 /// A configured family.
@@ -371,9 +397,15 @@ pub struct ListPathRequest {
     /// Only these.
     #[prost(message, repeated, tag = "4")]
     pub prefixes: Vec<LookupPrefix>,
+    /// 1 for an order by prefix; this speaker's answers always have one.
+    #[prost(int32, tag = "5")]
+    pub sort_type: i32,
     /// Routes that policy refused too, marked.
     #[prost(bool, tag = "6")]
     pub enable_filtered: bool,
+    /// Routes as on the wire instead of field by field. This speaker always answers so.
+    #[prost(bool, tag = "9")]
+    pub enable_only_binary: bool,
 }
 
 /// What to look up.
@@ -448,6 +480,9 @@ pub struct Path {
     /// The peer it came from.
     #[prost(string, tag = "15")]
     pub neighbor_ip: String,
+    /// What it may be deleted by; only routes that AddPath brought have it.
+    #[prost(bytes = "vec", tag = "16")]
+    pub uuid: Vec<u8>,
     /// The next hop cannot be reached.
     #[prost(bool, tag = "17")]
     pub is_nexthop_invalid: bool,

@@ -123,9 +123,15 @@ pub struct Conditions {
     /// By length of AS_PATH.
     #[prost(message, optional, tag = "3")]
     pub as_path_length: Option<AsPathLength>,
+    /// By AS_PATH. Only read.
+    #[prost(message, optional, tag = "4")]
+    pub as_path_set: Option<MatchSet>,
     /// By community.
     #[prost(message, optional, tag = "5")]
     pub community_set: Option<MatchSet>,
+    /// By extended community. Only read.
+    #[prost(message, optional, tag = "6")]
+    pub ext_community_set: Option<MatchSet>,
     /// By origin validation: -1 for never.
     #[prost(int32, tag = "7")]
     pub rpki_result: i32,
@@ -135,6 +141,9 @@ pub struct Conditions {
     /// By large community.
     #[prost(message, optional, tag = "9")]
     pub large_community_set: Option<MatchSet>,
+    /// By next hop. Only read.
+    #[prost(string, repeated, tag = "10")]
+    pub next_hop_in_list: Vec<String>,
     /// By family.
     #[prost(message, repeated, tag = "11")]
     pub afi_safi_in: Vec<Family>,

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::net::{Asn, Family, Prefix};
-use crate::routing::bgp::types::{Attributes, PeerKind, PeerRestart};
+use crate::routing::bgp::types::{Attributes, Nlri, PeerKind, PeerRestart};
 
 /// The speaker.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -279,12 +279,8 @@ pub struct Destination {
 /// A path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PathRow {
-    /// The prefix as on the wire, without path identifier.
-    pub nlri_raw: Vec<u8>,
-    /// Its attributes, for printing.
+    /// Its attributes. Prefix and attributes become octets only when the row is written ([`super::raw`]).
     pub attributes: Arc<Attributes>,
-    /// Each attribute as on the wire with its header: AS numbers of four octets, MP_REACH_NLRI with the prefix inside.
-    pub attributes_raw: Vec<Vec<u8>>,
     /// Since when it is known.
     pub since: Duration,
     /// The best one, or used beside it.
@@ -303,6 +299,8 @@ pub struct PathRow {
     pub received_id: u32,
     /// Path identifier as sent.
     pub local_id: u32,
+    /// What it may be deleted by, where it was added through the API.
+    pub uuid: Option<[u8; 16]>,
 }
 
 /// The size of a table.
@@ -411,8 +409,12 @@ pub enum Condition {
     Prefix(Match, String),
     /// Their peer is in this set.
     Neighbor(Match, String),
+    /// Their AS_PATH is like one of this set.
+    AsPath(Match, String),
     /// They have communities of this set.
     Community(Match, String),
+    /// They have extended communities of this set.
+    ExtendedCommunity(Match, String),
     /// They have large communities of this set.
     LargeCommunity(Match, String),
     /// Length of AS_PATH: 0 equal, 1 at least, 2 at most.
@@ -444,6 +446,8 @@ pub enum Action {
     NextHop(IpAddr),
     /// Our address.
     NextHopSelf,
+    /// The peer's address.
+    NextHopPeer,
     /// As it came.
     NextHopUnchanged,
 }
@@ -491,9 +495,9 @@ pub enum GivenAttributes {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
     /// Originate a route.
-    AddPath(Prefix, GivenAttributes),
+    AddPath(Nlri, GivenAttributes),
     /// Take back a route that was added so.
-    DeletePath(Prefix),
+    DeletePath(Nlri),
     /// Take it back by what adding it gave.
     DeleteById([u8; 16]),
     /// Take back all routes that were added so, of this family or of both.

@@ -13,6 +13,7 @@ use tokio::net::TcpListener;
 use tonic::body::Body;
 use tonic::server::{Grpc, NamedService};
 use tonic::transport::server::TcpIncoming;
+use tonic::transport::{Certificate, Identity, ServerTlsConfig};
 use tonic::{Request, Response, Status};
 use tonic_prost::ProstCodec;
 use tower::Service;
@@ -51,19 +52,78 @@ const OWNED: [&str; 17] = [
     "AddPeerGroup",
 ];
 
-/// Answers both services on `listener` until `stop` is done.
+/// What a server that is reached from other hosts needs: both sides show certificates. Contents are PEM.
+#[derive(Clone)]
+pub struct Tls {
+    /// Our certificate.
+    pub certificate: Vec<u8>,
+    /// Its key.
+    pub key: Vec<u8>,
+    /// Who may sign the certificates of clients.
+    pub client_authority: Vec<u8>,
+}
+
+impl std::fmt::Debug for Tls {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Tls { <redacted> }")
+    }
+}
+
+/// Answers both services on `listener` until `stop` is done, in plain text: for a loopback address, or where something
+/// else keeps strangers away.
 ///
 /// # Errors
 /// Where the listener fails for good.
 pub async fn serve(listener: TcpListener, handle: Handle, stop: impl Future<Output = ()>) -> Result<(), Refusal> {
+    serve_with(listener, handle, None, stop).await
+}
+
+/// The same; with `tls` only clients that its authority vouches for get in. `app` hands over what
+/// `--gobgp-admin-tls-cert`, `-key` and `-client-ca` name:
+///
+/// ```ignore
+/// let tls = Tls { certificate: fs::read(cert)?, key: fs::read(key)?, client_authority: fs::read(client_ca)? };
+/// server::serve_with(listener, speaker.questions().clone(), Some(tls), until_stop).await
+/// ```
+///
+/// # Errors
+/// Where the certificates cannot be used, or the listener fails for good.
+pub async fn serve_with(
+    listener: TcpListener,
+    handle: Handle,
+    tls: Option<Tls>,
+    stop: impl Future<Output = ()>,
+) -> Result<(), Refusal> {
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-    let gone = |error: tonic::transport::Error| Refusal::Invalid(format!("the gobgp API stopped: {error}"));
-    tonic::transport::Server::builder()
+    let gone = |error: tonic::transport::Error| Refusal::Invalid(format!("the gobgp API stopped: {}", chain(&error)));
+    let mut server = tonic::transport::Server::builder();
+    if let Some(tls) = tls {
+        let config = ServerTlsConfig::new()
+            .identity(Identity::from_pem(tls.certificate, tls.key))
+            .client_ca_root(Certificate::from_pem(tls.client_authority));
+        server = server.tls_config(config).map_err(|error| {
+            let cause = chain(&error);
+            Refusal::Invalid(format!("the certificates of --gobgp-admin-tls-* cannot be used: {cause}"))
+        })?;
+    }
+    server
         .add_service(V3(Front { handle: handle.clone(), version: Version::V3 }))
         .add_service(V4(Front { handle, version: Version::V4 }))
         .serve_with_incoming_shutdown(incoming, stop)
         .await
         .map_err(gone)
+}
+
+/// An error with its causes.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        next = cause.source();
+    }
+    text
 }
 
 /// The service of 3.x.

@@ -11,7 +11,7 @@ use tonic_prost::ProstCodec;
 use super::adapt::{self, Version};
 use super::handle::{Handle, Question};
 use super::query::*;
-use super::{message as m, server, text, typed};
+use super::{message as m, schema, server, shown, text, typed};
 use crate::net::{Asn, Family, Prefix};
 use crate::routing::bgp::types::{AsPath, Attributes, NextHop, Origin, PeerKind, PeerRestart};
 
@@ -79,13 +79,8 @@ fn row(hop: &str, local_pref: Option<u32>, best: bool, now: Duration) -> PathRow
     let next_hop = NextHop::from(IpAddr::V4(hop_address));
     let mut attributes = Attributes::new(Origin::Igp, AsPath::empty(), next_hop);
     attributes.local_pref = local_pref;
-    let mut raw = vec![vec![0x40, 1, 1, 0], vec![0x40, 2, 0]];
-    raw.push([&[0x40, 3, 4][..], &hop_address.octets()].concat());
-    raw.extend(local_pref.map(|value| [&[0x40, 5, 4][..], &value.to_be_bytes()].concat()));
     PathRow {
-        nlri_raw: vec![24, 10, 254, 0],
         attributes: Arc::new(attributes),
-        attributes_raw: raw,
         since: now - Duration::from_secs(61),
         best,
         withdrawn: false,
@@ -95,6 +90,7 @@ fn row(hop: &str, local_pref: Option<u32>, best: bool, now: Duration) -> PathRow
         source: None,
         received_id: 0,
         local_id: 1,
+        uuid: None,
     }
 }
 
@@ -238,7 +234,57 @@ fn lists_peers_as_in_the_labs() {
 Peer          AS  Up/Down State       |#Received  Accepted
 172.26.6.2 64512 01:01:01 Establ      |        3         2
 ";
-    assert_eq!(text::neighbors(&[peer(NOW).row], None, NOW), golden);
+    assert_eq!(text::neighbors(&[adapt::peer(Version::V3, &peer(NOW))], None, NOW), golden);
+}
+
+#[test]
+fn a_peer_is_shown_with_all_it_said() {
+    let shown = text::neighbor(&adapt::peer(Version::V3, &peer(NOW)), None, NOW);
+    let golden = "\
+BGP neighbor is 172.26.6.2, remote AS 64512
+  BGP version 4, remote router ID 172.26.6.2
+  BGP state = ESTABLISHED, up for 01:01:01
+  BGP OutQ = 0, Flops = 1
+  Hold time is 90, keepalive interval is 30 seconds
+  Configured hold time is 90, keepalive interval is 30 seconds
+  \n  Neighbor capabilities:
+    multiprotocol:
+        ipv4-unicast:\tadvertised and received
+        ipv6-unicast:\tadvertised and received
+    route-refresh:\tadvertised and received
+    extended-nexthop:\tadvertised
+        Local:  nlri: ipv4-unicast, nexthop: ipv6
+    UnknownCapability(6):\tadvertised
+    graceful-restart:\tadvertised
+        Local: restart time 90 sec, notification flag set
+\t    ipv4-unicast, forward flag set
+    4-octet-as:\tadvertised
+    add-path:\tadvertised
+      Local:
+         ipv4-unicast:\treceive/send
+    enhanced-route-refresh:\tadvertised
+    long-lived-graceful-restart:\tadvertised
+        Local:
+\t    ipv4-unicast, restart time 3600 sec
+  Message statistics:
+                         Sent       Rcvd
+";
+    assert!(shown.starts_with(golden), "{shown}");
+    assert!(
+        shown
+            .ends_with("    Advertised:             1\n    Received:               3\n    Accepted:               2\n")
+    );
+}
+
+#[test]
+fn a_peer_of_either_major_is_shown_alike() {
+    let mut peer = peer(NOW);
+    // The third major has no message of its own for this one.
+    peer.local_capabilities.retain(|capability| *capability != Capability::ExtendedMessage);
+    let of = |version| schema::as_v3(version, schema::PEER, &adapt::peer(version, &peer).encode_to_vec());
+    assert_eq!(schema::json(schema::PEER, &of(Version::V3)), schema::json(schema::PEER, &of(Version::V4)));
+    let shown = |version| text::neighbor(&m::Peer::decode(of(version).as_slice()).unwrap(), None, NOW);
+    assert_eq!(shown(Version::V3), shown(Version::V4));
 }
 
 #[test]
@@ -246,11 +292,15 @@ fn lists_routes_as_in_the_labs() {
     let golden = "   Network              Next Hop             AS_PATH              Age        Attrs\n\
 *> 10.254.0.0/24        172.26.6.2                                00:01:01   [{Origin: i} {LocalPref: 100}]\n\
 *  10.254.0.0/24        172.26.6.4                                00:01:01   [{Origin: i}]\n";
-    assert_eq!(text::routes(&rib(NOW), text::View::Global, NOW), golden);
+    let paths: Vec<m::Path> =
+        rib(NOW).iter().flat_map(|one| one.paths.iter().map(|row| adapt::path(&one.prefix, row))).collect();
+    let rows: Vec<_> = paths.iter().map(|path| (path, shown::columns(Version::V3, path).unwrap())).collect();
+    assert_eq!(text::routes(&rows, text::View::Global, NOW), golden);
 }
 
 #[test]
 fn counts_days_from_one_day_on() {
-    assert_eq!(text::ago(NOW, NOW - Duration::from_secs(86_399)), "23:59:59");
-    assert_eq!(text::ago(NOW, NOW - Duration::from_secs(90_061)), "1d 01:01:01");
+    let now = NOW.as_secs() as i64;
+    assert_eq!(text::ago(NOW, now - 86_399), "23:59:59");
+    assert_eq!(text::ago(NOW, now - 90_061), "1d 01:01:01");
 }

@@ -1,16 +1,16 @@
-//! The tables of `gobgp`, column by column (pure).
+//! The tables of `gobgp` 3.10, column by column, from a server's messages (pure).
 //!
-//! Enum words are those of 3.x. `now` is the time since 1970.
+//! The messages are in the form of 3.x ([`super::schema::as_v3`]). `now` is the time since 1970.
 
 use std::fmt::Write as _;
+use std::net::IpAddr;
 use std::time::Duration;
 
-use super::query::{
-    AdminState, Assignment, Capability, Destination, Direction, Event, Global, MessageCounts, PathRow, PeerDetail,
-    PeerRow, SessionState, TableInfo, Verdict,
-};
-use crate::net::{Family, Prefix};
-use crate::routing::bgp::types::{Attributes, Origin, PeerRestart};
+use super::capability::{self, Detail, Told};
+use super::message as m;
+use super::shown::Shown;
+
+pub use super::policy_text::{assignment, defined_sets, policies, statements};
 
 /// Writes to text. Cannot fail.
 macro_rules! put {
@@ -18,95 +18,162 @@ macro_rules! put {
         let _ = write!($out, $($args)*);
     };
 }
+pub(super) use put;
 
 /// How long ago something was: `HH:MM:SS`, with days in front from one day on.
-pub fn ago(now: Duration, since: Duration) -> String {
-    let seconds = now.as_secs().saturating_sub(since.as_secs());
+pub fn ago(now: Duration, since: i64) -> String {
+    let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
+    let seconds = now.abs_diff(since);
     let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);
     let clock = format!("{hours:02}:{minutes:02}:{:02}", seconds % 60);
     if days == 0 { clock } else { format!("{days}d {clock}") }
 }
 
-fn up_down(peer: &PeerRow, now: Duration) -> String {
-    let Some(up) = peer.up_since else { return "never".to_owned() };
-    let since = if peer.state == SessionState::Established { up } else { peer.down_since.unwrap_or(now) };
-    ago(now, since)
+const ESTABLISHED: i32 = 6;
+
+/// The parts of a peer, there or not.
+struct Parts {
+    conf: m::PeerConf,
+    state: m::PeerState,
+    timers: m::Timers,
 }
 
-fn state_word(peer: &PeerRow) -> &'static str {
-    match (peer.admin, peer.state) {
-        (AdminState::Down, _) => "Idle(Admin)",
-        (AdminState::PrefixLimit, _) => "Idle(PfxCt)",
-        (AdminState::Up, SessionState::Idle) => "Idle",
-        (AdminState::Up, SessionState::Connect) => "Connect",
-        (AdminState::Up, SessionState::Active) => "Active",
-        (AdminState::Up, SessionState::OpenSent) => "Sent",
-        (AdminState::Up, SessionState::OpenConfirm) => "Confirm",
-        (AdminState::Up, SessionState::Established) => "Establ",
+fn parts(peer: &m::Peer) -> Parts {
+    Parts {
+        conf: peer.conf.clone().unwrap_or_default(),
+        state: peer.state.clone().unwrap_or_default(),
+        timers: peer.timers.clone().unwrap_or_default(),
     }
 }
 
-fn session_name(state: SessionState) -> &'static str {
+impl Parts {
+    fn asn(&self) -> String {
+        if self.state.peer_asn == 0 { "*".to_owned() } else { self.state.peer_asn.to_string() }
+    }
+
+    fn name(&self) -> &str {
+        if self.conf.neighbor_interface.is_empty() {
+            &self.state.neighbor_address
+        } else {
+            &self.conf.neighbor_interface
+        }
+    }
+
+    fn up_down(&self, now: Duration) -> String {
+        let state = self.timers.state.clone().unwrap_or_default();
+        let Some(up) = state.uptime else { return "never".to_owned() };
+        let down = state.downtime.map_or(0, |time| time.seconds);
+        ago(now, if self.state.session_state == ESTABLISHED { up.seconds } else { down })
+    }
+
+    fn state_word(&self) -> &'static str {
+        match (self.state.admin_state, self.state.session_state) {
+            (1, _) => "Idle(Admin)",
+            (2, _) => "Idle(PfxCt)",
+            (_, 1) => "Idle",
+            (_, 2) => "Connect",
+            (_, 3) => "Active",
+            (_, 4) => "Sent",
+            (_, 5) => "Confirm",
+            (_, ESTABLISHED) => "Establ",
+            _ => "Unknown",
+        }
+    }
+}
+
+fn session_name(state: i32) -> &'static str {
     match state {
-        SessionState::Idle => "IDLE",
-        SessionState::Connect => "CONNECT",
-        SessionState::Active => "ACTIVE",
-        SessionState::OpenSent => "OPENSENT",
-        SessionState::OpenConfirm => "OPENCONFIRM",
-        SessionState::Established => "ESTABLISHED",
+        1 => "IDLE",
+        2 => "CONNECT",
+        3 => "ACTIVE",
+        4 => "OPENSENT",
+        5 => "OPENCONFIRM",
+        ESTABLISHED => "ESTABLISHED",
+        _ => "UNKNOWN",
     }
+}
+
+/// Routes received, accepted and sent, of one family or of all.
+fn counts(peer: &m::Peer, family: Option<m::Family>) -> (u64, u64, u64) {
+    let states = peer.afi_safis.iter().filter_map(|one| one.state.as_ref());
+    let wanted = states.filter(|state| family.is_none() || state.family == family);
+    wanted.fold((0, 0, 0), |sum, state| (sum.0 + state.received, sum.1 + state.accepted, sum.2 + state.advertised))
 }
 
 /// `gobgp neighbor`: all peers, IPv4 first, in order of their addresses.
-pub fn neighbors(peers: &[PeerRow], family: Option<Family>, now: Duration) -> String {
-    let mut peers: Vec<&PeerRow> = peers.iter().collect();
-    peers.sort_by_key(|peer| peer.address);
-    let name = |peer: &PeerRow| peer.interface.clone().unwrap_or_else(|| peer.address.to_string());
-    let asn = |peer: &PeerRow| peer.asn.map_or_else(|| "*".to_owned(), |asn| asn.to_string());
-    let width =
-        |least: usize, of: &dyn Fn(&PeerRow) -> String| peers.iter().map(|peer| of(peer).len()).fold(least, usize::max);
-    let names = width(0, &name);
-    let asns = width(2, &asn);
-    let times = width(7, &|peer| up_down(peer, now));
+pub fn neighbors(peers: &[m::Peer], family: Option<m::Family>, now: Duration) -> String {
+    let mut peers: Vec<(&m::Peer, Parts)> = peers.iter().map(|peer| (peer, parts(peer))).collect();
+    peers.sort_by_key(|(_, parts)| {
+        let address = &parts.conf.neighbor_address;
+        (address.contains(':'), address.parse::<IpAddr>().ok(), address.clone())
+    });
+    let width = |least: usize, of: &dyn Fn(&Parts) -> usize| peers.iter().map(|(_, p)| of(p)).fold(least, usize::max);
+    let names = width(0, &|p| p.conf.neighbor_interface.len().max(p.state.neighbor_address.len()));
+    let asns = width(2, &|p| p.asn().len());
+    let times = width(7, &|p| p.up_down(now).len());
     let mut out = String::new();
     put!(out, "{:<names$} {:>asns$} {:>times$} ", "Peer", "AS", "Up/Down");
     put!(out, "{:<11} |{:>9} {:>9}\n", "State", "#Received", "Accepted");
-    for peer in &peers {
-        let (received, accepted, _) = peer.counts(family);
-        put!(out, "{:<names$} {:>asns$} {:>times$} ", name(peer), asn(peer), up_down(peer, now));
-        put!(out, "{:<11} |{received:>9} {accepted:>9}\n", state_word(peer));
+    for (peer, parts) in &peers {
+        let (received, accepted, _) = counts(peer, family);
+        put!(out, "{:<names$} {:>asns$} {:>times$} ", parts.name(), parts.asn(), parts.up_down(now));
+        put!(out, "{:<11} |{received:>9} {accepted:>9}\n", parts.state_word());
     }
     out
 }
 
 /// `gobgp neighbor X`.
-pub fn neighbor(peer: &PeerDetail, now: Duration) -> String {
+pub fn neighbor(peer: &m::Peer, family: Option<m::Family>, now: Duration) -> String {
     let mut out = String::new();
-    let row = &peer.row;
-    let client = if peer.reflector_client { ", route-reflector-client" } else { "" };
-    let asn = row.asn.map_or_else(|| "*".to_owned(), |asn| asn.to_string());
-    let router_id = peer.router_id.map_or_else(|| "unknown".to_owned(), |id| id.to_string());
-    let local = peer.local_address.map(|address| address.to_string()).unwrap_or_default();
-    put!(out, "BGP neighbor is {}, remote AS {asn}{client}\n", row.address);
+    let p = parts(peer);
+    let client = peer.route_reflector.as_ref().is_some_and(|reflector| reflector.route_reflector_client);
+    let server_client = peer.route_server.as_ref().is_some_and(|server| server.route_server_client);
+    let client = match (client, server_client) {
+        (true, _) => ", route-reflector-client",
+        (false, true) => ", route-server-client",
+        (false, false) => "",
+    };
+    let router_id = if p.state.router_id.is_empty() { "unknown" } else { &p.state.router_id };
+    put!(out, "BGP neighbor is {}, remote AS {}{client}\n", p.state.neighbor_address, p.asn());
     put!(out, "  BGP version 4, remote router ID {router_id}\n");
-    put!(out, "  BGP state = {}", session_name(row.state));
-    if let Some(since) = row.up_since {
-        put!(out, ", up for {}", ago(now, since));
+    put!(out, "  BGP state = {}", session_name(p.state.session_state));
+    let timers = p.timers.state.clone().unwrap_or_default();
+    if let Some(since) = &timers.uptime {
+        put!(out, ", up for {}", ago(now, since.seconds));
     }
-    put!(out, "\n  BGP OutQ = {}, Flops = {}\n", peer.out_queue, peer.flops);
-    put!(out, "  Local address is {local}, local ASN: {}\n", peer.local_asn);
-    let times = (peer.negotiated_hold_time, peer.negotiated_keepalive);
-    put!(out, "  Hold time is {}, keepalive interval is {} seconds\n", times.0, times.1);
-    let times = (peer.hold_time, peer.keepalive);
-    put!(out, "  Configured hold time is {}, keepalive interval is {} seconds\n", times.0, times.1);
-    out.push_str("  \n  Neighbor capabilities:\n");
-    capabilities(&peer.local_capabilities, &peer.remote_capabilities, &mut out);
-    statistics(peer, &mut out);
+    let queued = p.state.queues.as_ref().map_or(0, |queues| queues.output);
+    put!(out, "\n  BGP OutQ = {queued}, Flops = {}\n", p.state.flops);
+    let (hold, keepalive) = (timers.negotiated_hold_time, timers.keepalive_interval);
+    put!(out, "  Hold time is {hold}, keepalive interval is {keepalive} seconds\n");
+    let config = p.timers.config.clone().unwrap_or_default();
+    let (hold, keepalive) = (config.hold_time, config.keepalive_interval);
+    put!(out, "  Configured hold time is {hold}, keepalive interval is {keepalive} seconds\n");
+    put!(out, "  {}\n  Neighbor capabilities:\n", as_options(&p.conf));
+    let told = |list: &[Vec<u8>]| list.iter().filter_map(|one| capability::told(one)).collect::<Vec<_>>();
+    capabilities(&told(&p.state.local_cap), &told(&p.state.remote_cap), &mut out);
+    statistics(&p.state, counts(peer, family), &mut out);
+    limits(peer, &mut out);
     out
 }
 
-fn statistics(peer: &PeerDetail, out: &mut String) {
-    type Field = fn(&MessageCounts) -> u64;
+fn as_options(conf: &m::PeerConf) -> String {
+    let mut words = Vec::new();
+    if conf.allow_own_asn > 0 {
+        words.push(format!("Allow Own AS: {}", conf.allow_own_asn));
+    }
+    match conf.remove_private {
+        1 => words.push("Remove private AS: all".to_owned()),
+        2 => words.push("Remove private AS: replace".to_owned()),
+        _ => {}
+    }
+    if conf.replace_peer_asn {
+        words.push("Replace peer AS: enabled".to_owned());
+    }
+    words.join(", ")
+}
+
+fn statistics(state: &m::PeerState, routes: (u64, u64, u64), out: &mut String) {
+    type Field = fn(&m::MessageCounts) -> u64;
     let lines: [(&str, Field); 7] = [
         ("Opens:", |counts| counts.open),
         ("Notifications:", |counts| counts.notification),
@@ -114,51 +181,117 @@ fn statistics(peer: &PeerDetail, out: &mut String) {
         ("Keepalives:", |counts| counts.keepalive),
         ("Route Refresh:", |counts| counts.refresh),
         ("Discarded:", |counts| counts.discarded),
-        ("Total:", MessageCounts::total),
+        ("Total:", |counts| counts.total),
     ];
+    let messages = state.messages.clone().unwrap_or_default();
+    let (sent, received) = (messages.sent.unwrap_or_default(), messages.received.unwrap_or_default());
     out.push_str("  Message statistics:\n                         Sent       Rcvd\n");
     for (name, field) in lines {
-        put!(out, "    {name:<14} {:>10} {:>10}\n", field(&peer.sent), field(&peer.received));
+        put!(out, "    {name:<14} {:>10} {:>10}\n", field(&sent), field(&received));
     }
-    let (received, accepted, advertised) = peer.row.counts(None);
+    let (received, accepted, advertised) = routes;
     out.push_str("  Route statistics:\n");
     for (name, count) in [("Advertised:", advertised), ("Received:", received), ("Accepted:", accepted)] {
         put!(out, "    {name:<14} {count:>10}\n");
     }
 }
 
-fn family_name(family: Family) -> &'static str {
-    match family {
-        Family::V4 => "ipv4-unicast",
-        Family::V6 => "ipv6-unicast",
+fn limits(peer: &m::Peer, out: &mut String) {
+    let set = peer.afi_safis.iter().filter_map(|one| one.prefix_limit.as_ref()).filter(|limit| limit.max_prefixes > 0);
+    for (n, limit) in set.enumerate() {
+        if n == 0 {
+            out.push_str("  Prefix Limits:\n");
+        }
+        let family = family_name(limit.family.unwrap_or_default());
+        put!(out, "    {family}:\tMaximum prefixes allowed {}", limit.max_prefixes);
+        if limit.threshold > 0 {
+            put!(out, ", Threshold for warning message {}%", limit.threshold);
+        }
+        out.push('\n');
     }
 }
 
-fn capability_name(capability: &Capability) -> String {
-    match capability {
-        Capability::Multiprotocol(_) => "multiprotocol".to_owned(),
-        Capability::RouteRefresh => "route-refresh".to_owned(),
-        Capability::ExtendedNextHop => "extended-nexthop".to_owned(),
-        Capability::GracefulRestart(_) => "graceful-restart".to_owned(),
-        Capability::FourOctetAs(_) => "4-octet-as".to_owned(),
-        Capability::AddPath(_) => "add-path".to_owned(),
-        Capability::EnhancedRefresh => "enhanced-route-refresh".to_owned(),
-        Capability::LongLived(_) => "long-lived-graceful-restart".to_owned(),
-        Capability::ExtendedMessage | Capability::Unknown(..) => format!("UnknownCapability({})", capability.code()),
+/// The name of a family.
+pub fn family_name(family: m::Family) -> String {
+    let name = match (family.afi, family.safi) {
+        (1, 1) => "ipv4-unicast",
+        (2, 1) => "ipv6-unicast",
+        (1, 2) => "ipv4-multicast",
+        (2, 2) => "ipv6-multicast",
+        (1, 4) => "ipv4-labelled-unicast",
+        (2, 4) => "ipv6-labelled-unicast",
+        (1, 128) => "l3vpn-ipv4-unicast",
+        (2, 128) => "l3vpn-ipv6-unicast",
+        (1, 129) => "l3vpn-ipv4-multicast",
+        (2, 129) => "l3vpn-ipv6-multicast",
+        (25, 65) => "l2vpn-vpls",
+        (25, 70) => "l2vpn-evpn",
+        (1, 132) => "rtc",
+        (1, 7) => "ipv4-encap",
+        (2, 7) => "ipv6-encap",
+        (1, 133) => "ipv4-flowspec",
+        (1, 134) => "l3vpn-ipv4-flowspec",
+        (2, 133) => "ipv6-flowspec",
+        (2, 134) => "l3vpn-ipv6-flowspec",
+        (25, 134) => "l2vpn-flowspec",
+        (16397, 241) => "opaque",
+        (16388, 71) => "ls",
+        (1, 73) => "ipv4-srpolicy",
+        (2, 73) => "ipv6-srpolicy",
+        (1, 85) => "ipv4-mup",
+        (2, 85) => "ipv6-mup",
+        (afi, safi) => return format!("UnknownRouteFamily(AFI: {afi}, SAFI: {safi})"),
+    };
+    name.to_owned()
+}
+
+/// A family as a message of its own is printed.
+pub(super) fn family_message(family: m::Family) -> String {
+    let afi = match family.afi {
+        1 => "AFI_IP".to_owned(),
+        2 => "AFI_IP6".to_owned(),
+        other => other.to_string(),
+    };
+    let safi = if family.safi == 1 { "SAFI_UNICAST".to_owned() } else { family.safi.to_string() };
+    format!("afi:{afi}{FAMILY_GAP}safi:{safi}")
+}
+
+/// Between the fields of a printed message. Debian's 3.10 has one; other builds may have two.
+const FAMILY_GAP: &str = " ";
+
+fn capability_name(code: u8) -> String {
+    let name = match code {
+        1 => "multiprotocol",
+        2 => "route-refresh",
+        4 => "carrying-label-info",
+        5 => "extended-nexthop",
+        64 => "graceful-restart",
+        65 => "4-octet-as",
+        69 => "add-path",
+        70 => "enhanced-route-refresh",
+        71 => "long-lived-graceful-restart",
+        73 => "fqdn",
+        128 => "cisco-route-refresh",
+        _ => return format!("UnknownCapability({code})"),
+    };
+    name.to_owned()
+}
+
+fn same(a: &Told, b: &Told) -> bool {
+    match (&a.detail, &b.detail) {
+        (Detail::Multiprotocol(a), Detail::Multiprotocol(b)) => a == b,
+        _ => a.code == b.code,
     }
 }
 
-fn same(a: &Capability, b: &Capability) -> bool {
-    match (a, b) {
-        (Capability::Multiprotocol(a), Capability::Multiprotocol(b)) => a == b,
-        _ => a.code() == b.code(),
+fn capabilities(local: &[Told], remote: &[Told], out: &mut String) {
+    let mut all: Vec<&Told> = local.iter().collect();
+    for theirs in remote {
+        if !all.iter().any(|known| same(known, theirs)) {
+            all.push(theirs);
+        }
     }
-}
-
-fn capabilities(local: &[Capability], remote: &[Capability], out: &mut String) {
-    let mut all: Vec<&Capability> = local.iter().collect();
-    all.extend(remote.iter().filter(|theirs| !local.iter().any(|ours| same(ours, theirs))));
-    all.sort_by_key(|capability| capability.code());
+    all.sort_by_key(|capability| capability.code);
     let mut multiprotocol = false;
     for capability in all {
         let ours = local.iter().find(|one| same(one, capability));
@@ -168,84 +301,97 @@ fn capabilities(local: &[Capability], remote: &[Capability], out: &mut String) {
             (Some(_), None) => "advertised",
             _ => "received",
         };
-        let name = capability_name(capability);
-        if let Capability::Multiprotocol(family) = capability {
+        let name = capability_name(capability.code);
+        if let Detail::Multiprotocol(family) = capability.detail {
             if !multiprotocol {
                 put!(out, "    {name}:\n");
                 multiprotocol = true;
             }
-            put!(out, "        {}:\t{support}\n", family_name(*family));
+            put!(out, "        {}:\t{support}\n", family_name(family));
             continue;
         }
         put!(out, "    {name}:\t{support}\n");
         for (side, one) in [("Local", ours), ("Remote", theirs)] {
             if let Some(one) = one {
-                out.push_str(&capability_detail(side, one));
+                detail(side, &one.detail, out);
             }
         }
     }
 }
 
-fn capability_detail(side: &str, capability: &Capability) -> String {
-    let mut out = String::new();
-    match capability {
-        Capability::GracefulRestart(restart) => restart_detail(side, restart, &mut out),
-        Capability::ExtendedNextHop => {
+fn detail(side: &str, detail: &Detail, out: &mut String) {
+    match detail {
+        Detail::Restart(flags, time, families) => restart_detail(side, *flags, *time, families, out),
+        Detail::NextHop(families) if !families.is_empty() => {
+            let line = |(routes, hop): &(m::Family, i32)| {
+                let hop = match hop {
+                    1 => "ipv4".to_owned(),
+                    2 => "ipv6".to_owned(),
+                    other => other.to_string(),
+                };
+                format!("nlri: {}, nexthop: {hop}", family_name(*routes))
+            };
+            let lines: Vec<String> = families.iter().map(line).collect();
             let colon = format!("{side}:");
-            put!(out, "        {colon:<7} nlri: ipv4-unicast, nexthop: ipv6\n");
+            put!(out, "        {colon:<7} {}\n", lines.join("\n"));
         }
-        Capability::LongLived(families) if !families.is_empty() => {
+        Detail::LongLived(families) if !families.is_empty() => {
             put!(out, "        {side}:\n");
-            for (family, time) in families {
-                put!(out, "\t    {}, restart time {time} sec\n", family_name(*family));
+            for (family, flags, time) in families {
+                let kept = if *flags == 0x80 { ", forward flag set" } else { "" };
+                put!(out, "\t    {}, restart time {time} sec{kept}\n", family_name(*family));
             }
         }
-        Capability::AddPath(families) => {
+        Detail::AddPath(families) => {
             put!(out, "      {side}:\n");
-            for (family, receive, send) in families {
-                let mode = match (receive, send) {
-                    (true, true) => "receive/send",
-                    (true, false) => "receive",
-                    (false, true) => "send",
-                    (false, false) => "none",
+            for (family, mode) in families {
+                let mode = match mode {
+                    0 => "none".to_owned(),
+                    1 => "receive".to_owned(),
+                    2 => "send".to_owned(),
+                    3 => "receive/send".to_owned(),
+                    other => format!("unknown({other})"),
                 };
                 put!(out, "         {}:\t{mode}\n", family_name(*family));
             }
         }
+        Detail::Fqdn(host, domain) => {
+            put!(out, "      {side}:\n         name: {host}, domain: {domain}\n");
+        }
         _ => {}
     }
-    out
 }
 
-fn restart_detail(side: &str, restart: &PeerRestart, out: &mut String) {
+fn restart_detail(side: &str, flags: u32, time: u32, families: &[(m::Family, u32)], out: &mut String) {
     let mut words = Vec::new();
-    if !restart.families.is_empty() {
-        words.push(format!("restart time {} sec", restart.restart_time));
+    if !families.is_empty() {
+        words.push(format!("restart time {time} sec"));
     }
-    if restart.restarting {
+    if flags & 8 != 0 {
         words.push("restart flag set".to_owned());
     }
-    if restart.notification {
+    if flags & 4 != 0 {
         words.push("notification flag set".to_owned());
     }
     if words.is_empty() {
         return;
     }
     put!(out, "        {side}: {}\n", words.join(", "));
-    for (family, kept) in &restart.families {
-        let kept = if *kept { ", forward flag set" } else { "" };
+    for (family, flags) in families {
+        let kept = if *flags == 0x80 { ", forward flag set" } else { "" };
         put!(out, "\t    {}{kept}\n", family_name(*family));
     }
 }
 
-/// `gobgp global`.
-pub fn global(global: &Global) -> String {
-    let port = global.listen_port.map_or(-1, i32::from);
-    let addresses: Vec<String> = global.listen_addresses.iter().map(ToString::to_string).collect();
+/// `gobgp global`. The line about several paths has no end, as in gobgp.
+pub fn global(global: &m::Global) -> String {
     let mut out = format!("AS:        {}\nRouter-ID: {}\n", global.asn, global.router_id);
-    put!(out, "Listening Port: {port}, Addresses: {}\n", addresses.join(", "));
-    if global.multipath {
-        out.push_str("Multipath: enabled\n");
+    if !global.listen_addresses.is_empty() {
+        let addresses = global.listen_addresses.join(", ");
+        put!(out, "Listening Port: {}, Addresses: {addresses}\n", global.listen_port);
+    }
+    if global.use_multiple_paths {
+        out.push_str("Multipath: enabled");
     }
     out
 }
@@ -261,152 +407,81 @@ pub enum View {
     AdjOut,
 }
 
-/// A table of routes.
-pub fn routes(destinations: &[Destination], view: View, now: Duration) -> String {
-    let rows: Vec<(&Prefix, &PathRow)> =
-        destinations.iter().flat_map(|one| one.paths.iter().map(move |path| (&one.prefix, path))).collect();
-    if rows.is_empty() {
-        return "Network not in table\n".to_owned();
+/// A table of routes, in the order given.
+pub fn routes(rows: &[(&m::Path, Shown)], view: View, now: Duration) -> String {
+    let width = |of: fn(&Shown) -> usize| rows.iter().map(|(_, shown)| of(shown)).fold(20, usize::max);
+    let (networks, hops) = (width(|shown| shown.network.len()), width(|shown| shown.next_hop.len()));
+    let paths = width(|shown| shown.as_path.len());
+    let mut out = String::with_capacity(rows.len().saturating_mul(100));
+    put!(out, "   ");
+    if view != View::Global {
+        put!(out, "{:<3} ", "ID");
     }
-    let width = |of: &dyn Fn(&(&Prefix, &PathRow)) -> usize| rows.iter().map(of).fold(20, usize::max);
-    let networks = width(&|(prefix, _)| prefix.to_string().len());
-    let hops = width(&|(_, path)| next_hop(path).len());
-    let paths = width(&|(_, path)| path.attributes.as_path.to_string().len());
-    let id = |text: &str| if view == View::Global { String::new() } else { format!("{text:<3} ") };
-    let age = |text: &str| if view == View::AdjOut { String::new() } else { format!("{text:<10} ") };
-    let mut out = String::new();
-    put!(out, "   {}{:<networks$} {:<hops$} {:<paths$} ", id("ID"), "Network", "Next Hop", "AS_PATH");
-    put!(out, "{}Attrs\n", age("Age"));
-    for (prefix, path) in rows {
-        let number = if view == View::AdjIn { path.received_id } else { path.local_id };
-        let as_path = path.attributes.as_path.to_string();
-        put!(out, "{:<3}{}", symbols(path, view), id(&number.to_string()));
-        put!(out, "{:<networks$} {:<hops$} {as_path:<paths$} ", prefix.to_string(), next_hop(path));
-        put!(out, "{}{}\n", age(&ago(now, path.since)), attributes(&path.attributes));
+    put!(out, "{:<networks$} {:<hops$} {:<paths$} ", "Network", "Next Hop", "AS_PATH");
+    if view != View::AdjOut {
+        put!(out, "{:<10} ", "Age");
+    }
+    out.push_str("Attrs\n");
+    for (path, shown) in rows {
+        put!(out, "{:<3}", symbols(path, view));
+        match view {
+            View::Global => {}
+            View::AdjIn => {
+                put!(out, "{:<3} ", path.identifier);
+            }
+            View::AdjOut => {
+                put!(out, "{:<3} ", path.local_identifier);
+            }
+        }
+        put!(out, "{:<networks$} {:<hops$} {:<paths$} ", shown.network, shown.next_hop, shown.as_path);
+        if view != View::AdjOut {
+            put!(out, "{:<10} ", ago(now, path.age.as_ref().map_or(0, |age| age.seconds)));
+        }
+        put!(out, "{}\n", shown.attributes);
     }
     out
 }
 
-fn symbols(path: &PathRow, view: View) -> String {
+fn symbols(path: &m::Path, view: View) -> String {
     let stale = if path.stale { "S" } else { "" };
-    let best = match (view, path.best && !path.next_hop_invalid) {
+    let validity = match path.validation.as_ref().map_or(0, |validation| validation.state) {
+        1 => "N",
+        2 => "V",
+        3 => "I",
+        _ => "",
+    };
+    let best = match (view, path.best && !path.is_nexthop_invalid) {
         (View::Global, true) => "*>",
         (View::Global, false) => "* ",
         _ => "",
     };
-    format!("{stale}{best}")
-}
-
-fn next_hop(path: &PathRow) -> String {
-    path.attributes.next_hop.address.to_string()
-}
-
-/// The attributes without AS_PATH and next hop, in order of their codes.
-pub fn attributes(attributes: &Attributes) -> String {
-    let origin = match attributes.origin {
-        Origin::Igp => "i",
-        Origin::Egp => "e",
-        Origin::Incomplete => "?",
-    };
-    let join = |list: Vec<String>| list.join(", ");
-    let mut words = vec![format!("{{Origin: {origin}}}")];
-    words.extend(attributes.med.map(|med| format!("{{Med: {med}}}")));
-    words.extend(attributes.local_pref.map(|preference| format!("{{LocalPref: {preference}}}")));
-    words.extend(attributes.atomic_aggregate.then(|| "AtomicAggregate".to_owned()));
-    words.extend(
-        attributes.aggregator.map(|(asn, address)| format!("{{Aggregate: {{AS: {asn}, Address: {address}}}}}")),
-    );
-    if !attributes.communities.is_empty() {
-        let list = attributes.communities.iter().map(|one| community(*one)).collect();
-        words.push(format!("{{Communities: {}}}", join(list)));
-    }
-    words.extend(attributes.originator_id.map(|id| format!("{{Originator: {id}}}")));
-    if !attributes.cluster_list.is_empty() {
-        let list: Vec<String> = attributes.cluster_list.iter().map(ToString::to_string).collect();
-        words.push(format!("{{ClusterList: [{}]}}", list.join(" ")));
-    }
-    if !attributes.extended_communities.is_empty() {
-        let list = attributes.extended_communities.iter().map(extended_community).collect();
-        words.push(format!("{{Extcomms: [{}]}}", join(list)));
-    }
-    if !attributes.large_communities.is_empty() {
-        let list = attributes.large_communities.iter().map(|[a, b, c]| format!("{a}:{b}:{c}")).collect();
-        words.push(format!("{{LargeCommunity: [ {}]}}", join(list)));
-    }
-    format!("[{}]", words.join(" "))
-}
-
-fn community(value: u32) -> String {
-    use crate::routing::bgp::types::community as known;
-    match value {
-        known::NO_EXPORT => "no-export".to_owned(),
-        known::NO_ADVERTISE => "no-advertise".to_owned(),
-        known::NO_EXPORT_SUBCONFED => "no-export-subconfed".to_owned(),
-        known::LLGR_STALE => "llgr-stale".to_owned(),
-        known::NO_LLGR => "no-llgr".to_owned(),
-        known::GRACEFUL_SHUTDOWN => "planned-shut".to_owned(),
-        known::BLACKHOLE => "blackhole".to_owned(),
-        _ => format!("{}:{}", value >> 16, value & 0xffff),
-    }
-}
-
-fn extended_community(value: &[u8; 8]) -> String {
-    let [kind, _, a, b, c, d, e, f] = *value;
-    match kind & 0x3f {
-        0 => format!("{}:{}", u16::from_be_bytes([a, b]), u32::from_be_bytes([c, d, e, f])),
-        1 => format!("{a}.{b}.{c}.{d}:{}", u16::from_be_bytes([e, f])),
-        2 => format!("{}.{}:{}", u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]), u16::from_be_bytes([e, f])),
-        _ => format!("{}", u64::from_be_bytes(*value)),
-    }
+    format!("{stale}{validity}{best}")
 }
 
 /// `summary` of a table.
-pub fn summary(family: Family, info: &TableInfo) -> String {
-    let afi = if family == Family::V4 { "AFI_IP" } else { "AFI_IP6" };
-    format!("Table afi:{afi} safi:SAFI_UNICAST\nDestination: {}, Path: {}\n", info.destinations, info.paths)
+pub fn summary(family: m::Family, info: &m::GetTableResponse) -> String {
+    let family = family_message(family);
+    format!("Table {family}\nDestination: {}, Path: {}\n", info.num_destination, info.num_path)
 }
 
-/// A line of `gobgp monitor`; `None` for news it does not print. The caller puts its clock in front.
-pub fn monitor(event: &Event) -> Option<String> {
-    match event {
-        Event::Routes(rows) => {
-            let line = |(prefix, path): &(Prefix, PathRow)| {
-                let word = if path.withdrawn { "DELROUTE" } else { "ROUTE" };
-                let shown = &path.attributes;
-                let attrs = attributes(shown);
-                format!("[{word}] {prefix} via {} aspath [{}] attrs {attrs}\n", next_hop(path), shown.as_path)
-            };
-            Some(rows.iter().map(line).collect())
-        }
-        Event::PeerState(peer) => {
-            let admin = match peer.row.admin {
-                AdminState::Up => "UP",
-                AdminState::Down => "DOWN",
-                AdminState::PrefixLimit => "PFX_CT",
-            };
-            let fsm = session_name(peer.row.state);
-            Some(format!("[NEIGH] {} fsm: {fsm} admin: {admin}\n", peer.row.address))
-        }
-        Event::PeerInitial(_) | Event::PeersComplete => None,
-    }
+/// A line of `gobgp monitor` about a route. The caller puts its clock in front.
+pub fn monitor_route(path: &m::Path, shown: &Shown) -> String {
+    let word = if path.is_withdraw { "DELROUTE" } else { "ROUTE" };
+    let Shown { network, next_hop, as_path, attributes } = shown;
+    format!("[{word}] {network} via {next_hop} aspath [{as_path}] attrs {attributes}\n")
 }
 
-/// `gobgp global policy`, `gobgp neighbor X policy`: one direction.
-pub fn assignment(assignment: &Assignment) -> String {
-    let direction = match assignment.direction {
-        Direction::Import => "Import",
-        Direction::Export => "Export",
-    };
-    let default = match assignment.default {
-        Verdict::Accept => "ACCEPT",
-        Verdict::Reject => "REJECT",
-    };
-    let mut out = format!("{direction} policy:\n    Default: {default}\n");
-    for policy in &assignment.policies {
-        put!(out, "    Name {}:\n", policy.name);
-        for statement in &policy.statements {
-            put!(out, "        StatementName {}:\n", statement.name);
-        }
+/// A line of `gobgp monitor` about a peer, likewise.
+pub fn monitor_peer(peer: &m::Peer) -> String {
+    let p = parts(peer);
+    let mut name = p.conf.neighbor_address.clone();
+    if !p.conf.neighbor_interface.is_empty() {
+        put!(name, "({})", p.conf.neighbor_interface);
     }
-    out
+    let admin = match p.state.admin_state {
+        0 => "UP",
+        1 => "DOWN",
+        _ => "PFX_CT",
+    };
+    format!("[NEIGH] {name} fsm: {} admin: {admin}\n", session_name(p.state.session_state))
 }

@@ -1,16 +1,16 @@
 //! Messages inside messages, whose shape differs between the majors: `Any` in 3.x, one-of in 4.x (pure).
 //!
-//! Read: the NLRI and attributes of a route to add. Written: capabilities, which have no binary form.
+//! Here the NLRI and attributes of routes; [`super::capability`] has the capabilities.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use prost::Message;
 
-use super::adapt::{Version, family_message};
-use super::message::{Any, Empty, Family};
-use super::query::Capability;
+use super::adapt::Version;
+use super::message::{Any, Family};
+use super::raw;
 use crate::net::{Asn, Prefix};
-use crate::routing::bgp::types::{AsPath, Attributes, NextHop, Origin};
+use crate::routing::bgp::types::{AsPath, Attributes, NextHop, Origin, RawAttribute};
 
 /// `IPAddressPrefix`.
 #[derive(Clone, PartialEq, Message)]
@@ -23,9 +23,9 @@ struct IpPrefix {
 
 /// Any message whose field 1 is a number.
 #[derive(Clone, PartialEq, Message)]
-struct Number {
+pub(super) struct Number {
     #[prost(uint32, tag = "1")]
-    value: u32,
+    pub(super) value: u32,
 }
 
 /// Any message whose field 1 is text.
@@ -151,7 +151,7 @@ fn one_of(bytes: &[u8]) -> Result<(u32, Vec<u8>), String> {
 }
 
 /// The reverse of [`unwrap`].
-fn wrap(version: Version, name: &str, tag: u32, value: &impl Message) -> Vec<u8> {
+pub(super) fn wrap(version: Version, name: &str, tag: u32, value: &impl Message) -> Vec<u8> {
     let value = value.encode_to_vec();
     match version {
         Version::V3 => Any { type_url: format!("type.googleapis.com/apipb.{name}"), value }.encode_to_vec(),
@@ -177,6 +177,7 @@ pub fn prefix(version: Version, nlri: &[u8]) -> Result<Prefix, String> {
 }
 
 const ATTRIBUTES: &[(&str, u32)] = &[
+    ("UnknownAttribute", 1),
     ("OriginAttribute", 2),
     ("AsPathAttribute", 3),
     ("NextHopAttribute", 4),
@@ -189,8 +190,49 @@ const ATTRIBUTES: &[(&str, u32)] = &[
     ("ClusterListAttribute", 11),
     ("MpReachNLRIAttribute", 12),
     ("ExtendedCommunitiesAttribute", 14),
+    ("AigpAttribute", 20),
     ("LargeCommunitiesAttribute", 21),
 ];
+
+/// `UnknownAttribute`.
+#[derive(Clone, PartialEq, Message)]
+struct UnknownAttribute {
+    #[prost(uint32, tag = "1")]
+    flags: u32,
+    #[prost(uint32, tag = "2")]
+    code: u32,
+    #[prost(bytes = "vec", tag = "3")]
+    value: Vec<u8>,
+}
+
+/// The same attributes as on the wire, to be shown: those that nothing here knows are left out, sets in AS_PATH stay.
+pub fn attributes_raw(version: Version, list: &[Vec<u8>], prefix: &Prefix) -> Vec<Vec<u8>> {
+    let known: Vec<Vec<u8>> =
+        list.iter().filter(|one| attributes(version, std::slice::from_ref(one), prefix).is_ok()).cloned().collect();
+    let Ok(shown) = attributes(version, &known, prefix) else { return Vec::new() };
+    let mut raw = raw::attributes(&shown, prefix);
+    let path = list.iter().find_map(|one| match unwrap(version, one, ATTRIBUTES) {
+        Ok(("AsPathAttribute", value)) => as_path_raw(&value).ok(),
+        _ => None,
+    });
+    for one in &mut raw {
+        if let (Some(2), Some(path)) = (one.get(1), &path) {
+            *one = raw::write(0x40, raw::code::AS_PATH, path);
+        }
+    }
+    raw
+}
+
+fn as_path_raw(value: &[u8]) -> Result<Vec<u8>, String> {
+    let mut out = Vec::new();
+    for segment in read::<Inner>(value)?.values {
+        let segment: Segment = read(&segment)?;
+        let octet = |number: usize| u8::try_from(number).map_err(|error| error.to_string());
+        out.extend([u8::try_from(segment.kind).map_err(|error| error.to_string())?, octet(segment.numbers.len())?]);
+        out.extend(segment.numbers.iter().flat_map(|number| number.to_be_bytes()));
+    }
+    Ok(out)
+}
 
 /// The attributes in field 2 of a path. Without a next hop it is the unspecified address of the prefix's family, which
 /// means ours.
@@ -257,9 +299,36 @@ fn apply(version: Version, name: &str, value: &[u8], attributes: &mut Attributes
             });
             attributes.large_communities = sorted(list.collect::<Result<_, String>>()?);
         }
+        "AigpAttribute" => {
+            let mut octets = Vec::new();
+            for tlv in read::<Inner>(value)?.values {
+                let (_, metric) = unwrap(version, &tlv, &[("AigpTLVIGPMetric", 2)])?;
+                octets.extend([1, 0, 11].into_iter().chain(read::<Metric>(&metric)?.value.to_be_bytes()));
+            }
+            keep(attributes, 0x80, raw::code::AIGP, octets);
+        }
+        "UnknownAttribute" => {
+            let one: UnknownAttribute = read(value)?;
+            let octet = |number: u32| u8::try_from(number).map_err(|_| format!("{number} has more than one octet"));
+            keep(attributes, octet(one.flags)?, octet(one.code)?, one.value);
+        }
         other => return Err(format!("{other} is not supported")),
     }
     Ok(())
+}
+
+fn keep(attributes: &mut Attributes, flags: u8, code: u8, value: Vec<u8>) {
+    let mut all = attributes.unknown.to_vec();
+    all.push(RawAttribute { flags, code, value: value.into() });
+    all.sort_by_key(|raw| raw.code);
+    attributes.unknown = all.into();
+}
+
+/// `AigpTLVIGPMetric`.
+#[derive(Clone, PartialEq, Message)]
+struct Metric {
+    #[prost(uint64, tag = "1")]
+    value: u64,
 }
 
 fn mp_reach(value: &[u8]) -> Result<Option<NextHop>, String> {
@@ -327,7 +396,7 @@ fn sorted<T: Ord>(mut list: Vec<T>) -> Box<[T]> {
     list.into_boxed_slice()
 }
 
-fn read<T: Message + Default>(bytes: &[u8]) -> Result<T, String> {
+pub(super) fn read<T: Message + Default>(bytes: &[u8]) -> Result<T, String> {
     T::decode(bytes).map_err(|error| error.to_string())
 }
 
@@ -350,108 +419,4 @@ pub fn prefix_from_raw(bytes: &[u8], v6: bool) -> Result<Prefix, String> {
     let [a, b, c, d, ..] = octets;
     let address = if v6 { IpAddr::from(octets) } else { IpAddr::from([a, b, c, d]) };
     Prefix::new(address, length).map(|prefix| prefix.trunc()).map_err(|_| wrong())
-}
-
-/// `FamilyTuple`s of several capabilities; which field is which depends on the capability.
-#[derive(Clone, PartialEq, Message)]
-struct FamilyTuple {
-    #[prost(message, optional, tag = "1")]
-    family: Option<Family>,
-    #[prost(uint32, tag = "2")]
-    flags: u32,
-    #[prost(uint32, tag = "3")]
-    time: u32,
-}
-
-/// `ExtendedNexthopCapabilityTuple`.
-#[derive(Clone, PartialEq, Message)]
-struct NextHopTuple {
-    #[prost(message, optional, tag = "1")]
-    nlri: Option<Family>,
-    #[prost(message, optional, tag = "2")]
-    next_hop: Option<Family>,
-}
-
-/// `ExtendedNexthopCapability`.
-#[derive(Clone, PartialEq, Message)]
-struct NextHopTuples {
-    #[prost(message, repeated, tag = "1")]
-    tuples: Vec<NextHopTuple>,
-}
-
-/// `AddPathCapability`, `LongLivedGracefulRestartCapability`.
-#[derive(Clone, PartialEq, Message)]
-struct FamilyTuples {
-    #[prost(message, repeated, tag = "1")]
-    tuples: Vec<FamilyTuple>,
-}
-
-/// `MultiProtocolCapability`.
-#[derive(Clone, PartialEq, Message)]
-struct OneFamily {
-    #[prost(message, optional, tag = "1")]
-    family: Option<Family>,
-}
-
-/// `GracefulRestartCapability`.
-#[derive(Clone, PartialEq, Message)]
-struct Restart {
-    #[prost(uint32, tag = "1")]
-    flags: u32,
-    #[prost(uint32, tag = "2")]
-    time: u32,
-    #[prost(message, repeated, tag = "3")]
-    tuples: Vec<FamilyTuple>,
-}
-
-/// `UnknownCapability`.
-#[derive(Clone, PartialEq, Message)]
-struct Unknown {
-    #[prost(uint32, tag = "1")]
-    code: u32,
-    #[prost(bytes = "vec", tag = "2")]
-    value: Vec<u8>,
-}
-
-/// A capability as a peer's state carries it.
-pub fn capability(version: Version, capability: &Capability) -> Vec<u8> {
-    let tuple = |family, flags: u32, time: u32| FamilyTuple { family: Some(family_message(family)), flags, time };
-    let unknown =
-        |code: u8, value: Vec<u8>| wrap(version, "UnknownCapability", 1, &Unknown { code: u32::from(code), value });
-    match capability {
-        Capability::Multiprotocol(family) => {
-            wrap(version, "MultiProtocolCapability", 2, &OneFamily { family: Some(family_message(*family)) })
-        }
-        Capability::RouteRefresh => wrap(version, "RouteRefreshCapability", 3, &Empty {}),
-        Capability::ExtendedNextHop => {
-            let nlri = Some(Family { afi: 1, safi: 1 });
-            let next_hop = Some(Family { afi: 2, safi: 1 });
-            let tuples = vec![NextHopTuple { nlri, next_hop }];
-            wrap(version, "ExtendedNexthopCapability", 5, &NextHopTuples { tuples })
-        }
-        Capability::ExtendedMessage => match version {
-            Version::V3 => unknown(6, Vec::new()),
-            Version::V4 => wrap(version, "ExtendedMessageCapability", 14, &Empty {}),
-        },
-        Capability::GracefulRestart(restart) => {
-            let flags = u32::from(restart.restarting) * 8 + u32::from(restart.notification) * 4;
-            let tuples = restart.families.iter().map(|(family, kept)| tuple(*family, u32::from(*kept) * 0x80, 0));
-            let restart = Restart { flags, time: u32::from(restart.restart_time), tuples: tuples.collect() };
-            wrap(version, "GracefulRestartCapability", 6, &restart)
-        }
-        Capability::FourOctetAs(asn) => wrap(version, "FourOctetASNCapability", 7, &Number { value: asn.0 }),
-        Capability::AddPath(families) => {
-            let tuples = families
-                .iter()
-                .map(|(family, receive, send)| tuple(*family, u32::from(*receive) + 2 * u32::from(*send), 0))
-                .collect();
-            wrap(version, "AddPathCapability", 8, &FamilyTuples { tuples })
-        }
-        Capability::EnhancedRefresh => wrap(version, "EnhancedRouteRefreshCapability", 9, &Empty {}),
-        Capability::LongLived(families) => {
-            let tuples = families.iter().map(|(family, time)| tuple(*family, 0, *time)).collect();
-            wrap(version, "LongLivedGracefulRestartCapability", 10, &FamilyTuples { tuples })
-        }
-        Capability::Unknown(code, value) => unknown(*code, value.clone()),
-    }
 }

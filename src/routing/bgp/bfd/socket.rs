@@ -1,16 +1,17 @@
 //! The sockets of BFD: one to receive for each local address and port, one to send for each session, because a
 //! session's source port is its own (RFC 5881 4).
 //!
-//! Everything leaves with TTL 255. That what comes in arrived with TTL 255 too (RFC 5881 5) is not checked: neither
-//! the standard library nor rustix offers `IP_MINTTL`, `IP_RECVTTL` or a socket filter, and calling them without is
-//! unsafe code. A socket filter set with socket2 (safe, and in the lock file already) would do it where a listener is
-//! opened.
+//! Everything leaves with TTL 255, and what comes for single-hop sessions must have arrived with it (RFC 5881 5): a
+//! filter on the socket drops the rest before it costs anything.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::ops::RangeInclusive;
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, ipproto, socket_with, sockopt};
+
+use crate::net::Family;
+use crate::routing::bgp::sockopt::only_from_the_link;
 
 /// Source ports (RFC 5881 4).
 const SOURCE_PORTS: RangeInclusive<u16> = 49152..=65535;
@@ -27,8 +28,9 @@ pub(super) struct Listener {
 }
 
 impl Listener {
-    pub(super) fn open(local: SocketAddr) -> io::Result<Listener> {
-        let direct = open(local)?;
+    /// With `from_link` only what was sent on this link arrives.
+    pub(super) fn open(local: SocketAddr, from_link: bool) -> io::Result<Listener> {
+        let direct = open(local, from_link)?;
         let socket = tokio::net::UdpSocket::from_std(direct.try_clone()?)?;
         Ok(Listener { socket, direct })
     }
@@ -59,7 +61,7 @@ pub(super) fn sender(local: SocketAddr, random: u32, taken: impl Fn(u16) -> bool
         .find_map(|port| {
             let mut local = local;
             local.set_port(port);
-            match open(local) {
+            match open(local, false) {
                 Err(error) if error.kind() == io::ErrorKind::AddrInUse => None,
                 other => Some(other),
             }
@@ -67,7 +69,7 @@ pub(super) fn sender(local: SocketAddr, random: u32, taken: impl Fn(u16) -> bool
         .unwrap_or_else(|| Err(io::ErrorKind::AddrInUse.into()))
 }
 
-fn open(local: SocketAddr) -> io::Result<UdpSocket> {
+fn open(local: SocketAddr, from_link: bool) -> io::Result<UdpSocket> {
     let family = if local.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = socket_with(family, SocketType::DGRAM, flags, Some(ipproto::UDP))?;
@@ -78,6 +80,9 @@ fn open(local: SocketAddr) -> io::Result<UdpSocket> {
         sockopt::set_ipv6_v6only(&socket, true)?;
         sockopt::set_ipv6_unicast_hops(&socket, Some(255))?;
         sockopt::set_ipv6_tclass(&socket, u32::from(TRAFFIC_CLASS))?;
+    }
+    if from_link {
+        only_from_the_link(&socket, Family::of(local.ip()))?;
     }
     bind(&socket, &local)?;
     Ok(UdpSocket::from(socket))

@@ -20,6 +20,7 @@ pub(super) fn settings(id: u8) -> OpenSettings {
         extended_messages: false,
         graceful_restart: Some(OwnRestart { restart_time: 120, restarting: false, notification: true }),
         long_lived: 0,
+        forwarding_kept: false,
     }
 }
 

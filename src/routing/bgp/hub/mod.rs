@@ -260,6 +260,19 @@ impl Hub {
         self.spread();
     }
 
+    /// A route somebody asked for through the API: a path beside those the daemon announces, which it yields to.
+    pub fn inject(&mut self, nlri: Nlri, attributes: Attributes, now: Duration) {
+        let attributes = self.rib.intern(attributes);
+        self.rib.inject(nlri, attributes, now, &mut self.changes);
+        self.spread();
+    }
+
+    /// Takes back routes that came so.
+    pub fn take_back(&mut self, routes: &[Nlri]) {
+        self.rib.withdraw(PeerId::API, routes, &mut self.changes);
+        self.spread();
+    }
+
     /// Who we are, and how paths are chosen. For another AS, identifier or cluster all sessions must be down.
     pub fn set_own(&mut self, own: RibSettings) {
         self.own = Own { asn: own.asn, router_id: own.router_id, cluster_id: own.cluster_id };
@@ -427,6 +440,7 @@ impl PeerSettings {
             extended_next_hop: negotiated.extended_next_hop,
             next_hop_self: self.next_hop_self,
             takes_own_as: false,
+            long_lived: negotiated.long_lived.iter().map(|(family, _)| *family).collect(),
             four_octet_as: negotiated.four_octet_as,
             add_path: negotiated.add_path_send.clone(),
             max_message: negotiated.max_message,

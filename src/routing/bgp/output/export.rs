@@ -68,6 +68,8 @@ pub struct Target {
     pub next_hop_self: bool,
     /// It takes routes with its own AS on their path.
     pub takes_own_as: bool,
+    /// Families in which it knows what a long-lived stale route is (RFC 9494).
+    pub long_lived: Vec<Family>,
     /// AS numbers on the session have four octets (RFC 6793).
     pub four_octet_as: bool,
     /// Families whose routes go with path identifiers, all paths of them (RFC 7911).
@@ -122,6 +124,10 @@ pub fn rewrite(
 ) -> Option<Attributes> {
     let family = Family::of(nlri.prefix.addr());
     if !to.families.contains(&family) || stopped_by_community(path, to.kind) || !passes_reflector(from, to) {
+        return None;
+    }
+    // Others would take it for a route as good as any (RFC 9494 4.3).
+    if path.communities.contains(&community::LLGR_STALE) && !to.long_lived.contains(&family) {
         return None;
     }
     let mut route = path.clone();

@@ -28,6 +28,7 @@ fn target(peer: u32, kind: PeerKind) -> Target {
         extended_next_hop: false,
         next_hop_self: false,
         takes_own_as: false,
+        long_lived: Vec::new(),
         four_octet_as: true,
         add_path: Vec::new(),
         max_message: wire::MAX,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::super::decision::{self, Candidate, PeerInfo, Reason, Settings};
 use super::super::types::{Attributes, PeerId};
-use super::{Changes, Path};
+use super::{Changes, Filtered, Path};
 use crate::net::Prefix;
 
 /// The paths of a prefix, best first. Nearly always there is one, and it lies in the table itself.
@@ -104,8 +104,14 @@ impl Judge {
     /// Brings paths that were worked on into order again, and notes the prefix if that matters to others.
     pub(super) fn settle(&self, prefix: Prefix, paths: &mut Paths, before: &[Lead], changes: &mut Changes) {
         match paths {
-            Paths::One(path) => path.leads = self.eligible(path),
-            Paths::Many(paths) => self.sort(paths),
+            Paths::One(path) => {
+                step_back(std::slice::from_mut(path));
+                path.leads = self.eligible(path);
+            }
+            Paths::Many(paths) => {
+                step_back(paths);
+                self.sort(paths);
+            }
         }
         changes.note(prefix, paths.lead() != before);
     }
@@ -143,5 +149,13 @@ impl Judge {
     pub(super) fn eligible(&self, path: &Path) -> bool {
         path.peer == PeerId::LOCAL
             || path.filtered.is_none() && !self.unreachable.contains(&path.attributes.next_hop.address)
+    }
+}
+
+/// Paths added through the API are there only where the daemon has none of its own.
+fn step_back(paths: &mut [Path]) {
+    let own = paths.iter().any(|path| path.peer == PeerId::LOCAL);
+    for path in paths.iter_mut().filter(|path| path.peer == PeerId::API) {
+        path.filtered = own.then_some(Filtered::Yields);
     }
 }

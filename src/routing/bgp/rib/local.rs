@@ -47,6 +47,11 @@ impl Rib {
         self.withdraw(PeerId::LOCAL, &gone, changes);
     }
 
+    /// A path that starts here because somebody asked for it, beside what the daemon itself announces.
+    pub fn inject(&mut self, nlri: Nlri, attributes: Arc<Attributes>, now: Duration, changes: &mut Changes) {
+        self.put_all(PeerId::API, attributes.into(), None, &[nlri], now, changes);
+    }
+
     /// Import policies are others as far as one prefix goes: `policy` says for every route to it what is accepted now.
     pub fn reimport_prefix(
         &mut self,
@@ -59,7 +64,7 @@ impl Rib {
         let Some(paths) = table.get_mut(&prefix) else { return };
         let before = paths.lead();
         paths.retain(|path| {
-            if path.peer != PeerId::LOCAL {
+            if !path.peer.is_own() {
                 let standing = standings.entry((path.peer, family)).or_default();
                 standing.count(path, -1);
                 let accepted = policy(path.peer, &Nlri { prefix, path_id: path.remote_id }, path.received());

@@ -48,6 +48,8 @@ pub enum Filtered {
     ClusterLoop,
     /// Import policy rejected it.
     Policy,
+    /// It was added through the API, and the daemon itself announces the prefix.
+    Yields,
 }
 
 impl fmt::Display for Filtered {
@@ -57,6 +59,7 @@ impl fmt::Display for Filtered {
             Filtered::OriginatorLoop => "own ORIGINATOR_ID",
             Filtered::ClusterLoop => "own cluster on CLUSTER_LIST",
             Filtered::Policy => "rejected by import policy",
+            Filtered::Yields => "added by hand to a prefix that the daemon announces itself",
         })
     }
 }
@@ -308,6 +311,11 @@ impl Rib {
         let mut all: Vec<(Prefix, &[Path])> = self.unsorted(family).collect();
         all.sort_unstable_by_key(|(prefix, _)| *prefix);
         all.into_iter()
+    }
+
+    /// Whether packets get to a path's next hop, as far as anybody said.
+    pub fn is_reachable(&self, path: &Path) -> bool {
+        path.peer == PeerId::LOCAL || !self.judge.unreachable.contains(&path.attributes.next_hop.address)
     }
 
     /// The same for whom the order does not matter.

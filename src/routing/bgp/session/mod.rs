@@ -294,7 +294,8 @@ impl<T: Transport> Session<T> {
             result = read(passive_in) => Wake::Read(Slot::Passive, result),
             result = write(active_out) => Wake::Wrote(Slot::Active, result),
             result = write(passive_out) => Wake::Wrote(Slot::Passive, result),
-            chunk = chunks.recv(), if takes_chunks => chunk.map_or(Wake::Gone, Wake::Chunk),
+            // That nothing more comes this way means nothing: commands may still be waiting.
+            Some(chunk) = chunks.recv(), if takes_chunks => Wake::Chunk(chunk),
             () = until(deadline) => Wake::Deadline,
         }
     }
@@ -304,7 +305,9 @@ impl<T: Transport> Session<T> {
             Command::Start => self.step(Event::Start).await,
             Command::Stop(notification) => self.step(Event::Stop { notification }).await,
             Command::Configure(config, transport) => {
-                self.open = Arc::new(config.open.clone());
+                let mut open = config.open.clone();
+                open.forwarding_kept |= self.number > 0;
+                self.open = Arc::new(open);
                 self.transport = Arc::new(transport);
                 self.fsm.set_config(*config);
                 self.step(Event::Tick).await
@@ -429,6 +432,12 @@ impl<T: Transport> Session<T> {
 
     async fn up(&mut self, slot: Slot, session: Negotiated) -> Result<(), Gone> {
         self.number = self.number.wrapping_add(1);
+        if !self.open.forwarding_kept {
+            // Only a restart of ours would lose what is forwarded by, and that ends this task.
+            let mut open = OpenSettings::clone(&self.open);
+            open.forwarding_kept = true;
+            self.open = Arc::new(open);
+        }
         let (mut open, mut ours, mut local) = (None, None, None);
         if let Some(connection) = self.connection(slot) {
             open = connection.open.take();

@@ -69,6 +69,7 @@ fn settings(asn: u32, id: u8) -> OpenSettings {
         extended_messages: true,
         graceful_restart: None,
         long_lived: 0,
+        forwarding_kept: false,
     }
 }
 

@@ -32,6 +32,7 @@ pub(super) fn machine(config: &Config, peer: &PeerConfig, dynamic: bool, restart
         extended_messages: true,
         graceful_restart: peer.graceful_restart.map(|own| OwnRestart { restarting, ..own }),
         long_lived: peer.long_lived,
+        forwarding_kept: restarting,
     };
     FsmConfig { passive: peer.passive || dynamic, ..FsmConfig::new(open) }
 }

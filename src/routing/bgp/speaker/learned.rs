@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use super::control::{Learned, LearnedHop, LearnedRoute};
 use crate::net::Prefix;
 use crate::routing::bgp::rib::Rib;
-use crate::routing::bgp::types::{PeerId, community};
+use crate::routing::bgp::types::community;
 
 /// Publishes the routes to prefixes that changed. Costs what changed, however many there are.
 pub(super) fn publish(learned: &watch::Sender<Learned>, rib: &Rib, changed: &BTreeSet<Prefix>, settled: bool) {
@@ -32,7 +32,7 @@ pub(super) fn publish(learned: &watch::Sender<Learned>, rib: &Rib, changed: &BTr
 
 /// The ways to a prefix; none where there is no route or it starts here.
 fn route(rib: &Rib, prefix: &Prefix) -> Option<LearnedRoute> {
-    let best = rib.best(prefix).filter(|best| best.peer != PeerId::LOCAL)?;
+    let best = rib.best(prefix).filter(|best| !best.peer.is_own())?;
     let mut hops: Vec<LearnedHop> = rib
         .multipath(prefix)
         .filter_map(|path| {

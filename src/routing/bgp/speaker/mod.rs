@@ -87,7 +87,15 @@ pub fn spawn(config: Config, options: Options) -> io::Result<(Speaker, JoinHandl
     let bound = {
         let _inside = runtime.enter();
         let bind = |address: &SocketAddr| Ok((*address, Listener::bind(*address)?));
-        config.listen.iter().map(bind).collect::<io::Result<Vec<_>>>()?
+        config.listen.iter().map(bind).collect::<io::Result<Vec<_>>>()
+    };
+    let bound = match bound {
+        Ok(bound) => bound,
+        Err(error) => {
+            // The caller may be inside a runtime, where another one cannot just be dropped.
+            runtime.shutdown_background();
+            return Err(error);
+        }
     };
     let (batches, their_batches) = mpsc::unbounded_channel();
     let (stop, stops) = mpsc::channel(1);

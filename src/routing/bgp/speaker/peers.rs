@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
+use super::answers;
 use super::configure::{self, Effect};
 use super::control::{Config, PeerConfig};
 use super::listeners::Incoming;
@@ -189,6 +190,7 @@ impl Task {
             }
             What::Down { reason, keep_routes } => self.session_down(id, reason, keep_routes, now),
             What::Updates(updates) => {
+                answers::received(&mut self.state, id, &updates);
                 self.state.hub.updates(id, updates, now);
                 self.check_limit(id);
             }

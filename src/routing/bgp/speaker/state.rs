@@ -1,5 +1,4 @@
 //! What the speaker knows: routes, peers, and when things happened.
-#![allow(dead_code, reason = "questions are answered from here, and not all are yet")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;

@@ -196,7 +196,7 @@ fn capabilities(settings: &OpenSettings) -> Vec<Codec> {
     // RFC 9494 4.1: without graceful restart it would be ignored.
     if settings.long_lived > 0 && settings.graceful_restart.is_some() {
         let stale_time = settings.long_lived.min(MAX_LONG_LIVED);
-        let forwarding_preserved = settings.graceful_restart.is_some_and(|own| own.restarting);
+        let forwarding_preserved = settings.forwarding_kept;
         let families = once(&settings.families).map(codec_family);
         let families = families.map(|(afi, safi)| LlgrFamily { afi, safi, forwarding_preserved, stale_time });
         all.push(Codec::LongLivedGracefulRestart(families.collect()));
@@ -204,12 +204,12 @@ fn capabilities(settings: &OpenSettings) -> Vec<Codec> {
     all
 }
 
-/// Graceful restart: after a restart that kept forwarding both R and every family's F are set, else neither.
+/// Graceful restart: R after a restart, F of every family where forwarding went on.
 fn our_restart(settings: &OpenSettings) -> Option<Codec> {
     let own = settings.graceful_restart?;
     let families = once(&settings.families).map(codec_family);
     let families =
-        families.map(|(afi, safi)| GracefulRestartFamily { afi, safi, forwarding_preserved: own.restarting });
+        families.map(|(afi, safi)| GracefulRestartFamily { afi, safi, forwarding_preserved: settings.forwarding_kept });
     Some(Codec::GracefulRestart {
         restart_state: own.restarting,
         notification: own.notification,

@@ -24,6 +24,7 @@ fn settings() -> OpenSettings {
         extended_messages: false,
         graceful_restart: None,
         long_lived: 0,
+        forwarding_kept: false,
     }
 }
 

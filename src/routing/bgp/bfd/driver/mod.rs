@@ -475,7 +475,7 @@ impl Driver {
         let listen = self.listening_address(&settings);
         let opened = match self.listeners.entry(listen) {
             Entry::Occupied(_) => Ok(()),
-            Entry::Vacant(place) => Listener::open(listen).map(|listener| {
+            Entry::Vacant(place) => Listener::open(listen, settings.hops == Hops::Single).map(|listener| {
                 place.insert(listener);
             }),
         };

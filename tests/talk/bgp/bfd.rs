@@ -1,0 +1,70 @@
+//! BFD tells the speaker that a peer is gone (RFC 5882).
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use ferrovia::routing::bgp::bfd::driver::Ports;
+use ferrovia::routing::bgp::bfd::packet::{Diagnostic, Packet, State};
+use ferrovia::routing::bgp::bfd::session::Timers;
+use ferrovia::routing::bgp::speaker::{Bfd, Goodbye, Options, PeerConfig};
+use tokio::net::UdpSocket;
+use tokio::time::{Instant, timeout};
+
+use super::script::{Node, Script, address, config, free_port, offer, peer};
+use crate::DEADLINE;
+
+/// A free UDP port of this address.
+fn free_udp(n: u8) -> u16 {
+    let socket = std::net::UdpSocket::bind((address(n), 0)).expect("a port");
+    socket.local_addr().expect("bound").port()
+}
+
+/// Answers packets until the session is up on the other side.
+async fn bring_up(socket: &UdpSocket, listens: u16) {
+    loop {
+        let mut buffer = [0; 64];
+        let (length, _) = socket.recv_from(&mut buffer).await.expect("a packet");
+        let theirs = Packet::decode(&buffer[..length]).expect("BFD");
+        if theirs.state == State::Up && !theirs.poll {
+            return;
+        }
+        let ours = Packet {
+            diagnostic: Diagnostic::of(0),
+            state: if theirs.state == State::Down { State::Init } else { State::Up },
+            poll: false,
+            last: theirs.poll,
+            independent: false,
+            demand: false,
+            multiplier: 3,
+            my_discriminator: 7,
+            your_discriminator: theirs.my_discriminator,
+            desired_min_tx: 100_000,
+            required_min_rx: 100_000,
+            required_min_echo_rx: 0,
+        };
+        socket.send_to(&ours.encode(), SocketAddr::new(address(1), listens)).await.expect("sent");
+    }
+}
+
+#[tokio::test]
+async fn a_neighbour_that_falls_silent_loses_its_session_long_before_the_hold_time() {
+    let (port, listens) = (free_port(), free_udp(1));
+    let neighbour = UdpSocket::bind((address(2), 0)).await.expect("a socket");
+    neighbour.set_ttl(255).expect("a hop limit");
+    let interval = Duration::from_millis(100);
+    let bfd = Bfd {
+        port: Some(neighbour.local_addr().expect("bound").port()),
+        timers: Timers { desired_min_tx: interval, required_min_rx: interval, multiplier: 3 },
+    };
+    let watched = PeerConfig { passive: true, bfd: Some(bfd), ..peer(1, 2, port) };
+    let bfd_ports = Ports { single_hop: listens, multihop: free_udp(1) };
+    let node = Node::start_with(config(1, port, [(2, watched)]), Options { bfd_ports, ..Options::default() });
+    let mut script = Script::connect(2, SocketAddr::new(address(1), port), &offer(2)).await;
+    script.until_end_of_rib().await;
+    timeout(DEADLINE, bring_up(&neighbour, listens)).await.expect("BFD comes up");
+    let silent_since = Instant::now();
+    let (_, notification) = script.until_closed().await;
+    assert_eq!(notification.map(|cease| (cease.code, cease.subcode)), Some((6, 10)));
+    assert!(silent_since.elapsed() < Duration::from_secs(10), "{:?}", silent_since.elapsed());
+    node.stop(Goodbye::Restart).await;
+}

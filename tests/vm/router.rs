@@ -1,0 +1,152 @@
+//! The router on three nodes: pods and VIPs are announced, learned routes enter the kernel and stay there.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use ferrovia::net::{Family, Protocol};
+use ferrovia::testing::lab::bird::{self, Version};
+use ferrovia::testing::lab::{Bird, DaemonOptions, Lab, Options, ServiceSpec, topology, traffic, wait};
+
+use super::{SOON, with_lab};
+
+const VIP: &str = "198.51.100.10";
+/// How soon foreign changes are repaired: told by the kernel, not found by a timer.
+const AT_ONCE: Duration = Duration::from_secs(10);
+/// What the router needs beside the lab's flags.
+const FLAGS: [&str; 5] = [
+    "--run-router=true",
+    "--peer-router-ips=192.168.10.1",
+    "--peer-router-asns=65001",
+    "--advertise-loadbalancer-ip",
+    "--bgp-graceful-restart",
+];
+
+fn dynamic() -> Options {
+    Options { static_routes: false, ..Options::default() }
+}
+
+fn vip() -> IpAddr {
+    VIP.parse().expect("an address")
+}
+
+fn web() -> ServiceSpec {
+    ServiceSpec::new("web", &["10.96.0.10".parse().expect("an address")])
+        .port(Protocol::Tcp, 80)
+        .load_balancer(&[vip()])
+}
+
+/// The edge with one session for each node.
+fn edge(lab: &Lab) -> Result<Bird> {
+    let mut file = String::from(
+        "router id 192.168.10.1;\nprotocol device { scan time 10; }\n\
+         protocol kernel { scan time 60; ipv4 { import none; export all; }; merge paths on; }\n",
+    );
+    for node in lab.nodes() {
+        file.push_str(&format!(
+            "protocol bgp {} {{ local as 65001; neighbor {} as 64512; graceful restart on; \
+             ipv4 {{ import all; export none; }}; }}\n",
+            node.name,
+            node.address(Family::V4)
+        ));
+    }
+    Bird::start(&lab.edge, "edge", lab.directory(), Version::Two, &file)
+}
+
+fn wait_for_route(lab: &Lab, node: u16, prefix: &str, hop: &str, limit: Duration) -> Result<()> {
+    bird::wait_kernel_next_hops(&lab.node(node)?.ns, prefix, &[hop], limit)
+}
+
+/// Routes of every node to the pods of every other one.
+fn wait_for_pod_routes(lab: &Lab) -> Result<()> {
+    for node in lab.nodes() {
+        for other in lab.nodes().iter().filter(|other| other.number != node.number) {
+            for family in Family::ALL {
+                let (prefix, hop) = (topology::pod_prefix(family, other.number), other.address(family).to_string());
+                wait_for_route(lab, node.number, &prefix, &hop, SOON)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn routing_ops(page: &str) -> Option<u64> {
+    let line = page.lines().find(|line| line.starts_with("ferrovia_ops_total{room=\"routing\",result=\"ok\"}"))?;
+    line.rsplit(' ').next()?.parse().ok()
+}
+
+#[test]
+fn nodes_exchange_pod_prefixes_and_the_edge_learns_vips() {
+    with_lab(dynamic(), |lab| {
+        let edge = edge(lab)?;
+        let mut daemons = lab.start_daemons(&DaemonOptions::with(&FLAGS))?;
+        wait_for_pod_routes(lab)?;
+        let listing = lab.node(1)?.ns.command("ip route show proto 17")?;
+        ensure!(listing.contains("10.244.2.0/24 via 192.168.10.12"), "{listing}");
+        ensure!(listing.contains("blackhole 10.244.1.0/24"), "{listing}");
+        let pod = SocketAddr::new(lab.pod("p21")?.address(Family::V4), topology::HTTP_PORT);
+        ensure!(traffic::http(&lab.pod("p11")?.ns, pod, 1)?[0].pod == "p21");
+
+        for node in lab.nodes() {
+            edge.wait_established(&node.name, SOON)?;
+        }
+        lab.manifests().expose(&web(), &lab.pods(&["p11", "p21", "p31"])?)?;
+        let hops = ["192.168.10.11", "192.168.10.12", "192.168.10.13"];
+        bird::wait_kernel_next_hops(&lab.edge, &format!("{VIP}/32"), &hops, SOON)?;
+        let from_far = traffic::http(&lab.far, SocketAddr::new(vip(), 80), 3)?;
+        ensure!(from_far.len() == 3);
+        let told = daemons[0].admin("/debug/routing/explain/route/198.51.100.10")?;
+        ensure!(told.1.contains("peer 192.168.10.1: hears it"), "{told:?}");
+        ensure!(told.1.contains("peer 192.168.10.12: does not hear it"), "{told:?}");
+
+        // Traffic policy Local: only nodes with an endpoint.
+        lab.manifests().expose(&web().external_local(), &lab.pods(&["p21"])?)?;
+        bird::wait_kernel_next_hops(&lab.edge, &format!("{VIP}/32"), &["192.168.10.12"], SOON)?;
+        // Without endpoints nobody announces it.
+        lab.manifests().expose(&web(), &[])?;
+        bird::wait_kernel_next_hops(&lab.edge, &format!("{VIP}/32"), &[], SOON)?;
+
+        // A stop with graceful restart keeps routes at the edge, one for good takes them away.
+        lab.manifests().expose(&web(), &lab.pods(&["p11", "p21", "p31"])?)?;
+        bird::wait_kernel_next_hops(&lab.edge, &format!("{VIP}/32"), &hops, SOON)?;
+        daemons[0].stop()?;
+        let kept = bird::kernel_next_hops(&lab.edge, &format!("{VIP}/32"))?;
+        ensure!(kept == hops, "the edge has {kept:?} right after the stop");
+        Ok(())
+    });
+}
+
+#[test]
+fn routes_that_somebody_removes_come_back_and_a_restart_adopts_them() {
+    with_lab(dynamic(), |lab| {
+        let mut daemons = lab.start_daemons(&DaemonOptions::with(&FLAGS))?;
+        wait_for_pod_routes(lab)?;
+        let ns = lab.node(1)?.ns.clone();
+        ns.command("ip route flush proto 17")?;
+        wait_for_route(lab, 1, "10.244.2.0/24", "192.168.10.12", AT_ONCE)?;
+        ns.command("ip -6 route flush proto 17")?;
+        wait_for_route(lab, 1, "fd00:244:2::/64", "fd10::12", AT_ONCE)?;
+        // A link that goes down and up again; the kernel forgets its IPv6 address, which somebody else gives it.
+        ns.command("ip link set eth0 down")?;
+        ns.command("ip link set eth0 up")?;
+        ns.command("ip address add fd10::11/64 dev eth0 nodad")?;
+        wait_for_route(lab, 1, "10.244.3.0/24", "192.168.10.13", AT_ONCE)?;
+        wait_for_route(lab, 1, "fd00:244:3::/64", "fd10::13", SOON)?;
+        wait_for_pod_routes(lab)?;
+
+        let before = ns.command("ip route show proto 17")?;
+        daemons[0].kill()?;
+        ensure!(ns.command("ip route show proto 17")? == before, "a dead daemon's routes stay");
+        daemons[0] = lab.start_daemon(1, &DaemonOptions::with(&FLAGS))?;
+        daemons[0].wait_ready()?;
+        wait::until("the sessions are up again", SOON, || {
+            let page = daemons[0].metrics()?;
+            ensure!(page.contains("ferrovia_routes{what=\"learned\"} 4"), "{page}");
+            let ops = routing_ops(&page).context("no count of changes")?;
+            ensure!(ops == 0, "{ops} changes after a restart that had nothing to repair");
+            Ok(())
+        })?;
+        ensure!(ns.command("ip route show proto 17")? == before);
+        Ok(())
+    });
+}
