@@ -19,3 +19,4 @@ mod policy;
 mod router;
 mod router_features;
 mod trace;
+mod vectors;
