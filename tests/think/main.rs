@@ -16,6 +16,8 @@ mod fuzzed;
 mod generate;
 mod golden;
 mod kernel;
+mod policy;
 mod router;
 mod router_features;
 mod trace;
+mod vectors;

@@ -227,7 +227,10 @@ impl Hub {
     pub fn refresh(&mut self, peer: PeerId, family: Family, kind: Refresh, now: Duration) {
         let Some(entry) = self.peers.get_mut(&peer) else { return };
         match kind {
-            Refresh::Ask => self.groups.repeat(peer, family),
+            Refresh::Ask => {
+                let marked = entry.live.as_ref().is_some_and(|live| live.negotiated.enhanced_refresh);
+                self.groups.repeat(peer, family, marked);
+            }
             // What does not come again until the end is gone (RFC 7313 4).
             Refresh::Begin => {
                 self.rib.mark_stale(peer, family, &mut self.changes);

@@ -117,6 +117,7 @@ fn open_has_the_bytes_of_the_rfcs() {
     full.extended_messages = true;
     full.graceful_restart = Some(OwnRestart { restart_time: 120, restarting: true, notification: true });
     full.long_lived = 3600;
+    full.forwarding_kept = true;
     let capabilities: &[&[u8]] = &[
         &[1, 4, 0, 1, 0, 1],
         &[1, 4, 0, 2, 0, 1],
