@@ -10,6 +10,7 @@ pub mod app;
 pub mod cli;
 pub mod commands;
 pub mod config;
+pub mod firewall;
 pub mod k8s;
 pub mod kernel;
 pub mod model;

@@ -65,10 +65,8 @@ impl World {
             let pod = Pod {
                 addresses: [pod_address(index)].into(),
                 node: Some(NodeName::new(format!("n{}", index % 100))),
-                host_network: false,
                 grace_period: 30,
-                deletion: None,
-                container_id: None,
+                ..Pod::default()
             };
             world.apply(Update::Pod, PodKey::new("bench", format!("pod-{index}")), pod);
         }

@@ -34,7 +34,7 @@ pub(crate) fn run(master: &str) -> Result<()> {
     let started = Instant::now();
     let (_stop, stopping) = watch::channel(false);
     let access = ApiConfig { master: Some(master.to_owned()), ..ApiConfig::default() };
-    let needs = Needs { all_nodes: false, pods: true };
+    let needs = Needs { all_nodes: false, pods: true, policies: false };
     let config = Config::new(Source::Api(access), NodeName::new("n1"), needs);
     let door = runtime.block_on(start(config, stopping.clone()))?;
     let mut published = door.snapshots.clone();

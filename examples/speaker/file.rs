@@ -134,6 +134,8 @@ struct Route {
     #[serde(default)]
     communities: Vec<String>,
     #[serde(default)]
+    extended_communities: Vec<String>,
+    #[serde(default)]
     large_communities: Vec<String>,
 }
 
@@ -342,6 +344,11 @@ impl Route {
         communities.sort_unstable();
         communities.dedup();
         attributes.communities = communities.into();
+        let extended = self.extended_communities.iter().map(|text| route_target(text));
+        let mut extended = extended.collect::<Result<Vec<_>, _>>()?;
+        extended.sort_unstable();
+        extended.dedup();
+        attributes.extended_communities = extended.into();
         let mut large = self.large_communities.iter().map(|text| numbers(text)).collect::<Result<Vec<_>, _>>()?;
         large.sort_unstable();
         large.dedup();
@@ -403,6 +410,15 @@ fn small(text: &str) -> Result<u32, String> {
     let parts = text.split_once(':').and_then(|(high, low)| Some((high.parse().ok()?, low.parse().ok()?)));
     let (high, low): (u16, u16) = parts.ok_or_else(|| format!("communities: {text:?} is not like \"64512:1\""))?;
     Ok(u32::from(high) << 16 | u32::from(low))
+}
+
+/// A route target of a two-octet AS (RFC 4360 3.1, 4).
+fn route_target(text: &str) -> Result<[u8; 8], String> {
+    let parts = text.strip_prefix("rt:").and_then(|rest| rest.split_once(':'));
+    let numbers = parts.and_then(|(asn, value)| Some((asn.parse::<u16>().ok()?, value.parse::<u32>().ok()?)));
+    let (asn, value) = numbers.ok_or_else(|| format!("extended_communities: {text:?} is not like \"rt:64512:1\""))?;
+    let ([a, b], [c, d, e, f]) = (asn.to_be_bytes(), value.to_be_bytes());
+    Ok([0, 2, a, b, c, d, e, f])
 }
 
 /// A large community: three numbers.

@@ -62,6 +62,7 @@
 //! med = 10
 //! local_pref = 100
 //! communities = ["64512:1", "no-export"]
+//! extended_communities = ["rt:64512:1"]
 //! large_communities = ["64512:1:2"]
 //!
 //! [[table]]                        # many routes of one length, one after the other

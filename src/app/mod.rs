@@ -112,7 +112,11 @@ fn door_config(config: &Config, node: NodeName) -> k8s::Config {
         }),
     };
     let pods = config.proxy.graceful_termination || config.proxy.runtime_endpoint.is_some();
-    let needs = k8s::Needs { all_nodes: config.features.router, pods: pods && config.features.proxy };
+    let needs = k8s::Needs {
+        all_nodes: config.features.router,
+        pods: pods && config.features.proxy,
+        policies: config.features.firewall,
+    };
     k8s::Config { sync_timeout: config.cache_sync_timeout, ..k8s::Config::new(source, node, needs) }
 }
 

@@ -41,6 +41,8 @@ pub const WEIGHTS: &str = "ferrovia.dev/service.weights";
 pub const SOURCE_RANGES: &str = "service.beta.kubernetes.io/load-balancer-source-ranges";
 /// Topology-aware routing.
 pub const TOPOLOGY_MODE: &str = "service.kubernetes.io/topology-mode";
+/// Isolation of a namespace, from before there were policies; read only where it is asked for.
+pub const LEGACY_ISOLATION: &str = "net.beta.kubernetes.io/network-policy";
 /// Pod prefixes of a node.
 pub const POD_CIDRS: &str = "kube-router.io/pod-cidrs";
 /// The older form with one prefix.

@@ -5,7 +5,10 @@ use tracing::{info, warn};
 use super::convert::endpoint_slice::SliceId;
 use super::convert::{Converted, Rejection};
 use super::store::{Event, Folded, Store};
-use crate::model::{EndpointSlice, Generation, Node, NodeName, Pod, PodKey, Service, ServiceKey, SliceKey, Snapshot};
+use crate::model::{
+    EndpointSlice, Generation, Namespace, NamespaceName, NetworkPolicy, Node, NodeName, Pod, PodKey, PolicyKey,
+    Service, ServiceKey, SliceKey, Snapshot,
+};
 
 /// A kind of object we read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
@@ -18,11 +21,16 @@ pub enum Kind {
     Node,
     /// `v1` Pod.
     Pod,
+    /// `v1` Namespace.
+    Namespace,
+    /// `networking.k8s.io/v1` NetworkPolicy.
+    NetworkPolicy,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Kind; 4] = [Kind::Service, Kind::EndpointSlice, Kind::Node, Kind::Pod];
+    pub const ALL: [Kind; 6] =
+        [Kind::Service, Kind::EndpointSlice, Kind::Node, Kind::Pod, Kind::Namespace, Kind::NetworkPolicy];
 
     /// The kind in lower case, for log fields and metric labels.
     pub fn name(self) -> &'static str {
@@ -31,6 +39,8 @@ impl Kind {
             Kind::EndpointSlice => "endpointslice",
             Kind::Node => "node",
             Kind::Pod => "pod",
+            Kind::Namespace => "namespace",
+            Kind::NetworkPolicy => "networkpolicy",
         }
     }
 }
@@ -52,6 +62,10 @@ pub enum Update {
     Node(Event<NodeName, Node>),
     /// Of a Pod.
     Pod(Event<PodKey, Pod>),
+    /// Of a Namespace.
+    Namespace(Event<NamespaceName, Namespace>),
+    /// Of a NetworkPolicy.
+    NetworkPolicy(Event<PolicyKey, NetworkPolicy>),
 }
 
 /// A change of what is rejected about one object.
@@ -74,6 +88,8 @@ pub struct Cluster {
     slices: Store<SliceKey, EndpointSlice>,
     nodes: Store<NodeName, Node>,
     pods: Store<PodKey, Pod>,
+    namespaces: Store<NamespaceName, Namespace>,
+    policies: Store<PolicyKey, NetworkPolicy>,
 }
 
 impl Cluster {
@@ -102,6 +118,16 @@ impl Cluster {
                 changes(Kind::Node, self.nodes.fold(event), |name: &NodeName| Some(Subject::Node(name.clone())))
             }
             Update::Pod(event) => changes(Kind::Pod, self.pods.fold(event), |_: &PodKey| None),
+            Update::Namespace(event) => {
+                changes(Kind::Namespace, self.namespaces.fold(event), |name: &NamespaceName| {
+                    Some(Subject::Namespace(name.clone()))
+                })
+            }
+            Update::NetworkPolicy(event) => {
+                changes(Kind::NetworkPolicy, self.policies.fold(event), |key: &PolicyKey| {
+                    Some(Subject::Policy(key.clone()))
+                })
+            }
         }
     }
 
@@ -112,6 +138,8 @@ impl Cluster {
             Kind::EndpointSlice => self.slices.in_sync(),
             Kind::Node => self.nodes.in_sync(),
             Kind::Pod => self.pods.in_sync(),
+            Kind::Namespace => self.namespaces.in_sync(),
+            Kind::NetworkPolicy => self.policies.in_sync(),
         }
     }
 
@@ -122,6 +150,8 @@ impl Cluster {
             Kind::EndpointSlice => self.slices.objects().len(),
             Kind::Node => self.nodes.objects().len(),
             Kind::Pod => self.pods.objects().len(),
+            Kind::Namespace => self.namespaces.objects().len(),
+            Kind::NetworkPolicy => self.policies.objects().len(),
         }
     }
 
@@ -134,6 +164,8 @@ impl Cluster {
             slices: self.slices.objects().clone(),
             nodes: self.nodes.objects().clone(),
             pods: self.pods.objects().clone(),
+            namespaces: self.namespaces.objects().clone(),
+            policies: self.policies.objects().clone(),
         }
     }
 }

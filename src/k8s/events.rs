@@ -149,14 +149,18 @@ async fn write(shared: &Shared, notice: &Notice, snapshot: &Snapshot) -> bool {
 
 /// The notice as `kubectl describe` shows it.
 fn event(notice: &Notice, snapshot: &Snapshot, own_node: &NodeName) -> Event {
-    let (kind, namespace, name, uid) = match &notice.subject {
+    let (api_version, kind, namespace, name, uid) = match &notice.subject {
         Subject::Service(key) => {
             let uid = snapshot.services.get(key).map(|service| Arc::clone(&service.uid));
-            ("Service", Some(key.namespace.to_string()), key.name.to_string(), uid)
+            ("v1", "Service", Some(key.namespace.to_string()), key.name.to_string(), uid)
         }
         Subject::Node(name) => {
             let uid = snapshot.nodes.get(name).map(|node| Arc::clone(&node.uid));
-            ("Node", None, name.to_string(), uid)
+            ("v1", "Node", None, name.to_string(), uid)
+        }
+        Subject::Namespace(name) => ("v1", "Namespace", None, name.to_string(), None),
+        Subject::Policy(key) => {
+            ("networking.k8s.io/v1", "NetworkPolicy", Some(key.namespace.to_string()), key.name.to_string(), None)
         }
     };
     let mut note = notice.message.clone();
@@ -173,7 +177,7 @@ fn event(notice: &Notice, snapshot: &Snapshot, own_node: &NodeName) -> Event {
         note: Some(note),
         reason: Some(notice.reason.to_owned()),
         regarding: Some(ObjectReference {
-            api_version: Some("v1".to_owned()),
+            api_version: Some(api_version.to_owned()),
             kind: Some(kind.to_owned()),
             namespace,
             name: Some(name),

@@ -35,6 +35,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::discovery::v1 as discovery;
+use k8s_openapi::api::networking::v1 as networking;
 use tokio::sync::{mpsc, watch as latest};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
@@ -100,6 +101,18 @@ pub struct Needs {
     pub all_nodes: bool,
     /// Pods.
     pub pods: bool,
+    /// Network policies, with namespaces and the labels and ports of pods. Implies pods.
+    pub policies: bool,
+}
+
+impl Needs {
+    fn want(self, kind: Kind) -> bool {
+        match kind {
+            Kind::Service | Kind::EndpointSlice | Kind::Node => true,
+            Kind::Pod => self.pods || self.policies,
+            Kind::Namespace | Kind::NetworkPolicy => self.policies,
+        }
+    }
 }
 
 /// How long to wait for what.
@@ -176,6 +189,7 @@ pub async fn start(config: Config, shutdown: latest::Receiver<bool>) -> Result<H
                 own_node: config.node_name.clone(),
                 names: Arc::new(Names::default()),
                 timings: config.timings,
+                policies: config.needs.policies,
                 streaming: AtomicBool::new(true),
             });
             if let Some(path) = access.endpoints_file.clone() {
@@ -228,7 +242,7 @@ fn kinds(config: &Config) -> Vec<Kind> {
     match config.source {
         Source::Fixed(_) => Vec::new(),
         Source::Folder(_) => Kind::ALL.to_vec(),
-        Source::Api(_) => Kind::ALL.into_iter().filter(|kind| *kind != Kind::Pod || config.needs.pods).collect(),
+        Source::Api(_) => Kind::ALL.into_iter().filter(|kind| config.needs.want(*kind)).collect(),
     }
 }
 
@@ -238,6 +252,8 @@ fn count(snapshot: &Snapshot, kind: Kind) -> usize {
         Kind::EndpointSlice => snapshot.slices.len(),
         Kind::Node => snapshot.nodes.len(),
         Kind::Pod => snapshot.pods.len(),
+        Kind::Namespace => snapshot.namespaces.len(),
+        Kind::NetworkPolicy => snapshot.policies.len(),
     }
 }
 
@@ -266,6 +282,10 @@ fn spawn_watches(
             }
             Kind::Node => tasks.spawn_watch(watched::<core::Node>(*kind, shared, selection, updates, status)),
             Kind::Pod => tasks.spawn_watch(watched::<core::Pod>(*kind, shared, selection, updates, status)),
+            Kind::Namespace => tasks.spawn_watch(watched::<core::Namespace>(*kind, shared, selection, updates, status)),
+            Kind::NetworkPolicy => {
+                tasks.spawn_watch(watched::<networking::NetworkPolicy>(*kind, shared, selection, updates, status));
+            }
         }
     }
 }

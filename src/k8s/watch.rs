@@ -13,6 +13,7 @@ use std::time::Duration;
 use futures::{Stream, StreamExt as _};
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::discovery::v1 as discovery;
+use k8s_openapi::api::networking::v1 as networking;
 use kube::Api;
 use kube::runtime::watcher::{self, Event as KubeEvent};
 use serde::de::DeserializeOwned;
@@ -23,12 +24,15 @@ use tracing::{debug, info, warn};
 use super::Timings;
 use super::api::ApiServer;
 use super::cluster::Update;
-use super::convert::{Context, Converted, Names, endpoint_slice, node, pod, service};
+use super::convert::{Context, Converted, Names, endpoint_slice, namespace, network_policy, node, pod, service};
 use super::delay::Delay;
 use super::errors::{self, Trouble};
 use super::status::WatchStatus;
 use super::store::{Event, Key};
-use crate::model::{EndpointSlice, Node, NodeName, Pod, PodKey, Service, ServiceKey, SliceKey};
+use crate::model::{
+    EndpointSlice, Namespace, NamespaceName, NetworkPolicy, Node, NodeName, Pod, PodKey, PolicyKey, Service,
+    ServiceKey, SliceKey,
+};
 
 /// Bytes of one page of a list that we are ready to hold before its objects are reduced, roughly.
 const PAGE_BYTES: u32 = 512 * 1024;
@@ -79,6 +83,8 @@ watched! {
     discovery::EndpointSlice => endpoint_slice, SliceKey, EndpointSlice, EndpointSlice, 4096;
     core::Node => node, NodeName, Node, Node, 10_240;
     core::Pod => pod, PodKey, Pod, Pod, 10_240;
+    core::Namespace => namespace, NamespaceName, Namespace, Namespace, 1024;
+    networking::NetworkPolicy => network_policy, PolicyKey, NetworkPolicy, NetworkPolicy, 2048;
 }
 
 /// What all watches share.
@@ -88,6 +94,8 @@ pub(super) struct Shared {
     pub(super) own_node: NodeName,
     pub(super) names: Arc<Names>,
     pub(super) timings: Timings,
+    /// Whether pods keep what policies look at.
+    pub(super) policies: bool,
     /// Whether the server is still believed to offer streaming lists.
     pub(super) streaming: AtomicBool,
 }
@@ -238,7 +246,8 @@ impl<T: Watched> Watch<'_, T> {
 
     /// Hands one event on: false when nobody listens any more.
     async fn take(&mut self, event: KubeEvent<T>) -> bool {
-        let context = Context { own_node: &self.shared.own_node, names: &self.shared.names };
+        let context =
+            Context { own_node: &self.shared.own_node, names: &self.shared.names, policies: self.shared.policies };
         let event = match event {
             KubeEvent::Init => {
                 if std::mem::replace(&mut self.begun, true) {

@@ -6,19 +6,25 @@
 
 mod endpoint;
 mod ids;
+mod namespace;
 mod node;
 mod notice;
 mod pod;
+mod policy;
 mod published;
+mod selector;
 mod service;
 mod snapshot;
 
 pub use endpoint::{Conditions, Endpoint, EndpointPort, EndpointSlice, SliceKey};
 pub use ids::{NodeName, PodKey, ServiceKey};
+pub use namespace::{Namespace, NamespaceName};
 pub use node::Node;
 pub use notice::{Notice, Severity, Subject};
-pub use pod::Pod;
+pub use pod::{NamedPort, Pod};
+pub use policy::{Namespaces, NetworkPolicy, Peer, Peers, PolicyKey, PolicyPort, PolicyRule, PortMatch, Ports};
 pub use published::Published;
+pub use selector::{Labels, Operator, Requirement, Selector};
 pub use service::{
     Affinity, Scheduler, Service, ServicePort, ServiceSettings, ServiceType, TrafficDistribution, TrafficPolicy,
     WeightRule, WeightSelector,

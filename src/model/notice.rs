@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::{NodeName, ServiceKey};
+use super::{NamespaceName, NodeName, PolicyKey, ServiceKey};
 
 /// One message about one object.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -27,6 +27,10 @@ pub enum Subject {
     Service(ServiceKey),
     /// A Node.
     Node(NodeName),
+    /// A Namespace.
+    Namespace(NamespaceName),
+    /// A NetworkPolicy.
+    Policy(PolicyKey),
 }
 
 /// How much a notice matters.
@@ -43,6 +47,8 @@ impl fmt::Display for Subject {
         match self {
             Subject::Service(key) => write!(f, "service {key}"),
             Subject::Node(name) => write!(f, "node {name}"),
+            Subject::Namespace(name) => write!(f, "namespace {name}"),
+            Subject::Policy(key) => write!(f, "networkpolicy {key}"),
         }
     }
 }

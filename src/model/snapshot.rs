@@ -8,7 +8,10 @@ use imbl::OrdMap;
 use imbl::ordmap::DiffItem;
 use serde::{Deserialize, Serialize};
 
-use super::{EndpointSlice, Node, NodeName, Pod, PodKey, Service, ServiceKey, SliceKey};
+use super::{
+    EndpointSlice, Namespace, NamespaceName, NetworkPolicy, Node, NodeName, Pod, PodKey, PolicyKey, Service,
+    ServiceKey, SliceKey,
+};
 
 /// Counts snapshots since the daemon started, from 1. Zero means "nothing yet".
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -42,6 +45,12 @@ pub struct Snapshot {
     /// Pods that have addresses and have not ended.
     #[serde(with = "pairs")]
     pub pods: OrdMap<PodKey, Arc<Pod>>,
+    /// Namespaces; none where no policy is enforced on this node.
+    #[serde(with = "pairs", default)]
+    pub namespaces: OrdMap<NamespaceName, Arc<Namespace>>,
+    /// Network policies; none where no policy is enforced on this node.
+    #[serde(with = "pairs", default)]
+    pub policies: OrdMap<PolicyKey, Arc<NetworkPolicy>>,
 }
 
 /// What differs between two snapshots.
@@ -53,6 +62,10 @@ pub struct Changes {
     pub nodes: BTreeSet<NodeName>,
     /// Pods that were added, changed or removed.
     pub pods: BTreeSet<PodKey>,
+    /// Namespaces that were added, changed or removed.
+    pub namespaces: BTreeSet<NamespaceName>,
+    /// Network policies that were added, changed or removed.
+    pub policies: BTreeSet<PolicyKey>,
 }
 
 impl Snapshot {
@@ -65,6 +78,8 @@ impl Snapshot {
             slices: OrdMap::new(),
             nodes: OrdMap::new(),
             pods: OrdMap::new(),
+            namespaces: OrdMap::new(),
+            policies: OrdMap::new(),
         }
     }
 
@@ -90,6 +105,8 @@ impl Snapshot {
             services,
             nodes: changed_keys(&older.nodes, &self.nodes),
             pods: changed_keys(&older.pods, &self.pods),
+            namespaces: changed_keys(&older.namespaces, &self.namespaces),
+            policies: changed_keys(&older.policies, &self.policies),
         }
     }
 }

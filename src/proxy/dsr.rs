@@ -646,10 +646,9 @@ mod tests {
             let pod = Pod {
                 addresses: Box::new([address, ip("2001:db8:1::2")]),
                 node: Some(NodeName::new(node)),
-                host_network: false,
                 grace_period: 30,
-                deletion: None,
                 container_id: Some(Arc::from(format!("containerd://{number}"))),
+                ..Pod::default()
             };
             snapshot.pods.insert(PodKey::new("default", name.as_str()), Arc::new(pod));
             endpoints.push(Endpoint {

@@ -131,14 +131,7 @@ impl ClusterBuilder {
     #[must_use]
     pub fn pod(mut self, name: &str, address: &str, grace_period: u32, deletion: Option<i64>) -> Self {
         let service = key(name);
-        let pod = Pod {
-            addresses: Box::new([ip(address)]),
-            node: None,
-            host_network: false,
-            grace_period,
-            deletion,
-            container_id: None,
-        };
+        let pod = Pod { addresses: Box::new([ip(address)]), grace_period, deletion, ..Pod::default() };
         self.snapshot.pods.insert(PodKey::new(service.namespace, service.name), Arc::new(pod));
         self
     }

@@ -15,6 +15,7 @@ pub mod golden;
 pub mod lab;
 pub mod node;
 pub mod oracle;
+pub mod policy_oracle;
 pub mod router;
 pub mod sink;
 pub mod tracer;

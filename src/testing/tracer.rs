@@ -112,6 +112,18 @@ impl<'a> Tracer<'a> {
         Tracer { ruleset: &picture.ruleset, table: &picture.table, local, rules }
     }
 
+    /// A node with these local addresses of which only the packet filter matters.
+    pub fn of_filter(ruleset: &'a Ruleset, own: &[IpAddr]) -> Tracer<'a> {
+        static NO_SERVERS: Table = Table::new();
+        Tracer { ruleset, table: &NO_SERVERS, local: own.iter().copied().collect(), rules: Vec::new() }
+    }
+
+    /// What the chains of one hook do to a packet; `None` when they let it through.
+    pub fn hook(&self, hook: Hook, packet: Packet) -> Option<Fate> {
+        let asked = (packet.destination, packet.port);
+        self.pass(hook, i32::MIN..i32::MAX, &mut Walker { packet, asked, mark: 0, new_source: None })
+    }
+
     /// Where a packet ends.
     pub fn trace(&self, packet: Packet) -> Fate {
         let mut walker = Walker { packet, asked: (packet.destination, packet.port), mark: 0, new_source: None };
@@ -271,6 +283,7 @@ impl<'a> Tracer<'a> {
             Match::InSet { selectors, set, negated } => {
                 self.in_set(selectors, set, walker).is_some_and(|is_in| is_in != *negated)
             }
+            Match::DestinationPorts { first, last } => (*first..=*last).contains(&walker.packet.port),
             Match::IcmpTypes { .. } => false,
             Match::SourceIsLocal { negated } => self.local.contains(&walker.packet.source) != *negated,
             Match::DestinationIsLocal { negated } => self.local.contains(&walker.packet.destination) != *negated,

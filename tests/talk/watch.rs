@@ -338,7 +338,7 @@ async fn pods_and_all_nodes_come_only_when_needed() {
     }));
     pods.listed("2");
     let mut config = config(&server);
-    config.needs = Needs { all_nodes: true, pods: true };
+    config.needs = Needs { all_nodes: true, pods: true, policies: false };
     let (mut door, _stop) = opened(config).await;
     until(&mut door, "the pod", |snapshot| snapshot.pods.len() == 1).await;
     assert!(!server.queries("nodes")[0].contains("fieldSelector"));

@@ -5,8 +5,11 @@
 
 pub mod endpoint_slice;
 pub mod names;
+pub mod namespace;
+pub mod network_policy;
 pub mod node;
 pub mod pod;
+mod selector;
 pub mod service;
 
 use std::net::IpAddr;
@@ -14,6 +17,8 @@ use std::net::IpAddr;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 pub use names::Names;
+
+use super::annotations;
 
 use crate::model::NodeName;
 use crate::net::{Prefix, Protocol};
@@ -59,6 +64,8 @@ pub struct Context<'a> {
     pub own_node: &'a NodeName,
     /// Shared strings.
     pub names: &'a Names,
+    /// Whether policies are enforced: then pods keep labels and named ports.
+    pub policies: bool,
 }
 
 /// Collects rejections while one object is read.

@@ -3,10 +3,10 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{Pod as ApiPod, PodStatus};
+use k8s_openapi::api::core::v1::{Container, Pod as ApiPod, PodSpec, PodStatus};
 
-use super::{Context, Converted, Rejections, namespace_and_name, parse_address};
-use crate::model::{NodeName, Pod, PodKey};
+use super::{Context, Converted, Rejections, namespace_and_name, parse_address, parse_port, parse_protocol, selector};
+use crate::model::{NamedPort, NodeName, Pod, PodKey};
 
 /// `spec.terminationGracePeriodSeconds` where a pod does not say: the API's default.
 const DEFAULT_GRACE_PERIOD: u32 = 30;
@@ -42,6 +42,8 @@ pub fn convert(object: &ApiPod, context: Context<'_>) -> Converted<PodKey, PodKe
     let pod = Pod {
         addresses,
         node,
+        labels: selector::labels(object.metadata.labels.as_ref().filter(|_| context.policies), context),
+        ports: spec.filter(|_| context.policies).map(|spec| named_ports(spec, context)).unwrap_or_default(),
         host_network: spec.and_then(|spec| spec.host_network).unwrap_or(false),
         grace_period,
         deletion: object.metadata.deletion_timestamp.as_ref().map(|time| time.0.as_second()),
@@ -80,4 +82,20 @@ fn running_container(status: &PodStatus) -> Option<Arc<str>> {
         .filter(|container| container.state.as_ref().is_some_and(|state| state.running.is_some()))
         .find_map(|container| container.container_id.as_deref().filter(|id| !id.is_empty()))
         .map(Arc::from)
+}
+
+/// The ports with names, of containers and of init containers that go on running beside them.
+fn named_ports(spec: &PodSpec, context: Context<'_>) -> Box<[NamedPort]> {
+    let sidecar = |container: &&Container| container.restart_policy.as_deref() == Some("Always");
+    let sidecars = spec.init_containers.iter().flatten().filter(sidecar);
+    let ports = spec.containers.iter().chain(sidecars).flat_map(|container| container.ports.iter().flatten());
+    let named = ports.filter_map(|port| {
+        let name = port.name.as_deref().filter(|name| !name.is_empty())?;
+        let protocol = parse_protocol(port.protocol.as_deref()).ok()?;
+        Some(NamedPort { name: context.names.get(name), protocol, port: parse_port(port.container_port)? })
+    });
+    let mut ports: Vec<NamedPort> = named.collect();
+    ports.sort();
+    ports.dedup();
+    ports.into_boxed_slice()
 }

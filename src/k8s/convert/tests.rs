@@ -15,7 +15,7 @@ fn service(object: Value) -> (Option<(ServiceKey, Service)>, Vec<String>) {
     let names = Names::default();
     let own_node = NodeName::new("n1");
     let object = serde_json::from_value(object).unwrap();
-    let converted = super::service::convert(&object, Context { own_node: &own_node, names: &names });
+    let converted = super::service::convert(&object, Context { own_node: &own_node, names: &names, policies: true });
     (converted.value, rejected(&converted.rejections))
 }
 
@@ -23,7 +23,8 @@ fn slice(object: Value) -> (Option<(SliceKey, EndpointSlice)>, Vec<String>) {
     let names = Names::default();
     let own_node = NodeName::new("n1");
     let object = serde_json::from_value(object).unwrap();
-    let converted = super::endpoint_slice::convert(&object, Context { own_node: &own_node, names: &names });
+    let converted =
+        super::endpoint_slice::convert(&object, Context { own_node: &own_node, names: &names, policies: true });
     (converted.value, rejected(&converted.rejections))
 }
 
@@ -31,7 +32,7 @@ fn node(object: Value) -> (Option<(NodeName, Node)>, Vec<String>) {
     let names = Names::default();
     let own_node = NodeName::new("n1");
     let object = serde_json::from_value(object).unwrap();
-    let converted = super::node::convert(&object, Context { own_node: &own_node, names: &names });
+    let converted = super::node::convert(&object, Context { own_node: &own_node, names: &names, policies: true });
     (converted.value, rejected(&converted.rejections))
 }
 
@@ -39,8 +40,28 @@ fn pod(object: Value) -> (Option<(PodKey, Pod)>, Vec<String>) {
     let names = Names::default();
     let own_node = NodeName::new("n1");
     let object = serde_json::from_value(object).unwrap();
-    let converted = super::pod::convert(&object, Context { own_node: &own_node, names: &names });
+    let converted = super::pod::convert(&object, Context { own_node: &own_node, names: &names, policies: true });
     (converted.value, rejected(&converted.rejections))
+}
+
+fn namespace(object: Value) -> (Option<(NamespaceName, Namespace)>, Vec<String>) {
+    let names = Names::default();
+    let own_node = NodeName::new("n1");
+    let object = serde_json::from_value(object).unwrap();
+    let context = Context { own_node: &own_node, names: &names, policies: true };
+    let converted = super::namespace::convert(&object, context);
+    (converted.value, rejected(&converted.rejections))
+}
+
+/// A NetworkPolicy `ns/p` with this spec.
+fn policy(spec: Value) -> (NetworkPolicy, Vec<String>) {
+    let names = Names::default();
+    let own_node = NodeName::new("n1");
+    let object = json!({"metadata": {"namespace": "ns", "name": "p"}, "spec": spec});
+    let object = serde_json::from_value(object).unwrap();
+    let context = Context { own_node: &own_node, names: &names, policies: true };
+    let converted = super::network_policy::convert(&object, context);
+    (converted.value.unwrap().1, rejected(&converted.rejections))
 }
 
 /// A Service with this spec, otherwise plain.
@@ -411,6 +432,8 @@ fn pods_read_grace_deletion_and_container_of_this_node_only() {
     let expected = Pod {
         addresses: ips(&["10.0.0.1", "fd00::1"]).into(),
         node: Some(NodeName::new("n1")),
+        labels: Labels::default(),
+        ports: Box::default(),
         host_network: true,
         grace_period: 5,
         deletion: Some(60),
@@ -421,6 +444,143 @@ fn pods_read_grace_deletion_and_container_of_this_node_only() {
     let plain = json!({"metadata": {"name": "p"}, "status": {"podIP": "10.0.0.1"}});
     let plain = pod(plain).0.unwrap().1;
     assert_eq!((plain.grace_period, plain.deletion, plain.node), (30, None, None));
+}
+
+#[test]
+fn pods_keep_labels_and_named_ports_for_policies() {
+    let object = json!({
+        "metadata": {"namespace": "ns", "name": "p", "labels": {"app": "web"}},
+        "spec": {
+            "containers": [{"name": "c", "ports": [
+                {"name": "http", "containerPort": 8080}, {"containerPort": 9}, {"name": "dns", "containerPort": 53, "protocol": "UDP"},
+                {"name": "odd", "containerPort": 0}, {"name": "other", "containerPort": 1, "protocol": "QUIC"}
+            ]}],
+            "initContainers": [
+                {"name": "once", "ports": [{"name": "never", "containerPort": 1}]},
+                {"name": "sidecar", "restartPolicy": "Always", "ports": [{"name": "metrics", "containerPort": 9090}]}
+            ]
+        },
+        "status": {"podIP": "10.0.0.1"}
+    });
+    let read = pod(object).0.unwrap().1;
+    assert_eq!(read.labels.get("app").map(AsRef::as_ref), Some("web"));
+    let ports: Vec<(&str, Protocol, u16)> =
+        read.ports.iter().map(|port| (port.name.as_ref(), port.protocol, port.port)).collect();
+    assert_eq!(ports, [("dns", Protocol::Udp, 53), ("http", Protocol::Tcp, 8080), ("metrics", Protocol::Tcp, 9090)]);
+}
+
+#[test]
+fn namespaces_carry_their_name_as_a_label_and_the_old_isolation() {
+    let (value, rejections) = namespace(json!({"metadata": {"name": "prod", "labels": {"team": "a"}}}));
+    let read = value.unwrap().1;
+    assert_eq!(read.labels.get("kubernetes.io/metadata.name").map(AsRef::as_ref), Some("prod"));
+    assert_eq!((read.labels.len(), read.legacy_isolation, rejections.is_empty()), (2, false, true));
+    let old = |text: &str| {
+        let annotations = json!({"net.beta.kubernetes.io/network-policy": text});
+        let (value, rejections) = namespace(json!({"metadata": {"name": "prod", "annotations": annotations}}));
+        (value.unwrap().1.legacy_isolation, rejections.len())
+    };
+    assert_eq!(old(r#"{"ingress":{"isolation":"DefaultDeny"}}"#), (true, 0));
+    for odd in ["", "{", r#"{"ingress":{"isolation":"Maybe"}}"#, "[]"] {
+        assert_eq!(old(odd), (false, 1), "{odd}");
+    }
+}
+
+#[test]
+fn policy_types_default_as_the_api_says() {
+    let directions = |spec: Value| {
+        let (policy, rejections) = policy(spec);
+        (policy.ingress.map(|rules| rules.len()), policy.egress.map(|rules| rules.len()), rejections)
+    };
+    for (spec, ingress, egress) in [
+        (json!({}), Some(0), None),
+        (json!({"egress": []}), Some(0), None),
+        (json!({"egress": [{}]}), Some(0), Some(1)),
+        (json!({"policyTypes": ["Egress"], "ingress": [{}]}), None, Some(0)),
+        (json!({"policyTypes": ["Ingress", "Egress"], "ingress": [{}, {}]}), Some(2), Some(0)),
+    ] {
+        assert_eq!(directions(spec.clone()), (ingress, egress, Vec::new()), "{spec}");
+    }
+    let odd = directions(json!({"policyTypes": ["ingres"]}));
+    assert_eq!(odd, (Some(0), None, vec!["spec.policyTypes[0]: InvalidPolicyType".to_owned()]));
+}
+
+#[test]
+fn a_whole_policy_reads() {
+    let (policy, rejections) = policy(json!({
+        "podSelector": {"matchLabels": {"app": "web"}, "matchExpressions": [{"key": "tier", "operator": "NotIn", "values": ["b", "a"]}]},
+        "ingress": [{
+            "from": [
+                {"podSelector": {}},
+                {"namespaceSelector": {"matchLabels": {"team": "a"}}, "podSelector": {"matchExpressions": [{"key": "x", "operator": "Exists"}]}},
+                {"namespaceSelector": {}},
+                {"ipBlock": {"cidr": "10.0.0.1/8", "except": ["10.2.0.0/16", "10.1.0.0/16"]}}
+            ],
+            "ports": [
+                {"port": 80}, {"port": "dns", "protocol": "UDP"}, {"protocol": "SCTP"}, {"port": 1000, "endPort": 2000}
+            ]
+        }, {}]
+    }));
+    assert_eq!(rejections, [""; 0]);
+    assert_eq!(policy.targets.to_string(), "app=web,tier notin (a,b)");
+    let rules = policy.ingress.unwrap();
+    let Peers::Only(peers) = &rules[0].peers else { panic!("{rules:?}") };
+    assert_eq!(peers[0], Peer::Pods { namespaces: Namespaces::Own, pods: Selector::default() });
+    let Peer::Pods { namespaces: Namespaces::Selected(team), pods } = &peers[1] else { panic!("{peers:?}") };
+    assert_eq!((team.to_string().as_str(), pods.to_string().as_str()), ("team=a", "x"));
+    let everywhere = Namespaces::Selected(Selector::default());
+    assert_eq!(peers[2], Peer::Pods { namespaces: everywhere, pods: Selector::default() });
+    let prefix = |text: &str| text.parse::<Prefix>().unwrap();
+    let except = vec![prefix("10.1.0.0/16"), prefix("10.2.0.0/16")];
+    assert_eq!(peers[3], Peer::Block { cidr: prefix("10.0.0.0/8"), except });
+    let port = |protocol, port| PolicyPort { protocol, port };
+    let ports = vec![
+        port(Protocol::Tcp, PortMatch::Range(80, 80)),
+        port(Protocol::Udp, PortMatch::Named("dns".into())),
+        port(Protocol::Sctp, PortMatch::Any),
+        port(Protocol::Tcp, PortMatch::Range(1000, 2000)),
+    ];
+    assert_eq!(rules[0].ports, Ports::Only(ports));
+    assert_eq!(rules[1], PolicyRule { peers: Peers::Any, ports: Ports::Any });
+}
+
+#[test]
+fn what_a_policy_says_wrongly_never_allows_more() {
+    // Each of these entries is the only one of its list: the list must not turn into one for all.
+    for (peer, field) in [
+        (json!({}), "spec.ingress[0].from[0]: InvalidPeer"),
+        (json!({"ipBlock": {"cidr": "10.0.0.0/8"}, "podSelector": {}}), "spec.ingress[0].from[0]: InvalidPeer"),
+        (json!({"ipBlock": {"cidr": "ten"}}), "spec.ingress[0].from[0].ipBlock.cidr: InvalidPrefix"),
+        (
+            json!({"ipBlock": {"cidr": "10.0.0.0/8", "except": ["x"]}}),
+            "spec.ingress[0].from[0].ipBlock.except[0]: InvalidPrefix",
+        ),
+    ] {
+        let (policy, rejections) = policy(json!({"ingress": [{"from": [peer]}]}));
+        assert_eq!(rejections, [field]);
+        assert_eq!(policy.ingress.unwrap()[0].peers, Peers::Only(Vec::new()));
+    }
+    for (port, field) in [
+        (json!({"port": 0}), "spec.egress[0].ports[0].port: InvalidPort"),
+        (json!({"port": 80, "endPort": 79}), "spec.egress[0].ports[0].endPort: InvalidPort"),
+        (json!({"port": "http", "endPort": 79}), "spec.egress[0].ports[0].endPort: InvalidPort"),
+        (json!({"endPort": 79}), "spec.egress[0].ports[0].endPort: InvalidPort"),
+        (json!({"port": 80, "protocol": "ICMP"}), "spec.egress[0].ports[0].protocol: InvalidProtocol"),
+        (json!({"port": ""}), "spec.egress[0].ports[0].port: InvalidPort"),
+    ] {
+        let (policy, rejections) = policy(json!({"egress": [{"ports": [port]}]}));
+        assert_eq!(rejections, [field]);
+        assert_eq!(policy.egress.unwrap()[0].ports, Ports::Only(Vec::new()));
+    }
+    let odd =
+        json!({"matchExpressions": [{"key": "a", "operator": "Like"}, {"key": "b", "operator": "In", "values": []}]});
+    let (policy, rejections) = policy(json!({"podSelector": odd, "ingress": [{"from": [{"podSelector": odd}]}]}));
+    assert_eq!(rejections.len(), 4, "{rejections:?}");
+    assert!(policy.targets.is_everything(), "it isolates more pods rather than fewer");
+    let rules = policy.ingress.unwrap();
+    let Peers::Only(peers) = &rules[0].peers else { panic!("{rules:?}") };
+    let Peer::Pods { pods, .. } = &peers[0] else { panic!("{peers:?}") };
+    assert!(!pods.matches(&Labels::default()), "it allows fewer pods rather than more");
 }
 
 #[test]
@@ -516,6 +676,22 @@ fn jsonish() -> impl Strategy<Value = Value> {
         "service.beta.kubernetes.io/load-balancer-source-ranges",
         "deletionTimestamp",
         "terminationGracePeriodSeconds",
+        "podSelector",
+        "namespaceSelector",
+        "matchLabels",
+        "matchExpressions",
+        "operator",
+        "values",
+        "key",
+        "egress",
+        "from",
+        "to",
+        "ipBlock",
+        "cidr",
+        "except",
+        "endPort",
+        "policyTypes",
+        "net.beta.kubernetes.io/network-policy",
     ]);
     leaf.prop_recursive(6, 96, 8, move |inner| {
         prop_oneof![
@@ -532,7 +708,7 @@ proptest! {
     fn nothing_panics_on_odd_objects(metadata in jsonish(), spec in jsonish(), status in jsonish(), ports in jsonish(), endpoints in jsonish()) {
         let names = Names::default();
         let own_node = NodeName::new("n1");
-        let context = Context { own_node: &own_node, names: &names };
+        let context = Context { own_node: &own_node, names: &names, policies: true };
         // Parts that do not fit their type are dropped one by one, so that what remains still reaches the conversion.
         for mask in 0..32_u8 {
             let mut object = serde_json::Map::new();
@@ -554,8 +730,14 @@ proptest! {
             if let Ok(object) = serde_json::from_value(object.clone()) {
                 super::node::convert(&object, context);
             }
-            if let Ok(object) = serde_json::from_value(object) {
+            if let Ok(object) = serde_json::from_value(object.clone()) {
                 super::pod::convert(&object, context);
+            }
+            if let Ok(object) = serde_json::from_value(object.clone()) {
+                super::namespace::convert(&object, context);
+            }
+            if let Ok(object) = serde_json::from_value(object.clone()) {
+                super::network_policy::convert(&object, context);
             }
         }
     }

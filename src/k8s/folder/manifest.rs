@@ -4,8 +4,9 @@
 
 use std::cell::OnceCell;
 
-use k8s_openapi::api::core::v1::{Node, Pod, Service};
+use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::networking::v1::NetworkPolicy;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tracing::debug;
@@ -23,6 +24,10 @@ pub enum Object {
     Node(Box<Node>),
     /// `v1` Pod.
     Pod(Box<Pod>),
+    /// `v1` Namespace.
+    Namespace(Box<Namespace>),
+    /// `networking.k8s.io/v1` NetworkPolicy.
+    NetworkPolicy(Box<NetworkPolicy>),
 }
 
 /// Something in a manifest that could not be used.
@@ -213,7 +218,8 @@ fn object(
 ) {
     let place = Place { document, steps, object: describe(kind, value) };
     let wanted = match kind {
-        "Service" | "Node" | "Pod" => "v1",
+        "Service" | "Node" | "Pod" | "Namespace" => "v1",
+        "NetworkPolicy" => "networking.k8s.io/v1",
         "EndpointSlice" => "discovery.k8s.io/v1",
         "" => {
             reports.push(place.report("", "not a Kubernetes object, ignored: it has no kind"));
@@ -238,6 +244,8 @@ fn object(
         "Service" => typed(value).map(|object| Object::Service(Box::new(object))),
         "EndpointSlice" => typed(value).map(|object| Object::EndpointSlice(Box::new(object))),
         "Node" => typed(value).map(|object| Object::Node(Box::new(object))),
+        "Namespace" => typed(value).map(|object| Object::Namespace(Box::new(object))),
+        "NetworkPolicy" => typed(value).map(|object| Object::NetworkPolicy(Box::new(object))),
         _ => typed(value).map(|object| Object::Pod(Box::new(object))),
     };
     match read {

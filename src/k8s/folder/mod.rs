@@ -16,8 +16,11 @@ use manifest::{Object, Place, Report};
 
 use super::cluster::{Cluster, Update, whole_list};
 use super::convert::endpoint_slice::SliceId;
-use super::convert::{Context, Converted, Names, endpoint_slice, node, pod, service};
-use crate::model::{EndpointSlice, Generation, Node, NodeName, Pod, PodKey, Service, ServiceKey, SliceKey, Snapshot};
+use super::convert::{Context, Converted, Names, endpoint_slice, namespace, network_policy, node, pod, service};
+use crate::model::{
+    EndpointSlice, Generation, Namespace, NamespaceName, NetworkPolicy, Node, NodeName, Pod, PodKey, PolicyKey,
+    Service, ServiceKey, SliceKey, Snapshot,
+};
 
 /// How deep folders may nest: a bound for links that lead back up.
 const MAX_DEPTH: usize = 16;
@@ -40,6 +43,8 @@ pub struct Loaded {
     slices: Vec<Converted<SliceId, SliceKey, EndpointSlice>>,
     nodes: Vec<Converted<NodeName, NodeName, Node>>,
     pods: Vec<Converted<PodKey, PodKey, Pod>>,
+    namespaces: Vec<Converted<NamespaceName, NamespaceName, Namespace>>,
+    policies: Vec<Converted<PolicyKey, PolicyKey, NetworkPolicy>>,
     /// Where each object was found, by kind and name.
     places: BTreeMap<String, (String, usize)>,
     /// What could not be used, in order of files and lines.
@@ -65,6 +70,8 @@ impl Loaded {
             Object::EndpointSlice(object) => keep(&mut self.slices, endpoint_slice::convert(object, context)),
             Object::Node(object) => keep(&mut self.nodes, node::convert(object, context)),
             Object::Pod(object) => keep(&mut self.pods, pod::convert(object, context)),
+            Object::Namespace(object) => keep(&mut self.namespaces, namespace::convert(object, context)),
+            Object::NetworkPolicy(object) => keep(&mut self.policies, network_policy::convert(object, context)),
         };
         for rejection in rejections {
             let message = if rejection.value.is_empty() {
@@ -84,7 +91,9 @@ impl Loaded {
         let slices = whole_list(self.slices).into_iter().map(Update::EndpointSlice);
         let nodes = whole_list(self.nodes).into_iter().map(Update::Node);
         let pods = whole_list(self.pods).into_iter().map(Update::Pod);
-        services.chain(slices).chain(nodes).chain(pods).collect()
+        let namespaces = whole_list(self.namespaces).into_iter().map(Update::Namespace);
+        let policies = whole_list(self.policies).into_iter().map(Update::NetworkPolicy);
+        services.chain(slices).chain(nodes).chain(pods).chain(namespaces).chain(policies).collect()
     }
 
     /// The content as the first snapshot, with the reports in order.
@@ -180,14 +189,14 @@ fn unreadable(file: &File, message: &str) -> Report {
 pub fn load_folder_once(folder: &Path, node_name: &NodeName) -> Result<(Snapshot, Vec<Report>), FolderError> {
     let names = Names::default();
     let files = list(folder)?;
-    Ok(load(&files, Context { own_node: node_name, names: &names }).into_snapshot(node_name))
+    Ok(load(&files, Context { own_node: node_name, names: &names, policies: true }).into_snapshot(node_name))
 }
 
 /// Reads one text as `node_name` would see it (generation 1): for tests and tools.
 pub fn load_text(text: &str, node_name: &NodeName) -> (Snapshot, Vec<Report>) {
     let names = Names::default();
     let mut loaded = Loaded::default();
-    loaded.read("cluster.yaml", text, Context { own_node: node_name, names: &names });
+    loaded.read("cluster.yaml", text, Context { own_node: node_name, names: &names, policies: true });
     loaded.into_snapshot(node_name)
 }
 

@@ -102,7 +102,7 @@ fn json_and_windows_line_ends_read_too() {
     let names = Names::default();
     let node = NodeName::new("n1");
     let mut loaded = Loaded::default();
-    let context = Context { own_node: &node, names: &names };
+    let context = Context { own_node: &node, names: &names, policies: true };
     let json = "{\"apiVersion\": \"v1\",\n\t\"kind\": \"Service\", \"metadata\": {\"name\": \"a\"}}\n\n{\"kind\": 5}\n{\"kind\":";
     loaded.read("x.json", json, context);
     loaded.read("y.yaml", &format!("\u{feff}%YAML 1.2\n---{GOOD}...\n").replace('\n', "\r\n"), context);

@@ -86,7 +86,7 @@ impl FolderWatch {
             if known.as_ref() == Some(&files) {
                 return Ok((files, None));
             }
-            let loaded = load(&files, Context { own_node: &own_node, names: &names });
+            let loaded = load(&files, Context { own_node: &own_node, names: &names, policies: true });
             Ok((files, Some(loaded)))
         };
         match tokio::task::spawn_blocking(work).await {

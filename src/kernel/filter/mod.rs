@@ -226,6 +226,14 @@ pub enum Match {
     },
     /// The protocol is one of Kubernetes' (`meta l4proto`).
     Protocol(Protocol),
+    /// The destination port is from the first to the last, both included (`th dport`). A protocol with ports must be
+    /// matched before it, else any of them will do.
+    DestinationPorts {
+        /// The first.
+        first: u16,
+        /// The last.
+        last: u16,
+    },
     /// ICMP of this family with one of these types (`icmp type`, `icmpv6 type`).
     IcmpTypes {
         /// Which ICMP.

@@ -91,6 +91,15 @@ impl Program {
                 self.load_key(selectors);
                 self.lookup(set, None, *negated);
             }
+            Match::DestinationPorts { first, last } => {
+                self.load_payload(expression::payload::TRANSPORT, 2, 2, 0);
+                if first == last {
+                    self.compare(EQUAL, &first.to_be_bytes());
+                } else {
+                    self.compare(expression::compare::AT_LEAST, &first.to_be_bytes());
+                    self.compare(expression::compare::AT_MOST, &last.to_be_bytes());
+                }
+            }
             Match::IcmpTypes { family, types } => {
                 self.load_payload(expression::payload::TRANSPORT, 0, 1, 0);
                 match (types.as_slice(), family) {

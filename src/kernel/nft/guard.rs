@@ -58,6 +58,7 @@ impl Context {
                 };
                 self.need_protocol(Check::Protocol(number), true, &mut guards);
             }
+            Match::DestinationPorts { .. } => self.need_protocol(Check::Ported, false, &mut guards),
             Match::TcpFlags { .. } => {
                 self.need_protocol(Check::Protocol(Protocol::Tcp.number()), true, &mut guards);
             }

@@ -12,6 +12,10 @@ pub const PROXY_INPUT: i32 = -10;
 pub const PROXY_SOURCE_NAT: i32 = 90;
 /// Source translation of what pods send out of the cluster, after the proxy has decided about IPVS flows.
 pub const ROUTING_SOURCE_NAT: i32 = 95;
+/// Whether a pod may send a packet: after IPVS has chosen the receiver (OUTPUT, -98), before the filter tables of others.
+pub const FIREWALL_EGRESS: i32 = -6;
+/// Whether a pod may receive a packet: after the question about its sender, because an accept there ends that chain only.
+pub const FIREWALL_INGRESS: i32 = -5;
 /// Which router a connection came through, and its answers' way back: in PREROUTING and OUTPUT behind connection tracking
 /// and behind the marks for direct return, which replace the whole packet mark, and before routing looks at it.
 pub const ROUTING_RETURN: i32 = -145;

@@ -134,6 +134,8 @@ fn match_text(matched: &Match) -> String {
         Match::InSet { selectors, set, negated } => {
             format!("{} {}@{set}", joined(selectors, |selector| selector_name(*selector)), unless(*negated))
         }
+        Match::DestinationPorts { first, last } if first == last => format!("th dport {first}"),
+        Match::DestinationPorts { first, last } => format!("th dport {first}-{last}"),
         Match::IcmpTypes { family, types } => {
             let word = match family {
                 Family::V4 => "icmp",

@@ -162,7 +162,9 @@ pub(crate) mod expression {
         pub(crate) const DATA: u16 = 3;
         pub(crate) const EQUAL: u32 = 0;
         pub(crate) const NOT_EQUAL: u32 = 1;
+        pub(crate) const AT_MOST: u32 = 3;
         pub(crate) const GREATER: u32 = 4;
+        pub(crate) const AT_LEAST: u32 = 5;
     }
     pub(crate) mod lookup {
         pub(crate) const SET: u16 = 1;

@@ -168,7 +168,10 @@ impl<N: Nft, R: Rtnl, F: Fou, S: Sysctl, V: Voice> Room<N, R, F, S, V> {
         };
         let up = self.voice.up();
         let looks = read >= Read::Links || nodes || self.around.up != up;
-        let lacks = self.around.return_path.ways.len() != peers.len();
+        // Peers behind other routers have no way and never get one: they are no reason to look with every pass.
+        let own_links = self.own_links();
+        let on_link = |peer: &&IpAddr| own_links.iter().any(|link| link.contains(*peer));
+        let lacks = self.around.return_path.ways.len() != peers.iter().filter(on_link).count();
         if !looks && !lacks {
             return;
         }
@@ -177,9 +180,7 @@ impl<N: Nft, R: Rtnl, F: Fou, S: Sysctl, V: Voice> Room<N, R, F, S, V> {
             ReturnPath::default()
         } else {
             match self.kernel.rtnl.neighbours() {
-                Ok(neighbours) => {
-                    return_path::build(&snapshot.node_name, peers, &self.own_links(), &self.links, &neighbours)
-                }
+                Ok(neighbours) => return_path::build(&snapshot.node_name, peers, &own_links, &self.links, &neighbours),
                 Err(error) => {
                     outcome.fail("return path", error);
                     return;

@@ -262,10 +262,10 @@ impl Script {
                 let message: Vec<u8> = self.received.drain(..length).collect();
                 return Some(wire::decode(&message, Some(&self.session)).expect("a message"));
             }
-            let mut bytes = [0; 16384];
-            match self.stream.read(&mut bytes).await {
+            self.received.reserve(16384);
+            match self.stream.read_buf(&mut self.received).await {
                 Ok(0) | Err(_) => return None,
-                Ok(n) => self.received.extend(&bytes[..n]),
+                Ok(_) => {}
             }
         }
     }

@@ -250,11 +250,12 @@ impl Group {
         self.v6.release_words(&mut shop.words);
     }
 
-    pub(super) fn repeat(&mut self, at: usize, family: Family) {
+    pub(super) fn repeat(&mut self, at: usize, family: Family, marked: bool) {
+        let marks = marked.then_some(family);
         let Some(member) = self.members.get_mut(at) else { return };
         match family {
-            Family::V4 => member.v4.repeat(&mut self.v4),
-            Family::V6 => member.v6.repeat(&mut self.v6),
+            Family::V4 => member.v4.repeat(&mut self.v4, marks),
+            Family::V6 => member.v6.repeat(&mut self.v6, marks),
         }
     }
 

@@ -138,10 +138,11 @@ impl Groups {
         }
     }
 
-    /// A peer hears everything of a family once more (ROUTE-REFRESH, RFC 2918).
-    pub fn repeat(&mut self, peer: PeerId, family: Family) {
+    /// A peer hears everything of a family once more (ROUTE-REFRESH, RFC 2918); `marked` for one that knows marks of the
+    /// beginning and the end (RFC 7313).
+    pub fn repeat(&mut self, peer: PeerId, family: Family, marked: bool) {
         if let Some((group, at)) = home(&mut self.groups, &self.homes, peer) {
-            group.repeat(at, family);
+            group.repeat(at, family, marked);
         }
     }
 

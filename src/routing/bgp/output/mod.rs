@@ -33,20 +33,23 @@ const V6: usize = 21;
 pub enum Mark {
     /// End-of-RIB: the first dump of a family (RFC 4724).
     EndOfRib(Family),
-    /// The end of a route refresh (RFC 7313).
+    /// The beginning of a route refresh (RFC 7313). It goes before all that is pending.
+    BeginOfRefresh(Family),
+    /// The end of a route refresh.
     EndOfRefresh(Family),
 }
 
 impl Mark {
     fn family(self) -> Family {
         match self {
-            Mark::EndOfRib(family) | Mark::EndOfRefresh(family) => family,
+            Mark::EndOfRib(family) | Mark::BeginOfRefresh(family) | Mark::EndOfRefresh(family) => family,
         }
     }
 
     fn encode(self, out: &mut Vec<u8>) {
         match self {
             Mark::EndOfRib(family) => wire::encode_end_of_rib(family, out),
+            Mark::BeginOfRefresh(family) => wire::encode_refresh(family, Refresh::Begin, out),
             Mark::EndOfRefresh(family) => wire::encode_refresh(family, Refresh::End, out),
         }
     }

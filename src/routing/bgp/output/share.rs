@@ -28,6 +28,8 @@ pub(super) struct Share {
     queue: Vec<u32>,
     /// The former queue in the order in which the peer hears of it, the next last.
     work: Vec<u32>,
+    /// Go before everything else.
+    opening: Vec<Mark>,
     /// Follow all that is queued now.
     marks: Vec<Mark>,
     /// Follow the work.
@@ -83,23 +85,35 @@ impl Share {
         }
     }
 
-    /// Tell everything once more (ROUTE-REFRESH, RFC 2918).
-    pub(super) fn repeat<const SIZE: usize>(&mut self, table: &mut Table<SIZE>) {
+    /// Tell everything once more (ROUTE-REFRESH, RFC 2918), between marks where the peer knows them (RFC 7313). While
+    /// the first dump is not complete its own End-of-RIB is the mark; while a refresh is under way, its end waits for
+    /// this one too.
+    pub(super) fn repeat<const SIZE: usize>(&mut self, table: &mut Table<SIZE>, marked: Option<Family>) {
+        let is_first = |mark: &Mark| matches!(mark, Mark::EndOfRib(_));
+        let is_end = |mark: &Mark| matches!(mark, Mark::EndOfRefresh(_));
+        if let Some(family) = marked.filter(|_| !self.closing.iter().chain(&self.marks).any(is_first)) {
+            if !self.closing.iter().chain(&self.marks).any(is_end) {
+                self.mark(Mark::BeginOfRefresh(family));
+            }
+            self.closing.retain(|mark| !is_end(mark));
+            self.mark(Mark::EndOfRefresh(family));
+        }
         let again: Vec<u32> = self.told.iter().filter(|number| !self.queued.contains(*number)).collect();
         self.pending += again.len();
         again.into_iter().for_each(|number| self.enqueue(number, true, table));
     }
 
-    /// A mark follows all that is pending now.
+    /// A mark follows all that is pending now, or opens it.
     pub(super) fn mark(&mut self, mark: Mark) {
-        if !self.marks.contains(&mark) {
-            self.marks.push(mark);
+        let place = if matches!(mark, Mark::BeginOfRefresh(_)) { &mut self.opening } else { &mut self.marks };
+        if !place.contains(&mark) {
+            place.push(mark);
         }
     }
 
     /// Whether [`Share::take`] would write nothing.
     pub(super) fn is_idle(&self) -> bool {
-        self.pending == 0 && self.marks.is_empty() && self.closing.is_empty()
+        self.pending == 0 && self.opening.is_empty() && self.marks.is_empty() && self.closing.is_empty()
     }
 
     /// How many routes the peer holds.
@@ -132,7 +146,7 @@ impl Share {
         };
         let held: Vec<(u32, Option<WordId>)> = self.told.iter().map(held).collect();
         let queued: Vec<u32> = self.queued.iter().filter(|number| !self.told.contains(*number)).collect();
-        let marks = self.closing.drain(..).chain(self.marks.drain(..)).collect();
+        let marks = self.opening.drain(..).chain(self.closing.drain(..)).chain(self.marks.drain(..)).collect();
         let luggage = Luggage {
             held: held.iter().filter_map(|(number, word)| Some((table.nlri(*number)?, *word))).collect(),
             marks,
@@ -167,7 +181,9 @@ impl Share {
         out: &mut Vec<u8>,
     ) {
         while out.len() < limit {
-            if !self.work.is_empty() {
+            if !self.opening.is_empty() {
+                self.opening.drain(..).for_each(|mark| mark.encode(out));
+            } else if !self.work.is_empty() {
                 self.take_some(session, table, words, out);
             } else if !self.closing.is_empty() {
                 self.closing.drain(..).for_each(|mark| mark.encode(out));

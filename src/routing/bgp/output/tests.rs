@@ -231,6 +231,9 @@ impl Peer {
                 wire::Message::Refresh { family, kind: Refresh::End } => {
                     self.marks.push((Mark::EndOfRefresh(family), self.held.len()));
                 }
+                wire::Message::Refresh { family, kind: Refresh::Begin } => {
+                    self.marks.push((Mark::BeginOfRefresh(family), self.n_messages));
+                }
                 other => panic!("unexpected {other:?}"),
             }
         }
@@ -289,7 +292,7 @@ fn packs_routes_by_attributes_and_is_silent_about_what_the_peer_knows() {
     assert_eq!((peer.n_messages, peer.held.len()), (2, 100));
     say(&mut groups, route("10.0.0.0/16"), Some(&variant(1)));
     assert_eq!(groups.busy(), []);
-    groups.repeat(peer.id, Family::V4);
+    groups.repeat(peer.id, Family::V4, false);
     say(&mut groups, route("10.0.0.0/16"), Some(&b));
     say(&mut groups, route("10.0.0.0/16"), Some(&a));
     assert_eq!(groups.stats(peer.id), Stats { advertised: 100, pending: 100 });
@@ -311,6 +314,28 @@ fn end_of_rib_waits_for_routes_that_changed_on_their_way() {
     groups.mark(peer.id, Mark::EndOfRefresh(Family::V6));
     peer.take(&mut groups, usize::MAX);
     assert_eq!(peer.marks.last(), Some(&(Mark::EndOfRefresh(Family::V6), 2)));
+}
+
+#[test]
+fn a_refresh_lies_between_its_marks() {
+    let (begin, end) = (Mark::BeginOfRefresh(Family::V4), Mark::EndOfRefresh(Family::V4));
+    let (mut groups, mut peer) = one();
+    say(&mut groups, route("10.1.0.0/16"), Some(&variant(1)));
+    // The first dump is not complete: its End-of-RIB says all.
+    groups.mark(peer.id, Mark::EndOfRib(Family::V4));
+    groups.repeat(peer.id, Family::V4, true);
+    peer.take(&mut groups, usize::MAX);
+    assert_eq!(peer.marks, [(Mark::EndOfRib(Family::V4), 1)]);
+    peer.marks.clear();
+    assert_eq!(peer.n_messages, 1);
+    groups.repeat(peer.id, Family::V4, true);
+    // Asked again before the end: one beginning, one end.
+    peer.take(&mut groups, 1);
+    groups.repeat(peer.id, Family::V4, true);
+    peer.take(&mut groups, usize::MAX);
+    assert_eq!(peer.marks, [(begin, 1), (end, 1)]);
+    assert!(peer.n_messages > 1, "the routes came again");
+    assert_eq!(groups.busy(), []);
 }
 
 #[test]
@@ -567,7 +592,7 @@ proptest! {
                     groups.tell(nth(n).prefix, &offers(paths), best);
                     groups.settle();
                 }
-                Step::Repeat(peer) => groups.repeat(targets[peer].peer, Family::V4),
+                Step::Repeat(peer) => groups.repeat(targets[peer].peer, Family::V4, false),
                 Step::Mark(peer) => groups.mark(targets[peer].peer, Mark::EndOfRib(Family::V6)),
                 Step::Take(peer, limit) => peers[peer].take(&mut groups, limit),
                 Step::Again(peer) => {

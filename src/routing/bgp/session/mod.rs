@@ -5,21 +5,19 @@
 //! the speaker has packed and asks for more only when it is written, so that a slow peer holds a few chunks and no
 //! more. Generic over its transport: tests use pipes.
 
+mod sockets;
 mod status;
 
-use std::cell::RefCell;
 use std::convert::Infallible;
-use std::future::poll_fn;
-use std::future::{Future, pending};
+use std::future::Future;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Poll, ready};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -29,10 +27,8 @@ use crate::routing::bgp::negotiate::negotiate;
 use crate::routing::bgp::types::{Negotiated, Notification, OpenSettings, PeerId};
 use crate::routing::bgp::wire::{self, Message, Refresh, Update};
 
+use self::sockets::{halves, read, until, when, write};
 pub use self::status::{MessageCounts, Messages, Status};
-
-/// How much is read at once.
-const READ_SIZE: usize = 64 * 1024;
 
 /// How long a closing connection may take to send its last words.
 const FAREWELL: Duration = Duration::from_secs(1);
@@ -151,6 +147,23 @@ impl<R, W> Connection<R, W> {
             open: None,
             ours: None,
         }
+    }
+}
+
+impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Connection<R, W> {
+    /// Closes the connection after its last words, which a peer that reads takes at once. What it still sends is read
+    /// and dropped: closing with bytes unread would reset the connection, and the last words might be lost with it.
+    async fn farewell(mut self) {
+        let rest = self.outgoing.get(self.written..).unwrap_or_default();
+        let farewell = async {
+            self.writer.write_all(rest).await?;
+            self.writer.shutdown().await?;
+            let mut dropped = vec![0; 4096];
+            while self.reader.read(&mut dropped).await? > 0 {}
+            io::Result::Ok(())
+        };
+        // Whatever comes of it, the connection ends here.
+        let _ = tokio::time::timeout(FAREWELL, farewell).await;
     }
 }
 
@@ -411,10 +424,11 @@ impl<T: Transport> Session<T> {
     /// Feeds the state machine and does what it says.
     async fn step(&mut self, event: Event) -> Result<(), Gone> {
         let now = self.started.elapsed();
+        let mut closed = Vec::new();
         for action in self.fsm.step(event, now, jitter()) {
             match action {
                 Action::Connect => self.wants_connection = true,
-                Action::Close(slot) => self.close(slot).await,
+                Action::Close(slot) => closed.extend(self.close(slot)),
                 Action::Accept => self.passive = self.waiting.take().map(Connection::new),
                 Action::RefuseAccepted => self.waiting = None,
                 Action::Send(slot, out) => self.send(slot, &out),
@@ -427,6 +441,10 @@ impl<T: Transport> Session<T> {
             }
         }
         self.status.set_state(self.fsm.state());
+        // Last, because a peer that is dead takes its time: its routes must not wait for it.
+        for connection in closed {
+            connection.farewell().await;
+        }
         Ok(())
     }
 
@@ -472,23 +490,12 @@ impl<T: Transport> Session<T> {
         status.sent.count_all(connection.outgoing.get(before..).unwrap_or_default());
     }
 
-    /// Closes a connection after its last words, which a peer that reads takes at once. What it still sends is read
-    /// and dropped: closing with bytes unread would reset the connection, and the last words might be lost with it.
-    async fn close(&mut self, slot: Slot) {
+    /// Takes a connection off its slot; what is left to do is [`Connection::farewell`].
+    fn close(&mut self, slot: Slot) -> Option<Connection<T::Reader, T::Writer>> {
         if slot == Slot::Active {
             self.wants_connection = false;
         }
-        let Some(mut connection) = self.connection(slot).take() else { return };
-        let rest = connection.outgoing.get(connection.written..).unwrap_or_default();
-        let farewell = async {
-            connection.writer.write_all(rest).await?;
-            connection.writer.shutdown().await?;
-            let mut dropped = [0; 4096];
-            while connection.reader.read(&mut dropped).await? > 0 {}
-            io::Result::Ok(())
-        };
-        // Whatever comes of it, the connection ends here.
-        let _ = tokio::time::timeout(FAREWELL, farewell).await;
+        self.connection(slot).take()
     }
 
     async fn wrote(&mut self, slot: Slot, n: usize) -> Result<(), Gone> {
@@ -540,56 +547,6 @@ impl<T: Transport> Session<T> {
             Slot::Active => &mut self.active,
             Slot::Passive => &mut self.passive,
         }
-    }
-}
-
-/// What to read into, and what to write from, of one connection.
-type Halves<'a, R, W> = (Option<(&'a mut R, &'a mut Vec<u8>)>, Option<(&'a mut W, &'a [u8])>);
-
-fn halves<R, W>(connection: &mut Option<Connection<R, W>>) -> Halves<'_, R, W> {
-    let Some(connection) = connection else { return (None, None) };
-    let outgoing = connection.outgoing.get(connection.written..).unwrap_or_default();
-    let writing = Some((&mut connection.writer, outgoing)).filter(|(_, bytes)| !bytes.is_empty());
-    (Some((&mut connection.reader, &mut connection.received)), writing)
-}
-
-thread_local! {
-    /// What is read lands here first, so that a session that hears nothing holds no buffer.
-    static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_SIZE].into_boxed_slice());
-}
-
-/// Appends what comes next.
-async fn read<R: AsyncRead + Unpin>(half: Option<(&mut R, &mut Vec<u8>)>) -> io::Result<usize> {
-    let Some((reader, received)) = half else { return pending().await };
-    poll_fn(|context| {
-        SCRATCH.with_borrow_mut(|scratch| {
-            let mut buffer = ReadBuf::new(scratch);
-            ready!(Pin::new(&mut *reader).poll_read(context, &mut buffer))?;
-            received.extend_from_slice(buffer.filled());
-            Poll::Ready(Ok(buffer.filled().len()))
-        })
-    })
-    .await
-}
-
-async fn write<W: AsyncWrite + Unpin>(half: Option<(&mut W, &[u8])>) -> io::Result<usize> {
-    match half {
-        Some((writer, bytes)) => writer.write(bytes).await,
-        None => pending().await,
-    }
-}
-
-async fn when<F: Future + Unpin>(future: Option<F>) -> F::Output {
-    match future {
-        Some(future) => future.await,
-        None => pending().await,
-    }
-}
-
-async fn until(deadline: Option<Instant>) {
-    match deadline {
-        Some(deadline) => tokio::time::sleep_until(deadline).await,
-        None => pending().await,
     }
 }
 

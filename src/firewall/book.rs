@@ -1,0 +1,198 @@
+//! Which policies isolate which pods of this node, kept up to date change by change (pure).
+//!
+//! A policy that chooses no pod of this node costs its entry in an index and nothing else: its sets are not filled.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::index::Index;
+use super::members::{Members, candidate, is_peer, labels_of};
+use super::resolve::{Resolved, resolve, targets};
+use super::{Config, LEGACY_POLICY};
+use crate::model::{Changes, NamespaceName, NetworkPolicy, Pod, PodKey, PolicyKey, Selector, Snapshot};
+
+/// A pod of this node.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LocalPod {
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
+    /// The policies that isolate it against what it would receive; none where it receives from everybody.
+    pub ingress: BTreeSet<PolicyKey>,
+    /// The policies that isolate it in what it sends, likewise.
+    pub egress: BTreeSet<PolicyKey>,
+}
+
+/// A policy.
+#[derive(Clone, Debug)]
+struct Entry {
+    resolved: Arc<Resolved>,
+    /// The pods of this node it isolates; while there are any, its sets are in use.
+    pods: BTreeSet<PodKey>,
+}
+
+/// Everything rules are made from.
+#[derive(Clone, Debug, Default)]
+pub struct Book {
+    policies: BTreeMap<PolicyKey, Entry>,
+    targets: Index<PolicyKey>,
+    members: Members,
+    pods: BTreeMap<PodKey, LocalPod>,
+}
+
+impl Book {
+    /// Everything from scratch.
+    pub fn build(snapshot: &Snapshot, config: &Config) -> Book {
+        let mut book = Book::default();
+        let changes = Changes {
+            policies: snapshot.policies.keys().cloned().collect(),
+            namespaces: snapshot.namespaces.keys().cloned().collect(),
+            pods: snapshot.pods.keys().cloned().collect(),
+            ..Changes::default()
+        };
+        book.apply(&changes, snapshot, config);
+        book
+    }
+
+    /// Brings up to date what `changes` names.
+    pub fn apply(&mut self, changes: &Changes, snapshot: &Snapshot, config: &Config) {
+        for key in &changes.policies {
+            self.set_policy(key, snapshot.policies.get(key).map(AsRef::as_ref), snapshot);
+        }
+        for name in &changes.namespaces {
+            let namespace = snapshot.namespaces.get(name);
+            let isolated = config.legacy_isolation && namespace.is_some_and(|namespace| namespace.legacy_isolation);
+            let policy = NetworkPolicy { targets: Selector::default(), ingress: Some(Vec::new()), egress: None };
+            self.set_policy(&legacy_key(name), isolated.then_some(&policy), snapshot);
+            self.members.update_namespace(name, snapshot);
+        }
+        for key in &changes.pods {
+            self.members.update(key, snapshot);
+            self.set_pod(key, snapshot);
+        }
+    }
+
+    /// The pods of this node, isolated or not.
+    pub fn pods(&self) -> &BTreeMap<PodKey, LocalPod> {
+        &self.pods
+    }
+
+    /// The policies that isolate pods of this node.
+    pub fn active(&self) -> impl Iterator<Item = (&PolicyKey, &Resolved)> {
+        let active = self.policies.iter().filter(|(_, entry)| !entry.pods.is_empty());
+        active.map(|(key, entry)| (key, entry.resolved.as_ref()))
+    }
+
+    /// Whether there is a policy at all: one that nobody of this node is under yet may choose the next pod.
+    pub fn has_policies(&self) -> bool {
+        !self.policies.is_empty()
+    }
+
+    /// The addresses behind the policies.
+    pub fn members(&self) -> &Members {
+        &self.members
+    }
+
+    fn set_policy(&mut self, key: &PolicyKey, policy: Option<&NetworkPolicy>, snapshot: &Snapshot) {
+        let older = self.policies.remove(key);
+        let Some(policy) = policy else {
+            self.targets.remove(key);
+            for pod in older.iter().flat_map(|entry| &entry.pods) {
+                self.place(pod, key, None);
+            }
+            self.swap_sets(older.as_ref(), None, snapshot);
+            return;
+        };
+        let chooser = targets(key, policy);
+        let resolved = Arc::new(resolve(key, policy));
+        let mut entry = Entry { resolved, pods: BTreeSet::new() };
+        for pod in pods_of(&self.pods, &key.namespace) {
+            let chosen = snapshot
+                .pods
+                .get(&pod)
+                .is_some_and(|found| chooser.chooses(candidate(&pod, found, labels_of(snapshot, &pod.namespace))));
+            self.place(&pod, key, chosen.then_some(&*entry.resolved));
+            if chosen {
+                entry.pods.insert(pod);
+            }
+        }
+        self.targets.insert(key.clone(), chooser);
+        self.swap_sets(older.as_ref(), Some(&entry), snapshot);
+        self.policies.insert(key.clone(), entry);
+    }
+
+    fn set_pod(&mut self, key: &PodKey, snapshot: &Snapshot) {
+        let found = snapshot.pods.get(key).filter(|pod| is_local(pod, snapshot));
+        let before = self.pods.remove(key).unwrap_or_default();
+        let chosen = match found {
+            Some(pod) => self.targets.choosing(candidate(key, pod, labels_of(snapshot, &key.namespace))),
+            None => BTreeSet::new(),
+        };
+        if let Some(pod) = found {
+            let entry = |policy: &PolicyKey| self.policies.get(policy).map(|entry| &entry.resolved);
+            let isolates =
+                |policy: &&PolicyKey, of: fn(&Resolved) -> bool| entry(policy).is_some_and(|resolved| of(resolved));
+            let local = LocalPod {
+                addresses: pod.addresses.to_vec(),
+                ingress: chosen.iter().filter(|key| isolates(key, |found| found.ingress.is_some())).cloned().collect(),
+                egress: chosen.iter().filter(|key| isolates(key, |found| found.egress.is_some())).cloned().collect(),
+            };
+            self.pods.insert(key.clone(), local);
+        }
+        let was = before.ingress.union(&before.egress).cloned().collect::<BTreeSet<_>>();
+        for policy in was.union(&chosen) {
+            let Some(entry) = self.policies.get_mut(policy) else { continue };
+            let older = entry.clone();
+            if chosen.contains(policy) {
+                entry.pods.insert(key.clone());
+            } else {
+                entry.pods.remove(key);
+            }
+            let newer = entry.clone();
+            self.swap_sets(Some(&older), Some(&newer), snapshot);
+        }
+    }
+
+    /// Writes down whether a policy isolates a pod.
+    fn place(&mut self, pod: &PodKey, policy: &PolicyKey, by: Option<&Resolved>) {
+        let Some(local) = self.pods.get_mut(pod) else { return };
+        let mut set = |policies: fn(&mut LocalPod) -> &mut BTreeSet<PolicyKey>, isolates: bool| {
+            if isolates {
+                policies(local).insert(policy.clone());
+            } else {
+                policies(local).remove(policy);
+            }
+        };
+        set(|local| &mut local.ingress, by.is_some_and(|resolved| resolved.ingress.is_some()));
+        set(|local| &mut local.egress, by.is_some_and(|resolved| resolved.egress.is_some()));
+    }
+
+    /// Takes the sets of the newer entry into use and then lets those of the older one go, so that what both use stays.
+    fn swap_sets(&mut self, older: Option<&Entry>, newer: Option<&Entry>, snapshot: &Snapshot) {
+        let sets = |entry: Option<&Entry>| {
+            let entry = entry.filter(|entry| !entry.pods.is_empty());
+            entry.map(|entry| entry.resolved.sets().into_iter().cloned().collect::<Vec<_>>()).unwrap_or_default()
+        };
+        for set in sets(newer) {
+            self.members.retain(&set, snapshot);
+        }
+        for set in sets(older) {
+            self.members.release(&set);
+        }
+    }
+}
+
+/// The key of the policy that stands for a namespace's old annotation: no NetworkPolicy can have this name.
+fn legacy_key(name: &NamespaceName) -> PolicyKey {
+    PolicyKey::new(Arc::clone(&name.0), LEGACY_POLICY)
+}
+
+/// Whether a pod runs on this node, in a network of its own.
+fn is_local(pod: &Pod, snapshot: &Snapshot) -> bool {
+    is_peer(pod) && pod.node.as_ref() == Some(&snapshot.node_name)
+}
+
+fn pods_of(pods: &BTreeMap<PodKey, LocalPod>, namespace: &Arc<str>) -> Vec<PodKey> {
+    let first = PodKey::new(Arc::clone(namespace), "");
+    pods.range(first..).map(|(key, _)| key).take_while(|key| key.namespace == *namespace).cloned().collect()
+}

@@ -1,0 +1,389 @@
+//! From policies and pods to the rules of one nftables table (pure).
+//!
+//! Two questions are asked of a packet, one after the other: may its sender send it ([`EGRESS`]), may its receiver have
+//! it ([`INGRESS`]). Each has base chains of its own, so an `accept` that answers the first leaves the second open, and no
+//! mark is needed. A verdict map leads from a pod's address to the chain for the policies it is under; pods under the
+//! same policies share that chain. So the cost of a packet does not grow with the number of pods.
+//!
+//! ```text
+//! forward, output ─▶ egress ─▶ replies accept ─▶ from me to me accept ─▶ egress4/6[source] ─▶ unknown pods drop
+//!                                                                             │
+//!                                                                             ▼
+//!                                    send-… ─▶ one chain a policy: accept what it allows ─▶ log ─▶ reject
+//! ```
+//!
+//! Packets that IPVS has sent to a pod pass OUTPUT, with the client's source and the pod as destination: what policies
+//! are about. What the node itself sends to its pods is always allowed, and so is what pods send to their node.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use sha2::{Digest, Sha256};
+
+use super::Config;
+use super::book::Book;
+use super::members::{Element, SetKey, View};
+use super::resolve::{Allow, AllowPeer, AllowPort, Direction};
+use crate::kernel::filter::{
+    Base, BaseKind, Chain, CtState, Elements, Field, FieldType, Hook, Key, Map, Match, Name, Rule, Ruleset, Selector,
+    Set, Statement, Value, ValueType, merge_prefixes,
+};
+use crate::kernel::nft::priority;
+use crate::model::{PolicyKey, Snapshot};
+use crate::net::{Family, Prefix};
+
+/// The chain that asks whether a packet may be sent.
+pub const EGRESS: &str = "egress";
+/// The chain that asks whether a packet may be received.
+pub const INGRESS: &str = "ingress";
+/// The most elements of the maps: far more pods than a node has.
+const MOST_PODS: u32 = 4096;
+/// The longest comment of a rule, bytes.
+const COMMENT: usize = 100;
+
+/// The whole table.
+pub fn ruleset(book: &Book, snapshot: &Snapshot, config: &Config) -> Ruleset {
+    let mut ruleset = Ruleset::default();
+    add_pods(book, &mut ruleset, config);
+    add_frame(book, snapshot, config, &mut ruleset);
+    for (key, resolved) in book.active() {
+        for (direction, allows) in [(Direction::Ingress, &resolved.ingress), (Direction::Egress, &resolved.egress)] {
+            let Some(allows) = allows else { continue };
+            let rules = allows.iter().flat_map(|allow| rules(key, direction, allow, book, &mut ruleset.sets)).collect();
+            ruleset.chains.insert(policy_chain(direction, key), Chain { base: None, rules });
+        }
+    }
+    for set in book.members().sets() {
+        let elements: Vec<Element> = book.members().elements(set).collect();
+        for family in Family::ALL {
+            let (name, set) = member_set(set, family, &elements);
+            ruleset.sets.insert(name, set);
+        }
+    }
+    ruleset
+}
+
+/// A set's name and content for one family. The name carries the size it is declared with: a set that outgrows it is
+/// another set, which rules change over to in one transaction.
+pub fn member_set(key: &SetKey, family: Family, elements: &[Element]) -> (Name, Set) {
+    let own = elements.iter().filter(|(address, _)| Family::of(*address) == family);
+    let (types, keys): (Vec<FieldType>, BTreeSet<Key>) = match key.view {
+        View::Addresses => (vec![address_type(family)], own.map(|(address, _)| vec![Field::from(*address)]).collect()),
+        View::NamedPort { .. } => (
+            vec![address_type(family), FieldType::Port],
+            own.map(|(address, port)| vec![Field::from(*address), Field::Port(*port)]).collect(),
+        ),
+    };
+    (
+        set_name(key, family, elements),
+        Set { key: types, size: declared_size(elements.len()), elements: Elements::Keys(keys) },
+    )
+}
+
+fn set_name(key: &SetKey, family: Family, elements: &[Element]) -> Name {
+    Arc::from(format!("{}-{}", key.name(family), declared_size(elements.len())))
+}
+
+/// What a set of so many elements is declared with: the kernel reserves memory for it, so it follows the need, in large
+/// steps.
+fn declared_size(elements: usize) -> u32 {
+    let mut size = 64_u32;
+    while (size as usize) < elements {
+        size = size.saturating_mul(4);
+    }
+    size
+}
+
+/// The chain of one policy in one direction.
+pub fn policy_chain(direction: Direction, key: &PolicyKey) -> Name {
+    let prefix = match direction {
+        Direction::Ingress => "to",
+        Direction::Egress => "from",
+    };
+    Arc::from(format!("{prefix}-{}", digest([key.namespace.as_ref(), key.name.as_ref()])))
+}
+
+/// The chain of the pods that are under exactly these policies.
+fn pods_chain(direction: Direction, policies: &BTreeSet<PolicyKey>) -> Name {
+    let prefix = match direction {
+        Direction::Ingress => "receive",
+        Direction::Egress => "send",
+    };
+    let parts = policies.iter().flat_map(|key| [key.namespace.as_ref(), key.name.as_ref()]);
+    Arc::from(format!("{prefix}-{}", digest(parts)))
+}
+
+/// A digest of texts, each delimited, so that no two lists run into one.
+fn digest<'a>(parts: impl IntoIterator<Item = &'a str>) -> String {
+    let mut hash = Sha256::new();
+    for part in parts {
+        hash.update((part.len() as u64).to_be_bytes());
+        hash.update(part);
+    }
+    hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The maps from pods to chains, and those chains.
+fn add_pods(book: &Book, ruleset: &mut Ruleset, config: &Config) {
+    for family in Family::ALL {
+        for direction in [Direction::Ingress, Direction::Egress] {
+            let mut elements: BTreeMap<Key, Value> = BTreeMap::new();
+            for pod in book.pods().values() {
+                let policies = match direction {
+                    Direction::Ingress => &pod.ingress,
+                    Direction::Egress => &pod.egress,
+                };
+                let value = if policies.is_empty() {
+                    Value::Accept
+                } else {
+                    let chain = pods_chain(direction, policies);
+                    let made = ruleset.chains.contains_key(&chain);
+                    if !made {
+                        ruleset.chains.insert(Arc::clone(&chain), pods_rules(direction, policies, config));
+                    }
+                    Value::Jump(chain)
+                };
+                for address in pod.addresses.iter().filter(|address| Family::of(**address) == family) {
+                    // Two pods with one address, for a moment: what either is under holds, so a chain wins over accept.
+                    let entry = elements.entry(vec![Field::from(*address)]).or_insert_with(|| value.clone());
+                    if *entry == Value::Accept {
+                        *entry = value.clone();
+                    }
+                }
+            }
+            let map = Map { key: vec![address_type(family)], elements, value: ValueType::Verdict, size: MOST_PODS };
+            ruleset.maps.insert(pods_map(direction, family), map);
+        }
+    }
+}
+
+fn pods_rules(direction: Direction, policies: &BTreeSet<PolicyKey>, config: &Config) -> Chain {
+    let mut rules: Vec<Rule> = policies
+        .iter()
+        .map(|key| Rule {
+            matches: Vec::new(),
+            statements: vec![Statement::Jump(policy_chain(direction, key))],
+            comment: comment(&key.to_string()),
+        })
+        .collect();
+    if let Some(group) = config.log_group {
+        rules.push(Rule {
+            matches: Vec::new(),
+            statements: vec![Statement::Log { group, per_minute: super::LOG_PER_MINUTE }],
+            comment: comment("no policy allows it"),
+        });
+    }
+    rules.push(Rule {
+        matches: Vec::new(),
+        statements: vec![Statement::Counter, Statement::Reject],
+        comment: comment("no policy allows it"),
+    });
+    Chain { base: None, rules }
+}
+
+/// The base chains and the two questions.
+fn add_frame(book: &Book, snapshot: &Snapshot, config: &Config, ruleset: &mut Ruleset) {
+    for (name, question, hook, order) in [
+        ("forward-egress", EGRESS, Hook::Forward, priority::FIREWALL_EGRESS),
+        ("output-egress", EGRESS, Hook::Output, priority::FIREWALL_EGRESS),
+        ("forward-ingress", INGRESS, Hook::Forward, priority::FIREWALL_INGRESS),
+        ("output-ingress", INGRESS, Hook::Output, priority::FIREWALL_INGRESS),
+    ] {
+        let mut rules = Vec::new();
+        if hook == Hook::Output {
+            rules.push(Rule {
+                matches: vec![Match::SourceIsLocal { negated: false }],
+                statements: vec![Statement::Accept],
+                comment: comment("the node to its pods"),
+            });
+        }
+        rules.push(Rule {
+            matches: Vec::new(),
+            statements: vec![Statement::Jump(Arc::from(question))],
+            comment: comment(question),
+        });
+        let base = Base { kind: BaseKind::Filter, hook, priority: order };
+        ruleset.chains.insert(Arc::from(name), Chain { base: Some(base), rules });
+    }
+    for family in Family::ALL {
+        let address = address_type(family);
+        let own = book.pods().values().flat_map(|pod| &pod.addresses).filter(|found| Family::of(**found) == family);
+        let keys = own.map(|found| vec![Field::from(*found), Field::from(*found)]).collect();
+        let set = Set { key: vec![address, address], elements: Elements::Keys(keys), size: MOST_PODS };
+        ruleset.sets.insert(itself_set(family), set);
+        let cidrs = snapshot.own_node().into_iter().flat_map(|node| &node.pod_cidrs).copied();
+        let cidrs = merge_prefixes(cidrs.filter(|prefix: &Prefix| Family::of(prefix.addr()) == family));
+        let set = Set { key: vec![address], elements: Elements::Prefixes(cidrs), size: 0 };
+        ruleset.sets.insert(cidrs_set(family), set);
+    }
+    for direction in [Direction::Ingress, Direction::Egress] {
+        let rules = question(direction, book.has_policies() || config.default_deny);
+        let name = match direction {
+            Direction::Ingress => INGRESS,
+            Direction::Egress => EGRESS,
+        };
+        ruleset.chains.insert(Arc::from(name), Chain { base: None, rules });
+    }
+}
+
+/// The rules that ask one question. `guard`: a pod that is not known yet may be one that a policy isolates.
+fn question(direction: Direction, guard: bool) -> Vec<Rule> {
+    let mut rules = vec![Rule {
+        matches: vec![Match::CtState(vec![CtState::Established, CtState::Related])],
+        statements: vec![Statement::Accept],
+        comment: comment("replies, and what was allowed before"),
+    }];
+    for family in Family::ALL {
+        let (source, destination) = (side(Direction::Ingress, family), side(Direction::Egress, family));
+        rules.push(Rule {
+            matches: vec![in_set(vec![source, destination], itself_set(family))],
+            statements: vec![Statement::Accept],
+            comment: comment("a pod to itself"),
+        });
+    }
+    for family in Family::ALL {
+        rules.push(Rule {
+            matches: Vec::new(),
+            statements: vec![Statement::VerdictMap {
+                selectors: vec![subject(direction, family)],
+                map: pods_map(direction, family),
+            }],
+            comment: comment("to the policies of the pod"),
+        });
+    }
+    for family in Family::ALL.into_iter().filter(|_| guard) {
+        rules.push(Rule {
+            matches: vec![in_set(vec![subject(direction, family)], cidrs_set(family))],
+            statements: vec![Statement::Counter, Statement::Drop],
+            comment: comment("a pod that is not known yet"),
+        });
+    }
+    rules
+}
+
+/// The rules of one kind of allowed packets.
+fn rules(
+    key: &PolicyKey,
+    direction: Direction,
+    allow: &Allow,
+    book: &Book,
+    sets: &mut BTreeMap<Name, Set>,
+) -> Vec<Rule> {
+    let text = match direction {
+        Direction::Ingress => format!("{key} ingress[{}]", allow.rule),
+        Direction::Egress => format!("{key} egress[{}]", allow.rule),
+    };
+    let rule = |matches: Vec<Match>| Rule { matches, statements: vec![Statement::Accept], comment: comment(&text) };
+    let (protocol, ports) = match &allow.port {
+        AllowPort::Any => (None, None),
+        AllowPort::Protocol(protocol) => (Some(*protocol), None),
+        AllowPort::Range(protocol, first, last) => (Some(*protocol), Some((*first, *last))),
+        AllowPort::Named(set) => match &set.view {
+            View::NamedPort { protocol, .. } => (Some(*protocol), None),
+            View::Addresses => (None, None),
+        },
+    };
+    let ports = ports.filter(|range| *range != (0, u16::MAX));
+    let plain = |matches: &mut Vec<Match>| {
+        matches.extend(protocol.map(Match::Protocol));
+        matches.extend(ports.map(|(first, last)| Match::DestinationPorts { first, last }));
+    };
+    if allow.peer == AllowPeer::Any && !matches!(allow.port, AllowPort::Named(_)) {
+        let mut matches = Vec::new();
+        plain(&mut matches);
+        return vec![rule(matches)];
+    }
+    let mut rules = Vec::new();
+    for family in Family::ALL {
+        let mut matches = Vec::new();
+        match &allow.peer {
+            AllowPeer::Any => {}
+            AllowPeer::Pods(set) => {
+                let elements: Vec<Element> = book.members().elements(set).collect();
+                matches.push(in_set(vec![side(direction, family)], set_name(set, family, &elements)));
+            }
+            AllowPeer::Blocks(blocks) => {
+                let own: BTreeSet<Prefix> =
+                    blocks.iter().filter(|block| Family::of(block.addr()) == family).copied().collect();
+                if own.is_empty() {
+                    continue;
+                }
+                let name = blocks_set(family, &own);
+                let set = Set { key: vec![address_type(family)], elements: Elements::Prefixes(own), size: 0 };
+                sets.insert(Arc::clone(&name), set);
+                matches.push(in_set(vec![side(direction, family)], name));
+            }
+        }
+        plain(&mut matches);
+        if let AllowPort::Named(set) = &allow.port {
+            let elements: Vec<Element> = book.members().elements(set).collect();
+            let selectors = vec![side(Direction::Egress, family), Selector::DestinationPort];
+            matches.push(in_set(selectors, set_name(set, family, &elements)));
+        }
+        rules.push(rule(matches));
+    }
+    rules
+}
+
+fn in_set(selectors: Vec<Selector>, set: Name) -> Match {
+    Match::InSet { selectors, set, negated: false }
+}
+
+/// The address of the other side: the source of what a pod receives, the destination of what it sends.
+fn side(direction: Direction, family: Family) -> Selector {
+    match (direction, family) {
+        (Direction::Ingress, Family::V4) => Selector::Source4,
+        (Direction::Ingress, Family::V6) => Selector::Source6,
+        (Direction::Egress, Family::V4) => Selector::Destination4,
+        (Direction::Egress, Family::V6) => Selector::Destination6,
+    }
+}
+
+/// The address of the pod itself.
+fn subject(direction: Direction, family: Family) -> Selector {
+    match direction {
+        Direction::Ingress => side(Direction::Egress, family),
+        Direction::Egress => side(Direction::Ingress, family),
+    }
+}
+
+fn address_type(family: Family) -> FieldType {
+    match family {
+        Family::V4 => FieldType::Ipv4,
+        Family::V6 => FieldType::Ipv6,
+    }
+}
+
+fn digit(family: Family) -> u8 {
+    match family {
+        Family::V4 => 4,
+        Family::V6 => 6,
+    }
+}
+
+fn pods_map(direction: Direction, family: Family) -> Name {
+    let name = match direction {
+        Direction::Ingress => INGRESS,
+        Direction::Egress => EGRESS,
+    };
+    Arc::from(format!("{name}{}", digit(family)))
+}
+
+fn itself_set(family: Family) -> Name {
+    Arc::from(format!("itself{}", digit(family)))
+}
+
+fn cidrs_set(family: Family) -> Name {
+    Arc::from(format!("own-pods{}", digit(family)))
+}
+
+/// Named by content: a policy that is written anew with the same blocks keeps its set.
+fn blocks_set(family: Family, blocks: &BTreeSet<Prefix>) -> Name {
+    let texts: Vec<String> = blocks.iter().map(Prefix::to_string).collect();
+    Arc::from(format!("blocks{}-{}", digit(family), digest(texts.iter().map(String::as_str))))
+}
+
+/// A comment that fits.
+fn comment(text: &str) -> Name {
+    Arc::from(text.get(..text.floor_char_boundary(COMMENT)).unwrap_or_default())
+}

@@ -1,0 +1,32 @@
+//! Room 2: NetworkPolicy, under construction: these parts decide, and nothing is written to a kernel yet.
+//!
+//! Promises: what a policy forbids does not pass, from the first packet on; what it allows does; replies always do.
+//! Must not know: Kubernetes types, the other rooms.
+//!
+//! [`resolve`] reads one policy, [`index`] finds the policies a pod matters to, [`members`] keeps the addresses behind
+//! them, [`book`] adds it all up, [`compile`] writes it as rules.
+
+pub mod book;
+pub mod compile;
+pub mod index;
+pub mod members;
+pub mod resolve;
+
+/// The nftables table of this room (family `inet`).
+pub const TABLE: &str = "ferrovia-firewall";
+/// The name under which a namespace's old isolation annotation appears among policies: no object can be called so.
+pub const LEGACY_POLICY: &str = "net.beta.kubernetes.io/network-policy";
+/// Denied packets that are logged in a minute, and the burst: the predecessor's rate.
+pub const LOG_PER_MINUTE: u32 = 10;
+
+/// What the room needs of the configuration.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Config {
+    /// Let nothing through to or from a pod of this node before it is known (`--netpol-default-deny`), also where there
+    /// is no policy.
+    pub default_deny: bool,
+    /// Read the old isolation annotation of namespaces (`--legacy-namespace-isolation`).
+    pub legacy_isolation: bool,
+    /// The netlink group denied packets are logged to; `None` for no log.
+    pub log_group: Option<u16>,
+}

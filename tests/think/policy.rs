@@ -1,0 +1,205 @@
+//! For random clusters, policies and packets: the firewall's rules do what Kubernetes says policies allow.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ferrovia::firewall::Config;
+use ferrovia::firewall::book::Book;
+use ferrovia::firewall::compile::ruleset;
+use ferrovia::kernel::filter::Hook;
+use ferrovia::model::{
+    Labels, NamedPort, Namespace, NamespaceName, Namespaces, NetworkPolicy, NodeName, Operator, Peer, Peers, Pod,
+    PodKey, PolicyKey, PolicyPort, PolicyRule, PortMatch, Ports, Requirement, Selector, Snapshot,
+};
+use ferrovia::net::{Prefix, Protocol};
+use ferrovia::testing::builders::{cluster, ip, prefix};
+use ferrovia::testing::policy_oracle::PolicyOracle;
+use ferrovia::testing::tracer::{Origin, Packet, Tracer};
+use proptest::prelude::*;
+
+/// Packets tried on each cluster; with the number of clusters below, more than 100,000 verdicts.
+const PACKETS: usize = 120;
+const CLUSTERS: u32 = 900;
+
+fn text(number: u8) -> Arc<str> {
+    Arc::from(["a", "b", "c", "d"][usize::from(number % 4)])
+}
+
+fn labels() -> impl Strategy<Value = Labels> {
+    prop::collection::btree_map((0..3_u8).prop_map(text), (0..2_u8).prop_map(text), 0..3)
+}
+
+fn selector() -> impl Strategy<Value = Selector> {
+    let values = prop::collection::btree_set((0..2_u8).prop_map(text), 1..3);
+    let operator = prop_oneof![
+        4 => values.clone().prop_map(Operator::In),
+        1 => values.prop_map(Operator::NotIn),
+        1 => Just(Operator::Exists),
+        1 => Just(Operator::DoesNotExist),
+    ];
+    let requirement = (0..3_u8, operator).prop_map(|(key, operator)| Requirement { key: text(key), operator });
+    prop::collection::vec(requirement, 0..2).prop_map(Selector)
+}
+
+/// Blocks of all sizes that lie over pods, nodes and the world.
+fn block() -> impl Strategy<Value = Prefix> {
+    prop::sample::select(vec![
+        "0.0.0.0/0",
+        "10.0.0.0/8",
+        "10.244.0.0/16",
+        "10.244.1.0/24",
+        "10.244.1.0/30",
+        "10.244.2.1/32",
+        "198.51.100.0/24",
+        "198.51.100.1/32",
+        "192.168.10.0/24",
+        "::/0",
+        "fd00:244::/32",
+        "fd00:244:1::/64",
+        "fd00:244:1::1/128",
+    ])
+    .prop_map(prefix)
+}
+
+fn peer() -> impl Strategy<Value = Peer> {
+    let namespaces = prop_oneof![Just(Namespaces::Own), selector().prop_map(Namespaces::Selected)];
+    prop_oneof![
+        3 => (namespaces, selector()).prop_map(|(namespaces, pods)| Peer::Pods { namespaces, pods }),
+        2 => (block(), prop::collection::vec(block(), 0..3)).prop_map(|(cidr, holes)| {
+            let except = holes.into_iter().filter(|hole| cidr.contains(hole)).collect();
+            Peer::Block { cidr, except }
+        }),
+    ]
+}
+
+fn protocol() -> impl Strategy<Value = Protocol> {
+    prop::sample::select(Protocol::ALL.to_vec())
+}
+
+fn port() -> impl Strategy<Value = PolicyPort> {
+    let matched = prop_oneof![
+        Just(PortMatch::Any),
+        (1..5_u16, 0..3_u16).prop_map(|(first, more)| PortMatch::Range(first, first + more)),
+        (0..3_u8).prop_map(|name| PortMatch::Named(text(name))),
+    ];
+    (protocol(), matched).prop_map(|(protocol, port)| PolicyPort { protocol, port })
+}
+
+fn rule() -> impl Strategy<Value = PolicyRule> {
+    let peers = prop_oneof![
+        1 => Just(Peers::Any),
+        3 => prop::collection::vec(peer(), 0..3).prop_map(Peers::Only),
+    ];
+    let ports = prop_oneof![
+        1 => Just(Ports::Any),
+        2 => prop::collection::vec(port(), 0..3).prop_map(Ports::Only),
+    ];
+    (peers, ports).prop_map(|(peers, ports)| PolicyRule { peers, ports })
+}
+
+fn policy() -> impl Strategy<Value = NetworkPolicy> {
+    let rules = || prop::option::of(prop::collection::vec(rule(), 0..3));
+    (selector(), rules(), rules()).prop_map(|(targets, ingress, egress)| NetworkPolicy { targets, ingress, egress })
+}
+
+/// Pod number `n` is on node `n % 2 + 1` of two.
+fn pod() -> impl Strategy<Value = Pod> {
+    let ports = prop::collection::vec((0..3_u8, protocol(), 1..6_u16), 0..3);
+    (labels(), ports, prop::bool::weighted(0.1)).prop_map(|(labels, ports, host_network)| {
+        let ports = ports.into_iter().map(|(name, protocol, port)| NamedPort { name: text(name), protocol, port });
+        Pod { labels, ports: ports.collect(), host_network, ..Pod::default() }
+    })
+}
+
+fn snapshot() -> impl Strategy<Value = Snapshot> {
+    let pods = prop::collection::vec((0..3_u8, pod()), 0..8);
+    let policies = prop::collection::vec((0..3_u8, policy()), 0..5);
+    let namespaces = prop::collection::vec(labels(), 3);
+    (pods, policies, namespaces).prop_map(|(pods, policies, namespaces)| {
+        let mut snapshot = cluster("n1").build();
+        for (number, labels) in (0..).zip(namespaces) {
+            snapshot
+                .namespaces
+                .insert(NamespaceName(text(number)), Arc::new(Namespace { labels, legacy_isolation: false }));
+        }
+        for (number, (namespace, pod)) in (0_u8..).zip(pods) {
+            let node = number % 2 + 1;
+            let addresses = if pod.host_network {
+                [ip(&format!("192.168.10.1{node}")), ip(&format!("fd10::1{node}"))]
+            } else {
+                [ip(&format!("10.244.{node}.{}", number + 1)), ip(&format!("fd00:244:{node}::{}", number + 1))]
+            };
+            let pod = Pod { addresses: addresses.into(), node: Some(NodeName::new(format!("n{node}"))), ..pod };
+            snapshot.pods.insert(PodKey::new(text(namespace), format!("p{number}")), Arc::new(pod));
+        }
+        for (number, (namespace, policy)) in policies.into_iter().enumerate() {
+            snapshot.policies.insert(PolicyKey::new(text(namespace), format!("np{number}")), Arc::new(policy));
+        }
+        snapshot
+    })
+}
+
+/// Somebody a packet may come from or go to: pods of both nodes known and unknown, a node, the world.
+fn address(v6: bool, number: u8) -> IpAddr {
+    let host = number % 10 + 1;
+    let node = (host - 1) % 2 + 1;
+    match (v6, host) {
+        (false, 9) => ip("198.51.100.1"),
+        (false, 10) => ip("192.168.10.12"),
+        (true, 9) => ip("2001:db8::1"),
+        (true, 10) => ip("fd10::12"),
+        (false, _) => ip(&format!("10.244.{node}.{host}")),
+        (true, _) => ip(&format!("fd00:244:{node}::{host}")),
+    }
+}
+
+fn packets() -> impl Strategy<Value = Vec<Packet>> {
+    let one =
+        (any::<bool>(), 0..10_u8, 0..10_u8, protocol(), 1..8_u16).prop_map(|(v6, from, to, protocol, port)| Packet {
+            origin: Origin::Wire,
+            source: address(v6, from),
+            source_port: 40_000,
+            destination: address(v6, to),
+            protocol,
+            port,
+        });
+    prop::collection::vec(one, PACKETS)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: CLUSTERS, ..ProptestConfig::default() })]
+
+    #[test]
+    fn rules_allow_what_the_api_allows_and_nothing_else(snapshot in snapshot(), packets in packets()) {
+        let own = [ip("192.168.10.11"), ip("fd10::11")];
+        let config = Config::default();
+        let rules = ruleset(&Book::build(&snapshot, &config), &snapshot, &config);
+        let (tracer, oracle) = (Tracer::of_filter(&rules, &own), PolicyOracle::new(&snapshot));
+        for packet in packets {
+            // What is routed, and what IPVS has sent on: the same question in two hooks.
+            for hook in [Hook::Forward, Hook::Output] {
+                let stopped = tracer.hook(hook, packet);
+                prop_assert_eq!(stopped.is_none(), oracle.allows(packet, false), "{:?} {:?}: {:?}", hook, packet, stopped);
+            }
+            let from_node = Packet { source: own[usize::from(packet.source.is_ipv6())], ..packet };
+            prop_assert_eq!(tracer.hook(Hook::Output, from_node).is_none(), oracle.allows(from_node, true));
+        }
+    }
+
+    #[test]
+    fn changes_lead_where_a_fresh_start_leads(states in prop::collection::vec(snapshot(), 2..5)) {
+        let config = Config { legacy_isolation: true, ..Config::default() };
+        let mut book = Book::default();
+        let mut before = Snapshot::empty(NodeName::new("n1"));
+        for state in states {
+            book.apply(&state.changes_since(&before), &state, &config);
+            let fresh = ruleset(&Book::build(&state, &config), &state, &config);
+            prop_assert_eq!(ruleset(&book, &state, &config), fresh);
+            before = state;
+        }
+        let empty = Snapshot { nodes: before.nodes.clone(), ..Snapshot::empty(NodeName::new("n1")) };
+        book.apply(&empty.changes_since(&before), &empty, &config);
+        prop_assert_eq!(book.members().sets().count(), 0, "no set is left behind");
+        prop_assert_eq!(ruleset(&book, &empty, &config), ruleset(&Book::build(&empty, &config), &empty, &config));
+    }
+}
