@@ -34,9 +34,10 @@ protocol bgp n3 from node { neighbor 192.168.10.13 as 64512; }
 ";
 
 /// How the daemons speak BGP in the demonstration.
-pub(crate) const FLAGS: [&str; 10] = [
+pub(crate) const FLAGS: [&str; 11] = [
     "--run-router=true",
     "--enable-cni=false",
+    "--bgp-graceful-restart=true",
     "--peer-router-ips=192.168.10.1",
     "--peer-router-asns=65001",
     "--advertise-cluster-ip=true",
