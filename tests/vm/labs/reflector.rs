@@ -232,6 +232,9 @@ fn connections(c: &mut Reflector) -> Result<()> {
 }
 
 fn outside(c: &mut Reflector) -> Result<()> {
+    // The host stays with its routes, whatever shorter way the reflector tells it of.
+    let redirects = ["net/ipv4/conf/all/accept_redirects", "net/ipv4/conf/eth0/accept_redirects"];
+    c.lab.near.set_sysctls(&redirects.map(|key| (key, "0")))?;
     c.lab.near.ip("route replace 10.96.0.0/16 via 192.168.10.12\nroute replace 10.244.0.0/16 via 192.168.10.12\n")?;
     for node in [2, 3] {
         let pod = c.pod(node)?;
