@@ -42,7 +42,7 @@ pub(crate) fn measure(kind: Kind, table: &mut Table) -> Result<()> {
 }
 
 fn run(kind: Kind, clients: &[(Kind, PathBuf)]) -> Result<Vec<(Kind, f64)>> {
-    let device = kind.start(&Setup { peers: vec![SOURCE], hold: None })?;
+    let device = kind.start(&Setup { peers: vec![SOURCE], ..Setup::default() })?;
     let mut source = Session::establish(SOURCE)?;
     source.drain()?;
     source.write(&LOAD.announce(SOURCE))?;

@@ -26,7 +26,7 @@ const N_IDLE: u16 = 500;
 const IDLE_HOLD: u16 = 90;
 const WATCHED: Duration = Duration::from_secs(30);
 /// Peers that all hear of one route, those they know already, and how often.
-const N_FAN: u16 = 50;
+pub(crate) const N_FAN: u16 = 50;
 const KNOWN: u32 = 10_000;
 const N_SINGLES: u32 = 100;
 /// How long a device may set itself up, with the peers configured and none connected.
@@ -42,14 +42,14 @@ const SINK: Identity = Identity { address: std::net::Ipv4Addr::new(10, 200, 0, 3
 const SOURCE: Identity = Identity { address: std::net::Ipv4Addr::new(10, 200, 0, 2), asn: 65001, hold: HOLD };
 
 /// One of the crowd.
-struct Member {
+pub(crate) struct Member {
     stream: TcpStream,
     frames: Frames,
 }
 
 impl Member {
     /// Opens a session, as often as it takes.
-    async fn establish(who: Identity) -> Result<Member> {
+    pub(crate) async fn establish(who: Identity) -> Result<Member> {
         let begun = Instant::now();
         loop {
             let attempt = tokio::time::timeout(PATIENCE, Member::attempt(who)).await;
@@ -96,7 +96,7 @@ impl Member {
     }
 
     /// Reads until the counter is as wanted.
-    async fn wait(&mut self, counter: &mut Counter, done: impl Fn(&Counter) -> bool) -> Result<()> {
+    pub(crate) async fn wait(&mut self, counter: &mut Counter, done: impl Fn(&Counter) -> bool) -> Result<()> {
         let all = async {
             while !done(counter) {
                 if let (UPDATE, body) = self.read().await? {
@@ -123,6 +123,11 @@ impl Member {
     }
 }
 
+/// The peers that all hear of one route.
+pub(crate) fn fan() -> Vec<Identity> {
+    (0..N_FAN).map(|number| member(number, DEVICE_AS, HOLD)).collect()
+}
+
 fn member(number: u16, asn: u16, hold: u16) -> Identity {
     Identity { address: address(FIRST + number), asn, hold }
 }
@@ -142,12 +147,12 @@ fn beside<T: Send>(kind: Kind, setup: &Setup, measure: impl AsyncFnOnce(&Device)
 pub(crate) fn mesh(kind: Kind, table: &mut Table) -> Result<()> {
     let crowd: Vec<Identity> = (0..N_MESH).map(|number| member(number, DEVICE_AS, HOLD)).collect();
     // What it takes without them.
-    let alone = beside(kind, &Setup { peers: vec![SINK], hold: None }, async |device| {
+    let alone = beside(kind, &Setup { peers: vec![SINK], ..Setup::default() }, async |device| {
         let _sink = Member::establish(SINK).await?;
         tokio::time::sleep(Duration::from_secs(1)).await;
         device.memory()
     })?;
-    let setup = Setup { peers: [vec![SINK], crowd.clone()].concat(), hold: None };
+    let setup = Setup { peers: [vec![SINK], crowd.clone()].concat(), ..Setup::default() };
     let (up, told, memory) = beside(kind, &setup, async |device| {
         let mut sink = Member::establish(SINK).await?;
         tokio::time::sleep(REST).await;
@@ -180,7 +185,7 @@ pub(crate) fn mesh(kind: Kind, table: &mut Table) -> Result<()> {
 /// 500 peers that say nothing but that they are there.
 pub(crate) fn idle(kind: Kind, table: &mut Table) -> Result<()> {
     let crowd: Vec<Identity> = (0..N_IDLE).map(|number| member(number, DEVICE_AS, IDLE_HOLD)).collect();
-    let setup = Setup { peers: crowd.clone(), hold: Some(IDLE_HOLD) };
+    let setup = Setup { peers: crowd.clone(), hold: Some(IDLE_HOLD), bfd: None };
     let busy = beside(kind, &setup, async |device| {
         tokio::time::sleep(REST).await;
         let members = try_join_all(crowd.iter().map(|who| Member::establish(*who))).await?;
@@ -203,8 +208,8 @@ pub(crate) fn idle(kind: Kind, table: &mut Table) -> Result<()> {
 
 /// One route more among 10,000, from a source to the last of 50 peers.
 pub(crate) fn fan_out(kind: Kind, table: &mut Table) -> Result<()> {
-    let crowd: Vec<Identity> = (0..N_FAN).map(|number| member(number, DEVICE_AS, HOLD)).collect();
-    let setup = Setup { peers: [vec![SOURCE], crowd.clone()].concat(), hold: None };
+    let crowd = fan();
+    let setup = Setup { peers: [vec![SOURCE], crowd.clone()].concat(), ..Setup::default() };
     let took = beside(kind, &setup, async |_| {
         let mut source = Member::establish(SOURCE).await?;
         let mut members = try_join_all(crowd.iter().map(|who| Member::establish(*who))).await?;

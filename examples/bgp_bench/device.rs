@@ -39,6 +39,8 @@ pub(crate) struct Setup {
     pub(crate) peers: Vec<Identity>,
     /// The hold time the device offers.
     pub(crate) hold: Option<u16>,
+    /// Whom our speaker watches with BFD, 3 × 300 ms.
+    pub(crate) bfd: Option<Ipv4Addr>,
 }
 
 /// A running device.
@@ -99,7 +101,7 @@ impl Kind {
         let text = match self {
             Kind::Ferrovia => {
                 command.arg(&file);
-                ours(setup, hold)
+                ours(setup)
             }
             Kind::Bird => {
                 command.arg("-f").arg("-c").arg(&file).arg("-s").arg(path.join("control"));
@@ -175,15 +177,19 @@ impl Drop for Device {
 }
 
 /// The configuration of our speaker's example.
-fn ours(setup: &Setup, hold: u16) -> String {
+pub(crate) fn ours(setup: &Setup) -> String {
+    let hold = setup.hold.unwrap_or(HOLD);
     let mut text =
         format!("asn = {DEVICE_AS}\nrouter_id = \"{DEVICE}\"\nlisten = [\"{DEVICE}:179\"]\napi = \"{API}\"\n");
     for peer in &setup.peers {
+        let (address, asn) = (peer.address, peer.asn);
+        let bfd = setup.bfd.filter(|watched| *watched == address);
+        let bfd = bfd.map_or("", |_| "bfd = { interval_ms = 300, multiplier = 3 }\n");
         write(
             &mut text,
             format_args!(
-                "\n[[peer]]\naddress = \"{}\"\nasn = {}\npassive = true\nfamilies = [\"ipv4\"]\nhold_time = {hold}\n",
-                peer.address, peer.asn
+                "\n[[peer]]\naddress = \"{address}\"\nasn = {asn}\npassive = true\nfamilies = [\"ipv4\"]\n\
+             hold_time = {hold}\nlocal_address = \"{DEVICE}\"\n{bfd}"
             ),
         );
     }

@@ -10,14 +10,20 @@
     reason = "a benchmark prints its table, starts the programs it measures and measures plain time"
 )]
 
+mod bfd;
 mod client;
 mod crowd;
 mod device;
+mod kernel;
 mod peer;
 mod place;
 mod reflect;
 mod routes;
+#[allow(dead_code, reason = "the file of the example `speaker`, of which not all is wanted here")]
+#[path = "../speaker/file.rs"]
+mod speaker_file;
 mod table;
+mod vip;
 
 use std::process::ExitCode;
 use std::time::Instant;
@@ -43,7 +49,10 @@ const SCENARIOS: &[(&str, Scenario)] = &[
     ("mesh", crowd::mesh),
     ("idle", crowd::idle),
     ("fan-out", crowd::fan_out),
+    ("vip", vip::measure),
     ("client", client::measure),
+    ("bfd", bfd::measure),
+    ("kernel", kernel::measure),
 ];
 
 /// What the command line asks for.
@@ -97,6 +106,8 @@ fn run(arguments: &Arguments) -> Result<bool> {
                 eprintln!("bgp_bench: {name}, {}, turn {turn}: {:.1} s", kind.name(), since.elapsed().as_secs_f64());
             }
         }
+        // Whoever stops it halfway has half.
+        eprintln!("{}", table.markdown());
     }
     println!("## BGP\n\n{}, {} repetitions.\n\n{}", machine()?, arguments.repetitions, table.markdown());
     Ok(complete && table.passed())

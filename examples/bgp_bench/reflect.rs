@@ -30,6 +30,7 @@ struct Reflected {
     idle: f64,
     converge: f64,
     loaded: f64,
+    added: f64,
     dump: f64,
     withdraw: f64,
     cpu: f64,
@@ -38,7 +39,8 @@ struct Reflected {
 
 /// All that is to say about one load and one device.
 pub(crate) fn measure(kind: Kind, load: Load, table: &mut Table) -> Result<()> {
-    let seen = place::fresh(|| run(kind, load))?;
+    let mut seen = place::fresh(|| run(kind, load))?;
+    seen.added = seen.loaded - without_bgp(kind)?;
     let name = format!("{}k {}", load.n / 1000, if load.unique { "unique" } else { "shared" });
     let time = [Bar::Of(Kind::Bird, 1.0), Bar::Of(Kind::Gobgp3, 0.2), Bar::Of(Kind::Gobgp4, 0.2)];
     let memory = [
@@ -49,7 +51,8 @@ pub(crate) fn measure(kind: Kind, load: Load, table: &mut Table) -> Result<()> {
     table.add(&format!("{name}: source to sink"), Unit::Millis, &time, kind, seen.converge);
     table.add(&format!("{name}: dump to a new peer"), Unit::Millis, &time, kind, seen.dump);
     table.add(&format!("{name}: withdrawn"), Unit::Millis, &time, kind, seen.withdraw);
-    table.add(&format!("{name}: memory with them"), Unit::Memory, &memory, kind, seen.loaded);
+    table.add(&format!("{name}: memory with them"), Unit::Memory, &[], kind, seen.loaded);
+    table.add(&format!("{name}: … what BGP adds to our process"), Unit::Memory, &memory, kind, seen.added);
     table.add(&format!("{name}: processor time of all that"), Unit::Millis, &[], kind, seen.cpu);
     if load == (Load { n: 10_000, unique: false }) {
         table.add("memory before the first route", Unit::Memory, &[], kind, seen.idle);
@@ -61,9 +64,22 @@ pub(crate) fn measure(kind: Kind, load: Load, table: &mut Table) -> Result<()> {
     Ok(())
 }
 
+/// What the process takes when it speaks with nobody, where that is not BGP's: our speaker lives in a daemon that is
+/// there anyhow, and the example it runs in here has a runtime and a log of its own too. The others are nothing else.
+fn without_bgp(kind: Kind) -> Result<f64> {
+    if kind != Kind::Ferrovia {
+        return Ok(0.0);
+    }
+    place::fresh(|| {
+        let device = kind.start(&Setup::default())?;
+        std::thread::sleep(REST);
+        Ok(mebibytes(device.memory()?))
+    })
+}
+
 fn run(kind: Kind, load: Load) -> Result<Reflected> {
     debug_assert_eq!(SOURCE.address, address(2));
-    let setup = Setup { peers: vec![SOURCE, SINK, LATER], hold: None };
+    let setup = Setup { peers: vec![SOURCE, SINK, LATER], ..Setup::default() };
     let mut device = kind.start(&setup)?;
     let seen = with(&mut device, load);
     device.check()?;
@@ -106,7 +122,7 @@ fn with(device: &mut Device, load: Load) -> Result<Reflected> {
         wait(&mut sink, &mut counter, |counter| counter.holds(index))?;
         took.push(since.elapsed().as_secs_f64() * 1e6);
     }
-    Ok(Reflected { idle, converge, loaded, dump, withdraw, cpu, singles: took })
+    Ok(Reflected { idle, converge, loaded, added: loaded, dump, withdraw, cpu, singles: took })
 }
 
 /// Writes from a thread of its own while the sink reads; from the first byte written to the last route counted.

@@ -57,7 +57,12 @@ pub(crate) fn some(source: Identity, indexes: std::ops::Range<u32>) -> Vec<u8> {
 
 /// The prefix of this number.
 pub(crate) fn prefix(index: u32) -> String {
-    format!("{}/24", Ipv4Addr::from(BASE + (index << 8)))
+    format!("{}/24", network(index))
+}
+
+/// Its address.
+pub(crate) fn network(index: u32) -> Ipv4Addr {
+    Ipv4Addr::from(BASE + (index << 8))
 }
 
 fn update(withdrawn: &[u8], attributes: &[u8], nlri: &[u8]) -> Vec<u8> {

@@ -18,6 +18,10 @@ pub(crate) enum Unit {
     Kib,
     /// Parts of a hundred of one core.
     Percent,
+    /// A quotient.
+    Times,
+    /// How many.
+    Count,
 }
 
 /// What our figure may be.
@@ -29,6 +33,8 @@ pub(crate) enum Bar {
     Of(Kind, f64),
     /// At most so many times the least figure of any other device.
     Best(f64),
+    /// Every single figure from the first to the second.
+    Between(f64, f64),
 }
 
 /// One line: a figure for each device, once for each turn.
@@ -126,12 +132,14 @@ impl Line {
     /// Each bar that can be judged, and whether it holds.
     fn verdicts(&self) -> Vec<(Bar, bool)> {
         let Some(ours) = self.median(Kind::Ferrovia) else { return Vec::new() };
-        let limit = |bar: &Bar| match bar {
-            Bar::AtMost(limit) => Some(*limit),
-            Bar::Of(kind, factor) => self.median(*kind).map(|theirs| theirs * factor),
-            Bar::Best(factor) => self.best_other().map(|theirs| theirs * factor),
+        let all = self.figures.get(&Kind::Ferrovia);
+        let holds = |bar: &Bar| match bar {
+            Bar::AtMost(limit) => Some(ours <= *limit),
+            Bar::Of(kind, factor) => self.median(*kind).map(|theirs| ours <= theirs * factor),
+            Bar::Best(factor) => self.best_other().map(|theirs| ours <= theirs * factor),
+            Bar::Between(low, high) => all.map(|all| all.iter().all(|figure| (*low..=*high).contains(figure))),
         };
-        self.bars.iter().filter_map(|bar| Some((*bar, ours <= limit(bar)?))).collect()
+        self.bars.iter().filter_map(|bar| Some((*bar, holds(bar)?))).collect()
     }
 
     fn show(&self, kind: Kind) -> String {
@@ -151,6 +159,7 @@ impl Bar {
         match self {
             Bar::AtMost(limit) => format!("≤ {}", unit.show(limit)),
             Bar::Of(kind, factor) => format!("≤ {} × {}", digits(factor), kind.name()),
+            Bar::Between(low, high) => format!("{} to {}", digits(low), unit.show(high)),
             Bar::Best(factor) => format!("≤ {} × best", digits(factor)),
         }
     }
@@ -164,6 +173,8 @@ impl Unit {
             Unit::Memory => "MiB",
             Unit::Kib => "KiB",
             Unit::Percent => "%",
+            Unit::Times => "×",
+            Unit::Count => "",
         };
         format!("{} {name}", digits(figure))
     }

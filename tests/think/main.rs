@@ -12,6 +12,7 @@ mod book;
 mod cli;
 mod convergence;
 mod drain;
+mod fuzzed;
 mod generate;
 mod golden;
 mod kernel;

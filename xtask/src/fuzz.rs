@@ -1,4 +1,5 @@
-//! `cargo xtask fuzz`: one decoder, for a bounded time, with the nightly compiler.
+//! `cargo xtask fuzz`: one decoder, for a bounded time, with the nightly compiler or, where there is none, with the one at
+//! hand told to be one.
 
 use anyhow::{Context, Result, bail};
 
@@ -17,9 +18,23 @@ pub(crate) fn fuzz(arguments: &[&str]) -> Result<()> {
         shell::run(&mut shell::command("cargo", ["install", "--locked", "cargo-fuzz"]))?;
     }
     let limit = format!("-max_total_time={seconds}");
-    let mut run = shell::command("cargo", ["+nightly", "fuzz", "run", target, "--", &limit]);
-    // The pinned compiler of this repository must not reach the nightly one.
-    shell::run(run.current_dir(root).env_remove("RUSTUP_TOOLCHAIN").env_remove("CARGO").env_remove("RUSTC"))
+    let arguments = ["fuzz", "run", target, "--", &limit];
+    let mut run = if has_nightly() {
+        let mut run = shell::command("cargo", [&["+nightly"][..], arguments.as_slice()].concat());
+        // The pinned compiler of this repository must not reach the nightly one.
+        run.env_remove("RUSTUP_TOOLCHAIN").env_remove("CARGO").env_remove("RUSTC");
+        run
+    } else {
+        let mut run = shell::command("cargo", arguments);
+        run.env("RUSTC_BOOTSTRAP", "1");
+        run
+    };
+    shell::run(run.current_dir(root))
+}
+
+fn has_nightly() -> bool {
+    let mut ask = shell::command("rustc", ["+nightly", "--version"]);
+    shell::output(ask.env_remove("RUSTUP_TOOLCHAIN").env_remove("RUSTC")).is_ok()
 }
 
 fn parse<'a>(arguments: &[&'a str]) -> Result<(&'a str, u32)> {

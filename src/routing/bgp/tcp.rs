@@ -137,7 +137,8 @@ fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     };
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
-    socket.listen(128)
+    // A whole mesh may connect at once, and whoever finds no room tries again only after a second.
+    socket.listen(1024)
 }
 
 /// Makes an accepted connection ready for its peer.

@@ -320,7 +320,7 @@ async fn a_wrong_key_gets_no_session_and_the_right_one_does() {
 async fn a_taken_port_is_told_by_name_at_the_start_and_tried_again_later() {
     let port = free_port();
     let taken = std::net::TcpListener::bind((address(1), port)).expect("a port");
-    let error = spawn(config(1, port, []), Options::default()).err().expect("no port, no speaker");
+    let error = spawn(config(1, port, []), Options::default()).expect_err("no port, no speaker");
     assert!(error.to_string().contains(&format!("127.0.0.1:{port}")), "{error}");
     let mut settings = config(1, port, [(2, PeerConfig { passive: true, ..peer(1, 2, port) })]);
     let listen = std::mem::take(&mut settings.listen);

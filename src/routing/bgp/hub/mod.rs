@@ -571,6 +571,28 @@ mod tests {
     }
 
     #[test]
+    fn a_malformed_attribute_takes_down_its_routes_and_no_others() {
+        let mut hub = two_peers(negotiated(2));
+        hub.updates(PeerId(2), vec![route(2, &["10.1.0.0/24", "10.2.0.0/24"])], NOW);
+        heard(&mut hub, PeerId(3), &negotiated(3));
+        let attributes = [&[0x40, 1, 1, 9][..], &[0x40, 2, 6, 2, 1, 0, 0, 0xfd, 0xea], &[0x40, 3, 4, 192, 0, 2, 2]];
+        let attributes = attributes.concat();
+        let mut message = vec![0xff; 16];
+        message.extend([0, u8::try_from(23 + attributes.len() + 4).expect("short"), 2, 0, 0, 0]);
+        message.push(u8::try_from(attributes.len()).expect("short"));
+        message.extend(&attributes);
+        message.extend([24, 10, 1, 0]);
+        let Ok(wire::Message::Update(update)) = wire::decode(&message, Some(&negotiated(2))) else {
+            panic!("the session must go on");
+        };
+        hub.updates(PeerId(2), vec![update], NOW);
+        let updates = heard(&mut hub, PeerId(3), &negotiated(3));
+        assert_eq!(updates.len(), 1);
+        assert_eq!(updates[0].withdrawn, [Nlri::new(prefix("10.1.0.0/24"))]);
+        assert_eq!(hub.n_told(PeerId(3), Family::V4), 1);
+    }
+
+    #[test]
     fn a_session_that_ends_takes_its_routes_along() {
         let mut hub = two_peers(negotiated(2));
         hub.updates(PeerId(2), vec![route(2, &["10.1.0.0/24"])], NOW);

@@ -150,6 +150,23 @@ impl<R, W> Connection<R, W> {
     }
 }
 
+impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Connection<R, W> {
+    /// Closes the connection after its last words, which a peer that reads takes at once. What it still sends is read
+    /// and dropped: closing with bytes unread would reset the connection, and the last words might be lost with it.
+    async fn farewell(mut self) {
+        let rest = self.outgoing.get(self.written..).unwrap_or_default();
+        let farewell = async {
+            self.writer.write_all(rest).await?;
+            self.writer.shutdown().await?;
+            let mut dropped = vec![0; 4096];
+            while self.reader.read(&mut dropped).await? > 0 {}
+            io::Result::Ok(())
+        };
+        // Whatever comes of it, the connection ends here.
+        let _ = tokio::time::timeout(FAREWELL, farewell).await;
+    }
+}
+
 /// What woke the task.
 enum Wake<T: Transport> {
     Command(Command<T>),
@@ -407,10 +424,11 @@ impl<T: Transport> Session<T> {
     /// Feeds the state machine and does what it says.
     async fn step(&mut self, event: Event) -> Result<(), Gone> {
         let now = self.started.elapsed();
+        let mut closed = Vec::new();
         for action in self.fsm.step(event, now, jitter()) {
             match action {
                 Action::Connect => self.wants_connection = true,
-                Action::Close(slot) => self.close(slot).await,
+                Action::Close(slot) => closed.extend(self.close(slot)),
                 Action::Accept => self.passive = self.waiting.take().map(Connection::new),
                 Action::RefuseAccepted => self.waiting = None,
                 Action::Send(slot, out) => self.send(slot, &out),
@@ -423,6 +441,10 @@ impl<T: Transport> Session<T> {
             }
         }
         self.status.set_state(self.fsm.state());
+        // Last, because a peer that is dead takes its time: its routes must not wait for it.
+        for connection in closed {
+            connection.farewell().await;
+        }
         Ok(())
     }
 
@@ -468,23 +490,12 @@ impl<T: Transport> Session<T> {
         status.sent.count_all(connection.outgoing.get(before..).unwrap_or_default());
     }
 
-    /// Closes a connection after its last words, which a peer that reads takes at once. What it still sends is read
-    /// and dropped: closing with bytes unread would reset the connection, and the last words might be lost with it.
-    async fn close(&mut self, slot: Slot) {
+    /// Takes a connection off its slot; what is left to do is [`Connection::farewell`].
+    fn close(&mut self, slot: Slot) -> Option<Connection<T::Reader, T::Writer>> {
         if slot == Slot::Active {
             self.wants_connection = false;
         }
-        let Some(mut connection) = self.connection(slot).take() else { return };
-        let rest = connection.outgoing.get(connection.written..).unwrap_or_default();
-        let farewell = async {
-            connection.writer.write_all(rest).await?;
-            connection.writer.shutdown().await?;
-            let mut dropped = vec![0; 4096];
-            while connection.reader.read(&mut dropped).await? > 0 {}
-            io::Result::Ok(())
-        };
-        // Whatever comes of it, the connection ends here.
-        let _ = tokio::time::timeout(FAREWELL, farewell).await;
+        self.connection(slot).take()
     }
 
     async fn wrote(&mut self, slot: Slot, n: usize) -> Result<(), Gone> {

@@ -207,3 +207,25 @@ fn a_peer_that_is_not_there_is_tried_again() {
         assert_eq!(header[18], 1);
     });
 }
+
+#[test]
+fn the_routes_of_a_frozen_peer_do_not_wait_for_its_farewell() {
+    run_local(async {
+        let passive = FsmConfig { passive: true, ..FsmConfig::new(settings(64513, 2)) };
+        let mut here = start(passive, Pipe { accepts: None });
+        here.tell(Command::Start).await;
+        let (ours, theirs) = duplex(4096);
+        let (reader, writer) = split(ours);
+        here.tell(Command::Accepted(reader, writer)).await;
+        let (_neither_read_nor_closed, mut writer) = split(theirs);
+        let mut bytes = Vec::new();
+        wire::encode_open(&settings(64512, 1), &mut bytes);
+        wire::encode_keepalive(&mut bytes);
+        writer.write_all(&bytes).await.expect("the session reads");
+        here.up().await;
+        let frozen = Instant::now();
+        here.tell(Command::BfdDown { independent: true }).await;
+        assert!(matches!(here.report().await, What::Down { .. }));
+        assert!(frozen.elapsed() < FAREWELL / 2, "{:?}", frozen.elapsed());
+    });
+}

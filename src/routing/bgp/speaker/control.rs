@@ -193,7 +193,7 @@ pub struct Speaker {
     pub(super) batches: mpsc::UnboundedSender<Batch>,
     pub(super) stop: mpsc::Sender<Stop>,
     pub(super) questions: Questions,
-    pub(super) learned: watch::Receiver<Learned>,
+    pub(super) learned: Arc<watch::Sender<Learned>>,
 }
 
 impl Speaker {
@@ -211,9 +211,13 @@ impl Speaker {
         &self.questions
     }
 
-    /// What was learned, newest state only.
+    /// What was learned, newest state only. It is gathered for as long as somebody holds a receiver, so the first one
+    /// sees nothing learned and nothing settled at first, and then all at once.
     pub fn learned(&self) -> watch::Receiver<Learned> {
-        self.learned.clone()
+        let receiver = self.learned.subscribe();
+        // The speaker looks for receivers whenever there is something to do.
+        drop(self.change(Vec::new()));
+        receiver
     }
 
     /// Ends all sessions. Returns when they have ended, at the latest after `within`.

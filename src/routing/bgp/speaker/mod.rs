@@ -35,6 +35,7 @@ mod watching;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -100,7 +101,8 @@ pub fn spawn(config: Config, options: Options) -> io::Result<(Speaker, JoinHandl
     let (batches, their_batches) = mpsc::unbounded_channel();
     let (stop, stops) = mpsc::channel(1);
     let (questions, asked) = Questions::new();
-    let (their_learned, learned) = watch::channel(Learned::default());
+    let learned = Arc::new(watch::Sender::new(Learned::default()));
+    let publisher = learned::Publisher::new(Arc::clone(&learned));
     let thread = std::thread::Builder::new().name("bgp".to_owned()).spawn(move || {
         let local = tokio::task::LocalSet::new();
         local.block_on(&runtime, async move {
@@ -132,7 +134,7 @@ pub fn spawn(config: Config, options: Options) -> io::Result<(Speaker, JoinHandl
                 watching: Watching::new(options.bfd_ports),
                 reports,
                 ending: BTreeSet::new(),
-                learned: their_learned,
+                learned: publisher,
                 sweep: None,
             };
             let inbox = Inbox {

@@ -4,12 +4,12 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::answers;
-use super::control::{Batch, Change, Config, Learned, Stop};
-use super::learned;
+use super::control::{Batch, Change, Config, Stop};
+use super::learned::Publisher;
 use super::listeners::{Incoming, Listeners};
 use super::restart::Settling;
 use super::state::State;
@@ -49,7 +49,7 @@ pub(super) struct Task {
     pub(super) reports: mpsc::Sender<Report>,
     /// Ids of peers that are no more, while their tasks say their last words.
     pub(super) ending: BTreeSet<PeerId>,
-    pub(super) learned: watch::Sender<Learned>,
+    pub(super) learned: Publisher,
     pub(super) sweep: Option<Instant>,
 }
 
@@ -118,7 +118,7 @@ impl Task {
         self.settle();
         let best = self.state.hub.take_best_changes();
         let peers = std::mem::take(&mut self.state.changed_peers);
-        learned::publish(&self.learned, self.state.hub.rib(), &best, self.settling.is_settled());
+        self.learned.publish(self.state.hub.rib(), &best, self.settling.is_settled());
         if !best.is_empty() || !peers.is_empty() {
             answers::news(&mut self.state, &best, &peers);
         }

@@ -453,6 +453,58 @@ fn every_malformed_attribute_gets_the_treatment_of_rfc_7606() {
     assert_eq!(fate(&[&ORIGIN[..], &PATH].concat(), &internal), Withdrawn, "no NEXT_HOP from inside");
 }
 
+/// RFC 7606 3 c: optional and transitive bits that are not those of the attribute.
+#[test]
+fn wrong_flags_withdraw_the_routes_whichever_attribute_has_them() {
+    let values: [(u8, u8, &[u8]); 13] = [
+        (0x40, 1, &[0]),
+        (0x40, 2, &[2, 1, 0, 0, 0xfc, 0x01]),
+        (0x40, 3, &[192, 0, 2, 1]),
+        (0x80, 4, &[0, 0, 0, 1]),
+        (0x40, 5, &[0, 0, 0, 1]),
+        (0x40, 6, &[]),
+        (0xc0, 7, &[0, 0, 0xfc, 1, 10, 0, 0, 1]),
+        (0xc0, 8, &[0, 0, 0, 1]),
+        (0x80, 9, &[10, 0, 0, 1]),
+        (0x80, 10, &[10, 0, 0, 1]),
+        (0xc0, 16, &[0, 2, 0, 0, 0, 0, 0, 1]),
+        (0xc0, 32, &[0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 1]),
+        (0x80, 14, &[0, 2, 1, 16, 0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0]),
+    ];
+    let length = |value: &[u8]| u8::try_from(value.len()).unwrap();
+    for (flags, code, value) in values {
+        for turned in [0x40, 0x80, 0xc0] {
+            let wrong = [&[flags ^ turned, code, length(value)], value].concat();
+            let least = [&ORIGIN[..], &PATH, &HOP];
+            let others = least.iter().filter(|one| one[1] != code).copied();
+            let field: Vec<u8> = others.chain([wrong.as_slice()]).flatten().copied().collect();
+            for kind in [PeerKind::External, PeerKind::Internal] {
+                let found = fate(&field, &Negotiated { kind, ..session() });
+                // Of routes in an MP attribute nothing is left to trust (RFC 7606 5.3).
+                let right = if code == 14 { matches!(found, Fate::Reset(_)) } else { found == Fate::Withdrawn };
+                assert!(right, "{code} {turned:#x} {found:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn malformed_attributes_of_two_octet_sessions_are_told_apart() {
+    let old = Negotiated { four_octet_as: false, ..session() };
+    let good = [&ORIGIN[..], &[0x40, 2, 4, 2, 1, 0xfc, 0x01], &HOP].concat();
+    let with = |more: &[u8]| [&good, more].concat();
+    for (name, more, expected) in [
+        ("AS4_PATH length", &[0xc0, 17, 3, 2, 1, 0][..], Fate::Kept),
+        ("AS4_PATH segment", &[0xc0, 17, 6, 9, 1, 0, 0, 0, 1], Fate::Kept),
+        ("AS4_PATH with a set", &[0xc0, 17, 6, 1, 1, 0, 0, 0, 1], Fate::Withdrawn),
+        ("AS4_AGGREGATOR length", &[0xc0, 18, 7, 0, 0, 0, 1, 10, 0, 0], Fate::Kept),
+        ("AGGREGATOR of the other width", &[0xc0, 7, 8, 0, 0, 0, 1, 10, 0, 0, 1], Fate::Kept),
+        ("AGGREGATOR of AS 0", &[0xc0, 7, 6, 0, 0, 10, 0, 0, 1], Fate::Kept),
+    ] {
+        assert_eq!(fate(&with(more), &old), expected, "{name}");
+    }
+}
+
 #[test]
 fn broken_fields_reset_the_session() {
     let good = [&ORIGIN[..], &PATH, &HOP].concat();
