@@ -44,7 +44,6 @@ pub(super) struct Parts {
 }
 
 impl Parts {
-    #[expect(clippy::too_many_arguments, reason = "each is another part of the daemon, and there is one caller")]
     pub(super) fn new(
         config: &Config,
         node: NodeName,

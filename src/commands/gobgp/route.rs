@@ -1,6 +1,7 @@
 //! The words of `global rib add PREFIX …` as a route.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::Duration;
 
 use super::family_message;
 use crate::net::{Asn, Family, Prefix};
@@ -18,8 +19,8 @@ pub(super) struct Route {
 }
 
 impl Route {
-    /// The route in binary form, which both majors take.
-    pub(super) fn into_path(self) -> m::Path {
+    /// The route in binary form, which both majors take; since `now`, which gobgpd believes.
+    pub(super) fn into_path(self, now: Duration) -> m::Path {
         let mut attributes = raw::attributes(&self.attributes, &self.prefix);
         if let Some(metric) = self.aigp {
             let value = [&[1, 0, 11][..], &metric.to_be_bytes()].concat();
@@ -31,6 +32,7 @@ impl Route {
             nlri_binary: raw::prefix(&self.prefix),
             pattrs_binary: attributes,
             identifier: self.identifier,
+            age: Some(m::Timestamp { seconds: i64::try_from(now.as_secs()).unwrap_or_default(), nanos: 0 }),
             ..m::Path::default()
         }
     }
@@ -183,7 +185,7 @@ mod tests {
     }
 
     fn shown_of(family: Family, line: &str) -> String {
-        let path = parse(family, &words(line)).unwrap().into_path();
+        let path = parse(family, &words(line)).unwrap().into_path(Duration::ZERO);
         let shown = shown::columns(Version::V3, &path).unwrap();
         format!("{} {} [{}] {}", shown.network, shown.next_hop, shown.as_path, shown.attributes)
     }
@@ -198,7 +200,7 @@ mod tests {
                     {Aggregate: {AS: 65001, Address: 10.0.0.1}} {Communities: 100:200, no-export} \
                     {Extcomms: [65000:1], [192.0.2.1:2]} {Aigp: [{Metric: 10}]} {LargeCommunity: [ 1:2:3]}]";
         assert_eq!(shown_of(Family::V4, line), want);
-        assert_eq!(parse(Family::V4, &words(line)).unwrap().into_path().identifier, 7);
+        assert_eq!(parse(Family::V4, &words(line)).unwrap().into_path(Duration::ZERO).identifier, 7);
         assert_eq!(
             shown_of(Family::V6, "2001:db8::/32 nexthop 2001:db8::1"),
             "2001:db8::/32 2001:db8::1 [] [{Origin: ?}]"

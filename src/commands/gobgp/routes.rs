@@ -143,13 +143,13 @@ impl Session<'_> {
     /// `global rib add` and `del`; without a route `del all`.
     pub(super) async fn change(&mut self, method: &str, route: Option<Route>) -> anyhow::Result<()> {
         if method == "AddPath" {
-            let path = route.map(Route::into_path);
+            let path = route.map(|route| route.into_path(now()));
             let question = |version: Version| m::AddPathRequest { table_type: version.shift(), path: path.clone() };
             self.client.ask(method, question).await?;
             return Ok(());
         }
         let family = Some(family_message(self.options.family.unwrap_or(Family::V4)));
-        let path = route.map(Route::into_path);
+        let path = route.map(|route| route.into_path(now()));
         let question = |version: Version| m::DeletePathRequest {
             table_type: version.shift(),
             family: family.filter(|_| path.is_none()),

@@ -66,7 +66,8 @@ fn gather(state: &State, prefix: Prefix, path: &Path, received: bool) -> Gathere
         // What starts here has identifiers only to tell paths apart.
         remote_id: if path.peer == PeerId::LOCAL { 0 } else { path.remote_id },
         local_id: path.local_id,
-        best: path.in_use(),
+        // Being best is a matter of the table of all.
+        best: path.in_use() && !received,
         stale: rib.is_stale(family_of(&prefix), path),
         filtered: path.filtered.is_some(),
         reachable: path.filtered.is_some() || rib.is_reachable(path),

@@ -237,7 +237,7 @@ async fn a_peer_its_routes_and_its_end_are_told() {
     let watch = |best, adj_in, peers| Watch { peers, best, adj_in, peer: Some("127.0.0.22".to_owned()) };
     let mut best = ask.watch(watch(Some(true), None, false)).await.unwrap();
     let mut sent = ask.watch(watch(None, Some(true), false)).await.unwrap();
-    let routes = vec![(prefix("10.7.0.0/24"), vec![route("0.0.0.0", Some(3))])];
+    let routes = vec![(prefix("10.7.0.0/24"), vec![route("192.0.2.9", Some(3))])];
     second.change(vec![Change::Announce(routes)]).await.unwrap();
     for events in [&mut best, &mut sent] {
         let Event::Routes(rows) = next(events).await else { panic!("no routes") };
