@@ -413,6 +413,11 @@ mod tests {
             desired.update(&key(order[0]), &one.build(), &all());
             assert_eq!(desired.vips()[&shared], BTreeSet::from([key(order[1])]));
             desired.update(&key(order[1]), &one.without(order[1]).build(), &all());
+            assert_eq!(
+                desired.take_relisted().len(),
+                4,
+                "two cluster addresses, one shared and one external, all gone"
+            );
             assert_eq!(desired, Desired::default());
         }
     }
@@ -483,12 +488,19 @@ mod tests {
                     ),
                 };
                 let newer = cluster.after(&older);
-                let before = desired.vips().clone();
+                let before = desired.clone();
                 let changed = desired.apply(&newer.changes_since(&older), &newer, &all());
-                prop_assert_eq!(&desired, &Desired::build(&newer, &all()));
-                let differ = before.keys().chain(desired.vips().keys());
-                let differ = differ.filter(|vip| before.get(*vip) != desired.vips().get(*vip));
-                prop_assert_eq!(changed, differ.copied().collect::<BTreeSet<_>>());
+                let mut fresh = Desired::build(&newer, &all());
+                fresh.take_relisted();
+                desired.take_relisted();
+                prop_assert_eq!(&desired, &fresh);
+                let vips = before.vips().keys().chain(desired.vips().keys());
+                let reannounced = vips.filter(|vip| before.vips().get(*vip) != desired.vips().get(*vip));
+                prop_assert!(reannounced.copied().all(|vip| changed.contains(&vip)), "{changed:?}");
+                for vip in changed {
+                    let moved = !before.shares(vip).eq(desired.shares(vip));
+                    prop_assert!(moved || before.vips().get(&vip) != desired.vips().get(&vip), "{vip} is as it was");
+                }
                 older = newer;
             }
         }

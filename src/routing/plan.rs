@@ -362,9 +362,15 @@ mod tests {
         };
         let (near, far) = (Hop::Gateway(ip("192.168.10.1")), Hop::Gateway(ip("192.168.10.70")));
         let inside = Hop::Tunnel("tun-a".to_owned());
-        assert_eq!(made(&[near.clone()]).unwrap(), "10.9.0.0/16 via 192.168.10.1 dev if2 table main proto 17");
-        assert_eq!(made(&[far.clone()]).unwrap(), "10.9.0.0/16 via 192.168.10.70 dev if3 table main proto 17");
-        assert_eq!(made(&[inside.clone()]).unwrap(), "10.9.0.0/16 dev if7 table main proto 17 scope link");
+        assert_eq!(
+            made(std::slice::from_ref(&near)).unwrap(),
+            "10.9.0.0/16 via 192.168.10.1 dev if2 table main proto 17"
+        );
+        assert_eq!(
+            made(std::slice::from_ref(&far)).unwrap(),
+            "10.9.0.0/16 via 192.168.10.70 dev if3 table main proto 17"
+        );
+        assert_eq!(made(std::slice::from_ref(&inside)).unwrap(), "10.9.0.0/16 dev if7 table main proto 17 scope link");
         let both = made(&[near, inside]).unwrap();
         assert!(both.contains("nexthop via 192.168.10.1 dev if2") && both.contains("nexthop dev if7"), "{both}");
         assert!(!both.contains("scope"), "{both}");

@@ -342,8 +342,14 @@ pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; cha
 
 /// Register under the described name and help; the library adds what the format wants at the end.
 fn register(registry: &mut Registry, name: &'static str, metric: impl Metric) {
-    let help = METRICS.iter().find(|one| one.name == name).map_or("", |one| one.help);
-    let stem = name.strip_suffix("_total").or_else(|| name.strip_suffix("_info")).unwrap_or(name);
+    let described = METRICS.iter().find(|one| one.name == name);
+    let help = described.map_or("", |one| one.help);
+    // The encoder adds what the type calls for; a gauge may have `_info` in its own name.
+    let suffix = match described.map(|one| one.kind) {
+        Some("info") => "_info",
+        _ => "_total",
+    };
+    let stem = name.strip_suffix(suffix).unwrap_or(name);
     registry.register(stem, help, metric);
 }
 
