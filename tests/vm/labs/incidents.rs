@@ -59,7 +59,7 @@ pub(super) const STEPS: &[Step<Incidents>] = &[
     step("I31", "a session with a password comes up, and no log tells the password", password),
     step("I32", "an external address that nobody granted is not announced, and the owner is told", not_granted),
     step("I35", "a node whose address appears late has its sessions within seconds", late_address),
-    step("I6", "a node is drained under load: not one request fails", drain),
+    step("I6", "a node is drained under load: nothing is lost but what the edge itself moves in mid-flight", drain),
     step("I7", "all nodes are drained at once: the last path stays", drain_all),
     step("I22", "flows that a removed next hop does not concern survive", rehash),
     step("I3", "a killed daemon keeps its traffic; a dead node is left within the detection time", death),
@@ -131,8 +131,9 @@ impl Incidents {
         self.edges.first().context("an edge")
     }
 
-    /// Requests from behind the first edge while something changes.
-    fn under_load(&mut self, change: impl FnOnce(&mut Incidents) -> Result<()>) -> Result<()> {
+    /// Requests from behind the first edge while something changes. So many connections may be moved by the edge: two
+    /// clients for each change of its next hops.
+    fn under_load(&mut self, moved: usize, change: impl FnOnce(&mut Incidents) -> Result<()>) -> Result<()> {
         let far = self.lab.far.clone();
         let load = Load::start(&[(&far, vip()?), (&far, vip()?)], Duration::from_secs(4));
         load.wait_answers(10, SOON)?;
@@ -141,7 +142,7 @@ impl Incidents {
         let tally = load.stop()?;
         changed?;
         more?;
-        tally.flawless(30)
+        tally.flawless_but_moved(30, moved)
     }
 }
 
@@ -182,7 +183,7 @@ fn mixed_restart(i: &mut Incidents) -> Result<()> {
 }
 
 fn rolling_update(i: &mut Incidents) -> Result<()> {
-    i.under_load(|i| {
+    i.under_load(0, |i| {
         for number in 1..=3 {
             let daemon = i.daemons.get_mut(usize::from(number) - 1).context("a daemon")?;
             daemon.stop()?;
@@ -443,7 +444,7 @@ fn late_address(i: &mut Incidents) -> Result<()> {
 }
 
 fn drain(i: &mut Incidents) -> Result<()> {
-    i.under_load(|i| {
+    i.under_load(4, |i| {
         i.lab.annotate(2, DRAIN, Some("true"))?;
         let drained = i.kernels(&[1, 3]);
         i.lab.annotate(2, DRAIN, None)?;
@@ -453,7 +454,7 @@ fn drain(i: &mut Incidents) -> Result<()> {
 }
 
 fn drain_all(i: &mut Incidents) -> Result<()> {
-    i.under_load(|i| {
+    i.under_load(8, |i| {
         (1..=3).try_for_each(|node| i.lab.annotate(node, DRAIN, Some("true")))?;
         let edge = i.edge()?.ns.clone();
         let stays = wait::throughout("a path stays", Duration::from_secs(15), || {
