@@ -11,6 +11,7 @@
 )]
 
 mod narrator;
+mod routing;
 mod shell;
 mod steps;
 
@@ -50,16 +51,17 @@ fn run(arguments: &[String]) -> Result<bool> {
          \x20                               |                        pods 10.244.N.11 and .12 on node N\n\
          \x20                             near 192.168.10.100        (and the same again in IPv6)",
     );
-    let lab = Lab::up(Options { plain_names: true, ..Options::default() })?;
+    let lab = Lab::up(Options { plain_names: true, static_routes: false, ..Options::default() })?;
     narrator.say(&format!("{} nodes, 6 pods with HTTP on 8080 and UDP echo on 5353, two clients.", lab.nodes().len()));
     narrator.say(
         "Listings are the tools' own output. Requests come from a client inside this program, which also tells whom\n\
                   the pod saw: starting curl would take longer than the request. The command shown asks the same.",
     );
+    let bird = routing::edge(&lab)?;
     let mut daemons = start(&lab, &mut narrator)?;
     for step in steps::ALL {
         narrator.step(step.title);
-        let outcome = (step.show)(&lab, &mut daemons, &mut narrator);
+        let outcome = (step.show)(&lab, &mut daemons, &bird, &mut narrator);
         narrator.end_step(outcome);
     }
     let all_well = narrator.summary();
@@ -77,7 +79,8 @@ fn run(arguments: &[String]) -> Result<bool> {
 
 /// How the daemons run in the demonstration.
 pub(crate) fn daemon_options() -> DaemonOptions {
-    DaemonOptions::with(&["--ipvs-graceful-termination=true", "--ipvs-sync-period=3s"])
+    let proxy = ["--ipvs-graceful-termination=true", "--ipvs-sync-period=3s"];
+    DaemonOptions::with(&[&proxy[..], &routing::FLAGS].concat())
 }
 
 /// One daemon on every node, all reading the same folder.

@@ -2,18 +2,18 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use ferrovia::net::{Family, Protocol};
-use ferrovia::testing::lab::{Connection, Daemon, Lab, Namespace, Reply, ServiceSpec, traffic, wait};
+use ferrovia::testing::lab::{Bird, Connection, Daemon, Lab, Load, Namespace, Reply, ServiceSpec, traffic, wait};
 
 use super::daemon_options;
 use super::narrator::Narrator;
+use super::routing;
 
 /// How long anything may take; an emulated guest is slow.
-const SOON: Duration = Duration::from_secs(30);
+pub(crate) const SOON: Duration = Duration::from_secs(30);
 const VIP: &str = "10.96.116.179:80";
 const VIP6: &str = "[fd00:96::179]:80";
 const NODE_PORT: u16 = 31117;
@@ -22,11 +22,15 @@ const REPLICAS: [&str; 4] = ["p22", "p11", "p31", "p12"];
 /// One step.
 pub(crate) struct Step {
     pub(crate) title: &'static str,
-    pub(crate) show: fn(&Lab, &mut [Daemon], &mut Narrator) -> Result<()>,
+    pub(crate) show: fn(&Lab, &mut [Daemon], &Bird, &mut Narrator) -> Result<()>,
 }
 
 /// All of them, in order; each begins where the one before ended.
 pub(crate) const ALL: &[Step] = &[
+    Step {
+        title: "nodes and the edge router find each other",
+        show: |lab, _, bird, n| routing::sessions(lab, bird, n),
+    },
     Step { title: "expose one replica of nginx", show: expose },
     Step { title: "the VIP is bound on every node", show: bound },
     Step { title: "requests from a pod, a node and outside", show: requests },
@@ -35,6 +39,12 @@ pub(crate) const ALL: &[Step] = &[
     Step { title: "a node port, and whom the pod sees", show: node_port },
     Step { title: "another scheduler, under an open connection", show: scheduler },
     Step { title: "a load-balancer address and UDP, in both families", show: load_balancer },
+    Step {
+        title: "a load-balancer address with three equal paths",
+        show: |lab, _, bird, n| routing::multipath(lab, bird, n),
+    },
+    Step { title: "a node is drained under load", show: |lab, _, bird, n| routing::drain(lab, bird, n) },
+    Step { title: "a node dies under load", show: routing::death },
     Step { title: "scale down and up under load", show: under_load },
     Step { title: "kill the daemon and start it again", show: restart },
     Step { title: "somebody flushes the IPVS table", show: repair },
@@ -90,7 +100,7 @@ fn answered_by(from: &Namespace, to: SocketAddr, n: usize) -> Result<()> {
 }
 
 /// How often each pod answered.
-fn tally(replies: &[Reply]) -> BTreeMap<&str, usize> {
+pub(crate) fn tally(replies: &[Reply]) -> BTreeMap<&str, usize> {
     let mut pods = BTreeMap::new();
     for reply in replies {
         *pods.entry(reply.pod.as_str()).or_default() += 1;
@@ -99,7 +109,7 @@ fn tally(replies: &[Reply]) -> BTreeMap<&str, usize> {
 }
 
 /// Asks `n` times and shows who answered.
-fn ask(narrator: &Narrator, place: &str, from: &Namespace, to: SocketAddr, n: usize) -> Result<Vec<Reply>> {
+pub(crate) fn ask(narrator: &Narrator, place: &str, from: &Namespace, to: SocketAddr, n: usize) -> Result<Vec<Reply>> {
     narrator.command(place, &format!("for i in $(seq {n}); do curl -s http://{to}/; done | sort | uniq -c"));
     let replies = traffic::http(from, to, n)?;
     let mut lines: BTreeMap<String, usize> = BTreeMap::new();
@@ -112,7 +122,7 @@ fn ask(narrator: &Narrator, place: &str, from: &Namespace, to: SocketAddr, n: us
     Ok(replies)
 }
 
-fn expose(lab: &Lab, _: &mut [Daemon], narrator: &mut Narrator) -> Result<()> {
+fn expose(lab: &Lab, _: &mut [Daemon], _: &Bird, narrator: &mut Narrator) -> Result<()> {
     narrator.kubectl("create deployment nginx --image=nginx --replicas=1");
     narrator.kubectl("expose deployment nginx --port=80 --target-port=8080");
     // Connections of endpoints that leave may drain this long; a demonstration is in a hurry.
@@ -126,7 +136,7 @@ fn expose(lab: &Lab, _: &mut [Daemon], narrator: &mut Narrator) -> Result<()> {
     Ok(())
 }
 
-fn bound(lab: &Lab, _: &mut [Daemon], narrator: &mut Narrator) -> Result<()> {
+fn bound(lab: &Lab, _: &mut [Daemon], _: &Bird, narrator: &mut Narrator) -> Result<()> {
     narrator.expect("10.96.116.179/32 and fd00:96::179/128 on kube-dummy-if");
     for node in lab.nodes() {
         let output = if node.number == 1 {
@@ -141,7 +151,7 @@ fn bound(lab: &Lab, _: &mut [Daemon], narrator: &mut Narrator) -> Result<()> {
     Ok(())
 }
 
-fn requests(lab: &Lab, _: &mut [Daemon], narrator: &mut Narrator) -> Result<()> {
+fn requests(lab: &Lab, _: &mut [Daemon], _: &Bird, narrator: &mut Narrator) -> Result<()> {
     let vip = VIP.parse()?;
     narrator.expect("p22 answers everybody; a pod is seen with its own address");
     for (place, from) in [("p11", &lab.pod("p11")?.ns), ("n3", &lab.node(3)?.ns), ("far", &lab.far)] {
@@ -159,7 +169,7 @@ fn requests(lab: &Lab, _: &mut [Daemon], narrator: &mut Narrator) -> Result<()> 
     Ok(())
 }
 
-fn scale(lab: &Lab, _: &mut [Daemon], narrator: &mut Narrator) -> Result<()> {
+fn scale(lab: &Lab, _: &mut [Daemon], _: &Bird, narrator: &mut Narrator) -> Result<()> {
     narrator.kubectl("scale deployment nginx --replicas=4");
     expose_replicas(lab, &nginx()?, 4)?;
     narrator.expect("four real servers, round robin: three of twelve requests each");
@@ -172,7 +182,7 @@ fn scale(lab: &Lab, _: &mut [Daemon], narrator: &mut Narrator) -> Result<()> {
     Ok(())
 }
 
-fn affinity(lab: &Lab, _: &mut [Daemon], narrator: &mut Narrator) -> Result<()> {
+fn affinity(lab: &Lab, _: &mut [Daemon], _: &Bird, narrator: &mut Narrator) -> Result<()> {
     narrator.kubectl("patch service nginx -p '{\"spec\":{\"sessionAffinity\":\"ClientIP\"}}'");
     expose_replicas(lab, &nginx()?.affinity(10800), 4)?;
     narrator.expect("\"persistent 10800\" in the listing, and one pod for all requests of a client");
@@ -183,7 +193,7 @@ fn affinity(lab: &Lab, _: &mut [Daemon], narrator: &mut Narrator) -> Result<()> 
     Ok(())
 }
 
-fn node_port(lab: &Lab, _: &mut [Daemon], narrator: &mut Narrator) -> Result<()> {
+fn node_port(lab: &Lab, _: &mut [Daemon], _: &Bird, narrator: &mut Narrator) -> Result<()> {
     narrator.kubectl("delete service nginx");
     narrator.kubectl("expose deployment nginx --type=NodePort --port=80 --target-port=8080");
     lab.manifests().delete("nginx")?;
@@ -205,7 +215,7 @@ fn node_port(lab: &Lab, _: &mut [Daemon], narrator: &mut Narrator) -> Result<()>
     Ok(())
 }
 
-fn scheduler(lab: &Lab, _: &mut [Daemon], narrator: &mut Narrator) -> Result<()> {
+fn scheduler(lab: &Lab, _: &mut [Daemon], _: &Bird, narrator: &mut Narrator) -> Result<()> {
     let from = &lab.pod("p21")?.ns;
     let mut connection = Connection::open(from, VIP.parse()?)?;
     let pod = connection.request()?.pod;
@@ -221,7 +231,7 @@ fn scheduler(lab: &Lab, _: &mut [Daemon], narrator: &mut Narrator) -> Result<()>
     Ok(())
 }
 
-fn load_balancer(lab: &Lab, _: &mut [Daemon], narrator: &mut Narrator) -> Result<()> {
+fn load_balancer(lab: &Lab, _: &mut [Daemon], _: &Bird, narrator: &mut Narrator) -> Result<()> {
     narrator.kubectl("apply -f dns.yaml     # type LoadBalancer, 198.51.100.53 and 2001:db8:64::53, UDP port 53");
     let service = ServiceSpec::new("dns", &["10.96.0.53".parse()?, "fd00:96::53".parse()?])
         .port(Protocol::Udp, 53)
@@ -244,28 +254,7 @@ fn load_balancer(lab: &Lab, _: &mut [Daemon], narrator: &mut Narrator) -> Result
     listed(lab, "10.96.0.53", false)
 }
 
-/// What a stream of requests came to.
-#[derive(Default)]
-struct Load {
-    stop: AtomicBool,
-    answered: AtomicUsize,
-    failed: AtomicUsize,
-}
-
-impl Load {
-    /// One fresh connection after the other, until told to stop.
-    fn run(&self, from: &Namespace, to: SocketAddr) {
-        while !self.stop.load(Ordering::Relaxed) {
-            let count = match traffic::http_once(from, to, traffic::REQUEST_LIMIT) {
-                Ok(_) => &self.answered,
-                Err(_) => &self.failed,
-            };
-            count.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-}
-
-fn under_load(lab: &Lab, _: &mut [Daemon], narrator: &mut Narrator) -> Result<()> {
+fn under_load(lab: &Lab, _: &mut [Daemon], _: &Bird, narrator: &mut Narrator) -> Result<()> {
     let service = nginx()?.node_port(NODE_PORT);
     expose_replicas(lab, &service, 4)?;
     listed(lab, "TCP  10.96.116.179:80 rr", true)?;
@@ -278,22 +267,14 @@ fn under_load(lab: &Lab, _: &mut [Daemon], narrator: &mut Narrator) -> Result<()
     }
     narrator.expect("not one request fails, and connections to replicas that leave go on (graceful termination)");
     lab.set_grace_period(120)?;
-    let load = Load::default();
     let node_port = SocketAddr::new(lab.node(1)?.address(Family::V4), NODE_PORT);
-    let vip = VIP.parse()?;
-    let result = std::thread::scope(|scope| {
-        scope.spawn(|| load.run(from, vip));
-        scope.spawn(|| load.run(&lab.far, node_port));
-        let result = scale_down_and_up(lab, &service, &mut open, narrator);
-        load.stop.store(true, Ordering::Relaxed);
-        result
-    });
+    let load = Load::start(&[(from, VIP.parse()?), (&lab.far, node_port)], traffic::REQUEST_LIMIT);
+    let result = scale_down_and_up(lab, &service, &mut open, narrator);
+    let tally = load.stop()?;
     result?;
     lab.set_grace_period(5)?;
-    let (answered, failed) = (load.answered.into_inner(), load.failed.into_inner());
-    narrator.say(&format!("{answered} requests answered, {failed} failed"));
-    ensure!(failed == 0 && answered > 20, "{failed} of {} requests failed", answered + failed);
-    Ok(())
+    narrator.say(&format!("{} requests answered, {} failed", tally.n_answered(), tally.failed.len()));
+    tally.flawless(21)
 }
 
 /// Down to one replica and up again, twice, while others send requests.
@@ -315,7 +296,7 @@ fn scale_down_and_up(lab: &Lab, service: &ServiceSpec, open: &mut [Connection], 
     Ok(())
 }
 
-fn restart(lab: &Lab, daemons: &mut [Daemon], narrator: &mut Narrator) -> Result<()> {
+fn restart(lab: &Lab, daemons: &mut [Daemon], _: &Bird, narrator: &mut Narrator) -> Result<()> {
     let (from, vip) = (&lab.pod("p11")?.ns, VIP.parse()?);
     let mut connection = Connection::open(from, vip)?;
     connection.request()?;
@@ -341,7 +322,7 @@ fn restart(lab: &Lab, daemons: &mut [Daemon], narrator: &mut Narrator) -> Result
     Ok(())
 }
 
-fn repair(lab: &Lab, _: &mut [Daemon], narrator: &mut Narrator) -> Result<()> {
+fn repair(lab: &Lab, _: &mut [Daemon], _: &Bird, narrator: &mut Narrator) -> Result<()> {
     let node = lab.node(1)?;
     narrator.command("n1", "ipvsadm --clear");
     node.ns.command("ipvsadm --clear")?;
@@ -357,7 +338,7 @@ fn repair(lab: &Lab, _: &mut [Daemon], narrator: &mut Narrator) -> Result<()> {
     Ok(())
 }
 
-fn delete(lab: &Lab, _: &mut [Daemon], narrator: &mut Narrator) -> Result<()> {
+fn delete(lab: &Lab, _: &mut [Daemon], _: &Bird, narrator: &mut Narrator) -> Result<()> {
     narrator.kubectl("delete service nginx");
     lab.manifests().delete("nginx")?;
     narrator.expect("once its connections have drained, nothing of it is left, in IPVS or on the dummy link");

@@ -18,7 +18,7 @@ use super::bgp::types::{AsPath, Attributes, NextHop, Origin, OwnRestart, PeerKin
 use super::config::Config;
 use super::desired::router_id;
 use super::peers::{DesiredPeer, DesiredPeers, Reflector};
-use super::speakers::Style;
+use super::speakers::{Style, is_speaker};
 use crate::model::Snapshot;
 use crate::net::{Family, Prefix, host_prefix};
 
@@ -54,8 +54,11 @@ pub fn build<'a>(
         .collect();
     // Routers beside a speaker or a reflector hear of every way there is, where they can.
     let several = config.advertise_style == Style::Speakers || matches!(desired.reflector, Some(Reflector::Server(_)));
+    // A node that does not speak knows the routers outside only as ways back for answers.
+    let silent = config.advertise_style == Style::Speakers && !is_speaker(own, &config.speaker_selector);
     let peer = |peer: &DesiredPeer| {
         let mut made = peer_config(peer, asn, links);
+        made.shutdown = (silent && !peer.node).then(|| "this node is no speaker".to_owned());
         if several && !peer.node {
             made.add_path_send.clone_from(&made.families);
         }

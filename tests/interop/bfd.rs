@@ -1,8 +1,8 @@
 //! BFD: the other side falls silent, and the routes are gone within the detection time, long before the hold time.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use ferrovia::testing::lab::wait;
 
 use crate::describe::{Distance, Kind, Originated};
@@ -15,24 +15,22 @@ scenarios! {
 }
 
 const THEIRS: &str = "198.51.100.0/24";
-/// 3 x 100 ms, and what a busy machine may add.
-const DETECTED: Duration = Duration::from_millis(1500);
+/// 3 x 100 ms, and what a busy machine may add, also to asking.
+const DETECTED: Duration = Duration::from_secs(3);
 
 fn pair(kind: Kind) -> Pair {
     Pair::new(kind).both(|session| session.bfd = true).they_announce([Originated::new(THEIRS)])
 }
 
 /// Frozen, they are found out in time; thawed, they come back. While all is well nothing happens.
-fn found_out(two: &mut Two) -> Result<Duration> {
+fn found_out(two: &mut Two) -> Result<()> {
     two.us.one(THEIRS)?;
     // BFD comes up after the session, and only then does it count.
     std::thread::sleep(Duration::from_millis(2500));
     let epoch = two.us.state(0)?.epoch;
     wait::throughout("the session is up", Duration::from_secs(1), || Ok(two.us.state(0)?.epoch == epoch))?;
     two.them.freeze()?;
-    let start = Instant::now();
-    two.us.down(0, DETECTED)?;
-    Ok(start.elapsed())
+    two.us.down(0, DETECTED)
 }
 
 fn one_hop(kind: Kind) -> Result<()> {
@@ -52,7 +50,6 @@ fn several_hops(kind: Kind) -> Result<()> {
 /// Their BFD dies with their BGP (they do not set the C bit): it is a restart that we see, within the detection time.
 fn with_graceful_restart(kind: Kind) -> Result<()> {
     let mut two = pair(kind).both(|session| session.graceful = Some(4)).up()?;
-    let took = found_out(&mut two)?;
-    ensure!(took < DETECTED);
+    found_out(&mut two)?;
     two.us.none(THEIRS)
 }

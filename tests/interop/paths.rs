@@ -71,8 +71,16 @@ fn ask(running: &Running) -> Result<()> {
 }
 
 fn we_ask_again(kind: Kind) -> Result<()> {
-    let two = Pair::new(kind).they_announce([Originated::new(PREFIX)]).up()?;
+    let mut pair = Pair::new(kind).they_announce([Originated::new(PREFIX)]);
+    if kind == Kind::Frr {
+        // Where marks are known it answers nobody before it sent an End-of-RIB, and without this it sends none.
+        pair = pair.both(|session| session.graceful = Some(30));
+    }
+    let two = pair.up()?;
     two.us.one(PREFIX)?;
+    if kind == Kind::Frr {
+        two.wire.seen("their End-of-RIB", "10.77.0.2", UPDATE, |sent| sent.body() == [0; 4])?;
+    }
     let before = two.wire.from("10.77.0.2", UPDATE)?.len();
     let epoch = two.us.state(0)?.epoch;
     ask(&two.us)?;

@@ -21,9 +21,6 @@ use crate::routing::speakers::{Style, announced_elsewhere, is_speaker, next_hops
 /// The most VIPs of one pass that are logged one by one.
 const MOST_LOGGED: usize = 20;
 
-/// Prefixes of one pass that the log names one by one; more become a number.
-const MOST_LINES: usize = 16;
-
 impl<N: Nft, R: Rtnl, F: Fou, S: Sysctl, V: Voice> Room<N, R, F, S, V> {
     /// Sessions come up with everything this node serves: a peer that kept our routes through a restart drops what it
     /// does not hear again. So nothing is said before the service proxy has reported once, or was waited for.
@@ -160,7 +157,6 @@ impl<N: Nft, R: Rtnl, F: Fou, S: Sysctl, V: Voice> Room<N, R, F, S, V> {
     }
 
     fn tell(&mut self, changes: RouteChanges, reframe: bool, snapshot: &Snapshot) {
-        log(&changes);
         let links = self.own_links();
         let mut peers = Cow::Borrowed(&self.peers);
         if self.around.decision.tag && !peers.communities.contains(&drain::GRACEFUL_SHUTDOWN) {
@@ -172,21 +168,5 @@ impl<N: Nft, R: Rtnl, F: Fou, S: Sysctl, V: Voice> Room<N, R, F, S, V> {
         if !told.is_empty() {
             self.voice.change(told);
         }
-    }
-}
-
-/// One line for each prefix that is announced or withdrawn, with its next hops; a flood is counted.
-fn log(changes: &RouteChanges) {
-    for (prefix, paths) in changes.announce.iter().take(MOST_LINES) {
-        let next_hops: Vec<IpAddr> = paths.iter().map(|path| path.next_hop.address).collect();
-        tracing::info!(%prefix, ?next_hops, "announced");
-    }
-    for prefix in changes.withdraw.iter().take(MOST_LINES) {
-        tracing::info!(%prefix, "withdrawn");
-    }
-    let rest = |n: usize| n.saturating_sub(MOST_LINES);
-    let (announced, withdrawn) = (rest(changes.announce.len()), rest(changes.withdraw.len()));
-    if announced + withdrawn > 0 {
-        tracing::info!(announced, withdrawn, "and more prefixes");
     }
 }

@@ -152,7 +152,7 @@ impl Edge {
         let _ = match self.version {
             Version::One => writeln!(
                 text,
-                "protocol direct {{ interface \"eth0\"; }}\nprotocol bgp {name} {{ local as {asn}; \
+                "protocol bgp {name} {{ local as {asn}; \
                  neighbor {address}{port} as {asn}; source address {us}; direct; import all; export none;{rx} }}"
             ),
             Version::Two => writeln!(

@@ -14,7 +14,9 @@
 pub mod bird;
 pub mod daemon;
 pub mod edge_files;
+pub mod frr;
 pub mod gobgpd;
+pub mod load;
 pub mod manifests;
 pub mod netns;
 pub mod programs;
@@ -35,7 +37,9 @@ use serde_json::Value;
 
 pub use bird::Bird;
 pub use daemon::{Daemon, DaemonOptions};
+pub use frr::Frr;
 pub use gobgpd::Gobgpd;
+pub use load::{Load, Tally};
 pub use manifests::{EndpointState, Manifests, ServiceSpec};
 pub use netns::Namespace;
 pub use programs::Program;

@@ -183,7 +183,12 @@ fn protocol(two: bool, router: &Router, n: usize, session: &Session) -> String {
 pub(crate) fn state(running: &Running, session: usize) -> Result<State> {
     let dynamic = running.router.sessions.get(session).is_some_and(|session| session.range.is_some());
     let name = if dynamic { format!("\"peer{session}_*\"") } else { format!("peer{session}") };
-    Ok(read_state(&birdc(running, &format!("show protocols all {name}"))?))
+    let mut state = read_state(&birdc(running, &format!("show protocols all {name}"))?);
+    // The time it prints is worked out anew each time, and may differ by a millisecond: its log counts instead.
+    let log = std::fs::read_to_string(running.path("bird.log")).unwrap_or_default();
+    let ours = |line: &&str| line.contains(&format!(" peer{session}")) && line.contains("BGP session established");
+    state.epoch = log.lines().filter(ours).count().to_string();
+    Ok(state)
 }
 
 pub(crate) fn read_state(text: &str) -> State {
@@ -192,7 +197,7 @@ pub(crate) fn read_state(text: &str) -> State {
     let up = words.contains(&"Established");
     let hold = text.lines().find_map(|line| line.trim().strip_prefix("Hold timer:"));
     let hold = hold.and_then(|value| value.trim().split('/').nth(1)?.parse().ok());
-    State { up, hold, epoch: words.get(4).copied().unwrap_or_default().to_owned(), text: text.to_owned() }
+    State { up, hold, epoch: String::new(), text: text.to_owned() }
 }
 
 pub(crate) fn routes(running: &Running, family: Family) -> Result<Vec<Route>> {

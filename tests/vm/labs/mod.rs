@@ -13,12 +13,20 @@
 //! | `incidents.rs` | I2-I35 | what has gone wrong elsewhere and must not here |
 //! | `edge.rs` | E1-E4 | the edge's files alone, with GoBGP as the speaker |
 
+#![allow(clippy::disallowed_methods, reason = "what a kernel and other daemons do is measured in plain time")]
+
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use ferrovia::testing::lab::{Lab, Options, report};
 
+mod balancer;
 mod edge;
+mod incidents;
+mod porter;
+mod reflector;
+mod site;
+mod walkthrough;
 
 /// How long a session may take to come up and a route to arrive.
 const SOON: Duration = Duration::from_secs(40);
@@ -106,4 +114,42 @@ fn complete<C>(letter: char, last: usize, steps: &[Step<C>]) -> Result<()> {
         ensure!(steps.iter().any(|step| step.id == id), "step {id} is missing in its table");
     }
     Ok(())
+}
+
+/// The rows of a table as `docs/design/labs.md` has them.
+fn rows<C>(steps: &[Step<C>]) -> Vec<String> {
+    let row = |step: &Step<C>| {
+        let status = match step.how {
+            How::Do(_) => "done".to_owned(),
+            How::Not(reason) => format!("not applicable: {reason}"),
+        };
+        format!("| {} | {} | {status} |", step.id, step.what)
+    };
+    steps.iter().map(row).collect()
+}
+
+#[test]
+fn the_list_in_the_documentation_is_the_list_that_is_run() {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/design/labs.md");
+    let text = std::fs::read_to_string(&path).expect("docs/design/labs.md");
+    let tables = [
+        ("Porter", rows(porter::STEPS)),
+        ("walk-through", rows(walkthrough::STEPS)),
+        ("load balancer", rows(balancer::STEPS)),
+        ("reflector", rows(reflector::STEPS)),
+        ("incidents", rows(incidents::STEPS)),
+        ("edge", rows(edge::STEPS)),
+    ];
+    let listed: Vec<&str> = text.lines().filter(|line| line.starts_with("| ")).collect();
+    let missing: Vec<String> = tables
+        .iter()
+        .flat_map(|(table, rows)| rows.iter().map(move |row| (table, row)))
+        .filter(|(_, row)| !listed.contains(&row.as_str()))
+        .map(|(table, row)| format!("{table}: {row}"))
+        .collect();
+    assert!(missing.is_empty(), "rows that {} lacks:\n{}", path.display(), missing.join("\n"));
+    let n_rows: usize = tables.iter().map(|(_, rows)| rows.len()).sum();
+    let n_listed =
+        listed.iter().filter(|line| line.ends_with("| done |") || line.contains("| not applicable: ")).count();
+    assert_eq!(n_listed, n_rows, "rows in {} that no table has", path.display());
 }

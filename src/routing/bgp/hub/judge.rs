@@ -5,10 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::{Hub, PeerSettings};
-use crate::net::Prefix;
+use crate::net::{Family, Prefix};
 use crate::routing::bgp::policy::{
     Assignment, Class, Direction, PeerPolicy, PolicySet, PrefixRange, RouteType, Verdict,
 };
+use crate::routing::bgp::rib::{Path, PeerInfo};
 use crate::routing::bgp::types::{Attributes, Nlri, PeerId, family_of};
 
 impl Hub {
@@ -77,8 +78,21 @@ impl Hub {
             return;
         }
         entry.settings = settings;
+        let client = entry.settings.client;
+        let info = self.rib.peer(peer).copied().filter(|info| info.client != client);
         let retold = self.rejudge(peer);
         self.spread();
+        if let Some(info) = info {
+            // Whose routes pass to whom depends on who is a client: its routes are told, or taken back, as they are.
+            self.rib.add_peer(peer, PeerInfo { client, ..info }, &mut self.changes);
+            self.spread();
+            let of_peer =
+                |(prefix, paths): (Prefix, &[Path])| paths.iter().any(|path| path.peer == peer).then_some(prefix);
+            let prefixes: Vec<Prefix> =
+                Family::ALL.into_iter().flat_map(|family| self.rib.unsorted(family).filter_map(of_peer)).collect();
+            prefixes.into_iter().for_each(|prefix| self.tell(prefix, true));
+            self.groups.settle();
+        }
         if retold {
             self.retell(peer);
         }

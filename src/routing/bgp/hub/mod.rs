@@ -559,6 +559,30 @@ mod tests {
     }
 
     #[test]
+    fn a_peer_becomes_a_client_and_stops_being_one_without_a_new_session() {
+        let internal = |n| Negotiated { peer_asn: Asn(64512), kind: PeerKind::Internal, ..negotiated(n) };
+        let mut hub = hub();
+        for n in [2, 3] {
+            hub.add_peer(PeerId(n.into()), settings(n));
+            hub.up(PeerId(n.into()), 1, internal(n));
+        }
+        let mut update = route(2, &["10.1.0.0/24"]);
+        update.reach[0].attributes.as_path = AsPath::empty();
+        update.reach[0].attributes.local_pref = Some(100);
+        hub.updates(PeerId(2), vec![update], NOW);
+        let told = |hub: &mut Hub| heard(hub, PeerId(3), &internal(3));
+        assert!(told(&mut hub).iter().all(|update| update.reach.is_empty()), "nothing passes between internal peers");
+        hub.set_peer(PeerId(2), PeerSettings { client: true, ..settings(2) });
+        assert!(told(&mut hub).iter().any(|update| !update.reach.is_empty()), "a client's routes do");
+        hub.set_peer(PeerId(2), settings(2));
+        assert!(told(&mut hub).iter().any(|update| !update.withdrawn.is_empty()), "and are taken back");
+        hub.set_peer(PeerId(3), PeerSettings { client: true, ..settings(3) });
+        assert!(told(&mut hub).iter().any(|update| !update.reach.is_empty()), "a client hears everybody's");
+        hub.set_peer(PeerId(3), settings(3));
+        assert!(told(&mut hub).iter().any(|update| !update.withdrawn.is_empty()), "until it is none");
+    }
+
+    #[test]
     fn a_peer_that_comes_late_hears_everything_and_then_the_end() {
         let mut hub = hub();
         hub.add_peer(PeerId(3), settings(3));

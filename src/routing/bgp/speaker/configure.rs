@@ -69,8 +69,8 @@ pub(super) fn effect(before: &PeerConfig, after: &PeerConfig, session: Option<&N
         add_path_receive,
         add_path_send,
         extended_next_hop,
-        client,
         // At once, without a reset.
+        client: _,
         description: _,
         shutdown: _,
         next_hop_self: _,
@@ -97,12 +97,11 @@ pub(super) fn effect(before: &PeerConfig, after: &PeerConfig, session: Option<&N
         || *families != after.families
         || *add_path_receive != after.add_path_receive
         || *add_path_send != after.add_path_send
-        || *extended_next_hop != after.extended_next_hop
-        || *client != after.client;
+        || *extended_next_hop != after.extended_next_hop;
     if other { Effect::Resets } else { Effect::Goes }
 }
 
 /// Whether a new configuration makes us somebody else, so that every session has to begin anew.
 pub(super) fn is_somebody_else(before: &Config, after: &Config) -> bool {
-    (before.asn, before.router_id, before.cluster_id) != (after.asn, after.router_id, after.cluster_id)
+    (before.asn, before.router_id) != (after.asn, after.router_id)
 }

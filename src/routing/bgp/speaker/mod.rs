@@ -7,16 +7,17 @@
 //! | --- | --- |
 //! | `description`, `max_prefixes` | at once |
 //! | `shutdown` | at once: the session ends, or one begins |
-//! | `next_hop_v4`, `next_hop_v6`, `next_hop_self`, `shared` | at once: routes that look different now are told again |
+//! | `next_hop_v4`, `next_hop_v6`, `next_hop_self`, `shared`, `client` | at once: routes that look different now are told again |
 //! | `bfd` | at once; timers without a new BFD session |
 //! | policies, `decision` | at once: routes are judged again, differences go out |
 //! | `listen` | at once; connections that are up stay |
 //! | `port`, `passive` | with the next connection |
 //! | `hold_time`, `graceful_restart`, `long_lived` | with the next session |
 //! | `asn` | a reset, unless it names the AS the session is with, or takes any |
-//! | `local_asn`, `local_address`, `scope`, `password`, `distance`, `client` | a reset |
+//! | `local_asn`, `local_address`, `scope`, `password`, `distance` | a reset |
 //! | `families`, `add_path_receive`, `add_path_send`, `extended_next_hop` | a reset: OPENs agreed on them |
-//! | `Config`'s `asn`, `router_id`, `cluster_id` | a reset of every session: we are somebody else |
+//! | `Config`'s `cluster_id` | with what is told next: sessions know nothing of it |
+//! | `Config`'s `asn`, `router_id` | a reset of every session: we are somebody else |
 //!
 //! A reset is a Cease, other configuration change (RFC 4486), and a new connection at once.
 
