@@ -73,8 +73,14 @@ impl Listener {
         let Some((_, bytes)) = hub.take(self.peer, limit) else { return };
         let mut rest = bytes.as_slice();
         while let Ok(Some(length)) = wire::frame(rest, self.session.max_message) {
-            let Ok(Message::Update(update)) = wire::decode(&rest[..length], Some(&self.session)) else {
-                panic!("no UPDATE: {:?}", &rest[..length])
+            let update = match wire::decode(&rest[..length], Some(&self.session)) {
+                Ok(Message::Update(update)) => update,
+                // The begin and the end of a refresh that was asked for (RFC 7313).
+                Ok(Message::Refresh { kind: Refresh::Begin | Refresh::End, .. }) if self.session.enhanced_refresh => {
+                    rest = &rest[length..];
+                    continue;
+                }
+                other => panic!("neither UPDATE nor mark: {other:?} in {:?}", &rest[..length]),
             };
             rest = &rest[length..];
             assert_eq!(update.faults, Vec::<String>::new());

@@ -49,7 +49,7 @@ async fn routes_travel_from_speaker_to_speaker_and_go_when_their_origin_leaves()
     let last = Node::start(config(3, port, [(2, peer(3, 2, port))]));
     first.announce(table(3)).await;
     last.learns("all three", |learned| learned.routes.len() == 3).await;
-    let learned = last.speaker.learned().borrow().clone();
+    let learned = last.learned.borrow().clone();
     assert!(learned.settled, "a first start waits for nobody");
     let route = learned.routes.get(&prefix("20.0.1.0/24")).expect("learned");
     assert_eq!(
@@ -309,7 +309,7 @@ async fn a_wrong_key_gets_no_session_and_the_right_one_does() {
     let wrong = config(2, port, [(1, PeerConfig { password: key("wrong"), ..peer(2, 1, port) })]);
     let second = Node::start(wrong);
     tokio::time::sleep(std::time::Duration::from_secs(2)).await;
-    assert!(second.speaker.learned().borrow().routes.is_empty(), "a session with the wrong key");
+    assert!(second.learned.borrow().routes.is_empty(), "a session with the wrong key");
     second.configure(config(2, port, [(1, PeerConfig { password: key("right"), ..peer(2, 1, port) })])).await;
     second.learns("a route over a signed session", |learned| learned.routes.len() == 1).await;
     first.stop(Goodbye::Restart).await;

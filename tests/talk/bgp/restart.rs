@@ -27,7 +27,7 @@ async fn a_peer_that_restarts_keeps_its_routes_but_those_it_no_longer_has() {
     node.learns("three routes", |learned| learned.routes.len() == 3).await;
     drop(script);
     tokio::time::sleep(Duration::from_millis(300)).await;
-    assert_eq!(node.speaker.learned().borrow().routes.len(), 3, "routes are kept while it is away");
+    assert_eq!(node.learned.borrow().routes.len(), 3, "routes are kept while it is away");
     let back = OwnRestart { restarting: true, ..restart() };
     let back = OpenSettings { graceful_restart: Some(back), forwarding_kept: true, ..offer(2) };
     let mut script = Script::connect(2, to, &back).await;
@@ -80,7 +80,7 @@ async fn a_peer_that_never_comes_is_waited_for_no_longer_than_the_deferral() {
     let options = Options { restarted: true, deferral: Duration::from_millis(500), ..Options::default() };
     let node = Node::start_with(config(1, port, [(2, with_restart(port))]), options);
     node.announce([prefix("10.1.0.0/24")]).await;
-    assert!(!node.speaker.learned().borrow().settled);
+    assert!(!node.learned.borrow().settled);
     node.learns("the end of the wait", |learned| learned.settled).await;
     node.stop(Goodbye::Restart).await;
 }
@@ -132,6 +132,6 @@ async fn stale_routes_become_the_last_resort_where_both_sides_know_how() {
     drop(script);
     // After the restart time it is long-lived stale: still in use here, told to nobody who does not know what that is.
     assert_eq!(other.update().await.withdrawn.len(), 1);
-    assert_eq!(node.speaker.learned().borrow().routes.len(), 1);
+    assert_eq!(node.learned.borrow().routes.len(), 1);
     node.stop(Goodbye::Restart).await;
 }

@@ -19,6 +19,7 @@ use ferrovia::routing::bgp::types::{
 use ferrovia::routing::bgp::wire::{self, Message, Update};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
+use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::DEADLINE;
@@ -98,6 +99,8 @@ pub(super) fn config(n: u8, port: u16, peers: impl IntoIterator<Item = (u8, Peer
 /// A speaker on its thread.
 pub(super) struct Node {
     pub(super) speaker: Speaker,
+    /// What it learned: gathered only while somebody holds on to it.
+    pub(super) learned: watch::Receiver<Learned>,
     thread: JoinHandle<()>,
 }
 
@@ -108,7 +111,8 @@ impl Node {
 
     pub(super) fn start_with(config: Config, options: Options) -> Node {
         let (speaker, thread) = spawn(config, options).expect("a speaker");
-        Node { speaker, thread }
+        let learned = speaker.learned();
+        Node { speaker, learned, thread }
     }
 
     pub(super) async fn change(&self, changes: Vec<Change>) {
@@ -127,7 +131,7 @@ impl Node {
 
     /// Waits until what was learned fits.
     pub(super) async fn learns(&self, what: &str, fits: impl Fn(&Learned) -> bool) {
-        let mut learned = self.speaker.learned();
+        let mut learned = self.learned.clone();
         if timeout(DEADLINE, learned.wait_for(&fits)).await.is_err() {
             let learned = learned.borrow();
             let few: Vec<_> = learned.routes.iter().take(5).collect();
@@ -137,8 +141,8 @@ impl Node {
 
     pub(super) async fn stop(self, how: Goodbye) {
         timeout(DEADLINE, self.speaker.stop(how, Duration::from_secs(5))).await.expect("a bounded stop");
-        let Node { speaker, thread } = self;
-        drop(speaker);
+        let Node { speaker, learned, thread } = self;
+        drop((speaker, learned));
         tokio::task::spawn_blocking(move || thread.join().expect("no panic")).await.expect("joined");
     }
 }

@@ -1,4 +1,4 @@
-//! The running speaker: one task that owns the [`Hub`](super::hub::Hub) and one task for each peer around it, all on one
+//! The running speaker: one task that owns the [`Hub`] and one task for each peer around it, all on one
 //! thread of their own, so that no other work of the daemon keeps a session waiting.
 //!
 //! [`control`] is its face: what the daemon tells it and hears from it. What a change of a peer's configuration costs:
