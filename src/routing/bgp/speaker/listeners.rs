@@ -1,5 +1,4 @@
 //! The ports peers connect to: one listener for each configured address, and the keys connections must be signed with.
-#![allow(dead_code, reason = "questions are answered from here, and not all are yet")]
 
 use std::collections::BTreeMap;
 use std::io;
@@ -110,11 +109,6 @@ impl Listeners {
     /// Whether connections from this address through this listener are signed as they must be.
     pub(super) fn requires(&self, through: SocketAddr, peers: Prefix, password: &Password) -> bool {
         password.0.is_empty() || self.open.get(&through).is_some_and(|open| open.keys.get(&peers) == Some(password))
-    }
-
-    /// Where it listens.
-    pub(super) fn addresses(&self) -> impl Iterator<Item = SocketAddr> {
-        self.open.iter().map(|(address, open)| open.listener.local_addr().unwrap_or(*address))
     }
 
     fn run(&mut self, address: SocketAddr, listener: Listener) {

@@ -1,5 +1,4 @@
 //! BFD for peers that want it (RFC 5882): its sessions follow the configuration, its events reach the peers' sessions.
-#![allow(dead_code, reason = "questions are answered from here, and not all are yet")]
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -9,7 +8,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use super::control::PeerConfig;
 use super::state::Peer;
 use super::task::Task;
-use crate::routing::bgp::bfd::driver::{BfdHandle, Event, Hops, PeerSettings, Ports, SessionId, Snapshot};
+use crate::routing::bgp::bfd::driver::{BfdHandle, Event, Hops, PeerSettings, Ports, SessionId};
 use crate::routing::bgp::session::Command;
 use crate::routing::bgp::tcp::Distance;
 use crate::routing::bgp::types::PeerId;
@@ -35,14 +34,6 @@ impl Watching {
             return event;
         }
         std::future::pending().await
-    }
-
-    /// Every session by its peer, as it is now.
-    pub(super) fn states(&self) -> BTreeMap<PeerId, Snapshot> {
-        let Some((driver, _)) = &self.driver else { return BTreeMap::new() };
-        let mut snapshots: BTreeMap<SessionId, Snapshot> =
-            driver.state().into_iter().map(|snapshot| (snapshot.session, snapshot)).collect();
-        self.sessions.iter().filter_map(|(peer, (id, _))| Some((*peer, snapshots.remove(id)?))).collect()
     }
 
     /// Brings the session of one peer to what is wanted of it.
