@@ -26,6 +26,7 @@ mod contracts_fou;
 mod contracts_ipvs;
 mod contracts_nft;
 mod contracts_rtnl;
+mod denied;
 mod dsr;
 mod faults;
 mod labs;
