@@ -12,6 +12,7 @@ pub mod conntrack;
 pub mod error;
 pub mod filter;
 pub mod fou;
+pub mod ipset;
 pub mod iptables;
 pub mod ipvs;
 pub mod modules;

@@ -23,6 +23,7 @@ mod changes;
 mod cluster;
 mod containerd;
 mod contracts_fou;
+mod contracts_ipset;
 mod contracts_ipvs;
 mod contracts_nft;
 mod contracts_rtnl;
