@@ -162,7 +162,7 @@ impl Changes {
     /// The same, with whether it is known that a prefix has no path any more.
     pub(super) fn take_with_gone(&mut self) -> Vec<(Change, bool)> {
         let mut all = std::mem::take(&mut self.0);
-        all.sort_unstable_by(|(a, _), (b, _)| a.prefix.cmp(&b.prefix));
+        all.sort_unstable_by_key(|(change, _)| change.prefix);
         all.dedup_by(|(again, gone_again), (first, gone)| {
             let same = again.prefix == first.prefix;
             if same {
