@@ -130,6 +130,7 @@ impl Hub {
             address: entry.settings.address,
             client: entry.settings.client,
             asn: negotiated.peer_asn,
+            local_asn: entry.settings.local_asn,
         };
         self.rib.add_peer(peer, info, &mut self.changes);
         // Families the peer did not keep forwarding in while it was away (RFC 4724 4.2).
