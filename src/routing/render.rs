@@ -184,6 +184,9 @@ pub fn peer(address: &IpAddr, peer: &PeerConfig) -> String {
     if peer.passive {
         more.push("passive".to_owned());
     }
+    if peer.next_hop_unchanged {
+        more.push("next hops unchanged".to_owned());
+    }
     if peer.client {
         more.push("reflector client".to_owned());
     }

@@ -96,6 +96,10 @@ pub fn build<'a>(
                 Vec::new()
             },
             external_peers: desired.peers.iter().filter(|peer| !peer.node).map(|peer| peer.address).collect(),
+            unchanged_peers: {
+                let unchanged = desired.peers.iter().filter(|peer| peer.next_hop_unchanged);
+                unchanged.map(|peer| peer.address).collect()
+            },
             own_as_peers: desired
                 .peers
                 .iter()
@@ -152,6 +156,7 @@ fn peer_config(peer: &DesiredPeer, asn: crate::net::Asn, links: &[Prefix]) -> Pe
         long_lived: 0,
         client: peer.reflector_client,
         next_hop_self: false,
+        next_hop_unchanged: peer.next_hop_unchanged,
         next_hop_v4: None,
         next_hop_v6: None,
         shared: links.iter().filter(is_shared).map(Prefix::trunc).collect(),

@@ -130,6 +130,11 @@ impl<N: Nft, R: Rtnl, F: Fou, S: Sysctl, V: Voice> Room<N, R, F, S, V> {
         for hop in &route.hops {
             let _ = writeln!(text, "  learned {prefix} via {} from {}", hop.next_hop.address, hop.peer);
         }
+        if route.leaving {
+            text.push_str(
+                "    preference 0: its router is about to go (community 65535:0), and nobody else tells it\n",
+            );
+        }
         let key = RouteKey::learned(*prefix);
         let tracker = self.routes.tracker();
         let state = match (self.refused.get(prefix), tracker.desired(&key), tracker.observed(&key)) {
