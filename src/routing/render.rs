@@ -60,10 +60,19 @@ pub fn render(snapshot: &Snapshot, config: &Config) -> Rendered {
     let prefixes: Vec<Prefix> = links.iter().map(|address| address.prefix).collect();
     let mut routes: BTreeMap<Prefix, Vec<Attributes>> =
         pods.iter().map(|pod| (pod.prefix, vec![own_route(pod.next_hop)])).collect();
-    let hop = |vip: &IpAddr| snapshot.own_node().and_then(|node| node.best_ip(Family::of(*vip)));
-    routes.extend(desired.vips().keys().filter_map(|vip| Some((host_prefix(*vip), vec![own_route(hop(vip)?)]))));
-    let speaker = build(&wanted, snapshot, config, &prefixes, desired.vips().keys(), []);
-    let notices = wanted.notices.iter().chain(desired.notices()).cloned().chain(missing).collect();
+    let hops = |vip: IpAddr| next_hops(vip, &desired, snapshot, config, desired.vips().contains_key(&vip));
+    let vips: BTreeMap<IpAddr, Vec<Attributes>> = desired
+        .listed()
+        .map(|vip| (vip, hops(vip).into_iter().map(own_route).collect::<Vec<Attributes>>()))
+        .filter(|(_, paths)| !paths.is_empty())
+        .collect();
+    let speaker = build(&wanted, snapshot, config, &prefixes, vips.keys(), &Leaving::default());
+    routes.extend(vips.into_iter().map(|(vip, paths)| (host_prefix(vip), paths)));
+    let back = way_back(snapshot, config, &wanted, &prefixes);
+    let mut ruleset = egress::ruleset(snapshot, config, Some(UPLINK_NAME));
+    back.add_to(&mut ruleset, snapshot);
+    let told = wanted.notices.iter().chain(desired.notices()).cloned().chain(missing);
+    let notices = told.chain(speakers::notices(snapshot, config)).chain(back.notices.iter().cloned()).collect();
     Rendered {
         node: snapshot.node_name.clone(),
         bgp: speaker.map(|speaker| peers(&speaker)).unwrap_or_default() + &originated(&routes),
