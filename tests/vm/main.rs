@@ -31,6 +31,7 @@ mod faults;
 mod labs;
 mod listing;
 mod modules;
+mod overlay;
 mod packets;
 mod router;
 

@@ -43,7 +43,7 @@ impl<N: Nft, R: Rtnl, F: Fou, S: Sysctl, V: Voice> Room<N, R, F, S, V> {
     }
 
     fn explain_plan(&self) -> String {
-        let links = plan::links(self.tunnels.values(), &self.links);
+        let links = plan::links(self.tunnels.values(), &self.links, &self.inner);
         let links = links.make.into_iter().chain(links.set).map(|(_, op)| op);
         let rules = plan::rules(&self.rules, &self.rules_observed);
         let routes = self.routes.plan().into_iter().map(|(_, op)| op);
