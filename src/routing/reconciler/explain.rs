@@ -39,6 +39,7 @@ impl<N: Nft, R: Rtnl, F: Fou, S: Sysctl, V: Voice> Room<N, R, F, S, V> {
             View::Route(address, length) => self.explain_route(*address, *length),
             View::Peer(address) => self.explain_peer(*address),
             View::Findings => self.explain_findings(),
+            View::Pod(_) => "the router knows no policies: ask firewall\n".to_owned(),
         }
     }
 

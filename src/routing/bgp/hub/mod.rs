@@ -7,13 +7,13 @@ mod judge;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
-use std::sync::Arc;
 use std::time::Duration;
 
 use crate::net::{Asn, Family, Prefix};
 use crate::routing::bgp::output::{Groups, Mark, Offer, Own, Source, Target};
 use crate::routing::bgp::policy::{Direction, PeerPolicy, PeerView, PolicySet, PrefixSets};
 use crate::routing::bgp::rib::{self, Change, Changes, Path, PeerInfo, Rib, RibSettings};
+use crate::routing::bgp::shared::Shared;
 use crate::routing::bgp::types::{Attributes, Negotiated, NextHop, Nlri, PeerId, family_of};
 use crate::routing::bgp::wire::{Refresh, Update};
 
@@ -226,7 +226,7 @@ impl Hub {
             for reach in update.reach {
                 let received = self.rib.intern(reach.attributes);
                 judge::judge_alike(&entry.import, kind, &received, &reach.nlri, |nlri, accepted| {
-                    let offer = rib::Offer { received: Arc::clone(&received), accepted };
+                    let offer = rib::Offer { received: received.clone(), accepted };
                     self.rib.announce(peer, offer, nlri, now, &mut self.changes);
                 });
             }
@@ -309,7 +309,7 @@ impl Hub {
     }
 
     /// Routes of a family that a peer whose session is up was told, in order, as it was told them.
-    pub fn told(&self, peer: PeerId, family: Family) -> Vec<(Nlri, Arc<Attributes>)> {
+    pub fn told(&self, peer: PeerId, family: Family) -> Vec<(Nlri, Shared)> {
         self.groups.told(peer, family)
     }
 
@@ -370,9 +370,12 @@ impl Hub {
     }
 
     /// The prefixes whose best path changed since the last call, in order: the kernel's routes follow them.
-    pub fn take_best_changes(&mut self) -> BTreeSet<Prefix> {
+    pub fn take_best_changes(&mut self) -> Vec<Prefix> {
         self.sort_best_at = SORT_BEST_AT;
-        std::mem::take(&mut self.best_changed).into_iter().collect()
+        let mut changed = std::mem::take(&mut self.best_changed);
+        changed.sort_unstable();
+        changed.dedup();
+        changed
     }
 
     /// Tells one peer everything it may know.

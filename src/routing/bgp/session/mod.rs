@@ -402,7 +402,13 @@ impl<T: Transport> Session<T> {
         if let Some(connection) = self.connection(slot) {
             connection.received = rest;
         }
-        self.report_updates().await
+        if !self.updates.is_empty() {
+            self.report_updates().await?;
+            // First what was read is worked in and told, then more is read: others wait for it, and a pile of what was
+            // read takes many times the memory of the routes it becomes.
+            tokio::task::yield_now().await;
+        }
+        Ok(())
     }
 
     async fn message(&mut self, slot: Slot, bytes: &[u8]) -> Result<(), Gone> {

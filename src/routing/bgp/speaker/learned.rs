@@ -1,6 +1,6 @@
 //! Best routes of peers as the kernel is to have them, kept up prefix by prefix for as long as somebody wants them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use tokio::sync::watch;
@@ -24,7 +24,7 @@ impl Publisher {
 
     /// Publishes the routes to prefixes that changed. Costs what changed, however many there are; nothing where nobody
     /// listens, and one pass over all of them when somebody begins to.
-    pub(super) fn publish(&mut self, rib: &Rib, changed: &BTreeSet<Prefix>, settled: bool) {
+    pub(super) fn publish(&mut self, rib: &Rib, changed: &[Prefix], settled: bool) {
         let wanted = self.sender.receiver_count() > 0;
         match (self.follows, wanted) {
             (false, false) => {}
