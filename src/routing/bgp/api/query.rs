@@ -4,10 +4,10 @@
 //! Times are durations since 1970, in UTC.
 
 use std::net::{IpAddr, Ipv4Addr};
-use std::sync::Arc;
 use std::time::Duration;
 
 use crate::net::{Asn, Family, Prefix};
+use crate::routing::bgp::shared::Shared;
 use crate::routing::bgp::types::{Attributes, Nlri, PeerKind, PeerRestart};
 
 /// The speaker.
@@ -280,7 +280,7 @@ pub struct Destination {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PathRow {
     /// Its attributes. Prefix and attributes become octets only when the row is written ([`super::raw`]).
-    pub attributes: Arc<Attributes>,
+    pub attributes: Shared,
     /// Since when it is known.
     pub since: Duration,
     /// The best one, or used beside it.

@@ -148,6 +148,20 @@ impl<R, W> Connection<R, W> {
             ours: None,
         }
     }
+
+    /// Forgets what waits to go out, but for the rest of a message whose beginning is out: the session ends, and what
+    /// the peer hears of that must not wait behind routes it will drop.
+    fn drop_queue(&mut self) {
+        let mut end = 0;
+        while end < self.written {
+            match wire::frame(self.outgoing.get(end..).unwrap_or_default(), wire::MAX_EXTENDED) {
+                Ok(Some(length)) => end += length,
+                // What was put in is whole messages.
+                Ok(None) | Err(_) => return,
+            }
+        }
+        self.outgoing.truncate(end);
+    }
 }
 
 impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Connection<R, W> {
@@ -388,7 +402,13 @@ impl<T: Transport> Session<T> {
         if let Some(connection) = self.connection(slot) {
             connection.received = rest;
         }
-        self.report_updates().await
+        if !self.updates.is_empty() {
+            self.report_updates().await?;
+            // First what was read is worked in and told, then more is read: others wait for it, and a pile of what was
+            // read takes many times the memory of the routes it becomes.
+            tokio::task::yield_now().await;
+        }
+        Ok(())
     }
 
     async fn message(&mut self, slot: Slot, bytes: &[u8]) -> Result<(), Gone> {
@@ -478,6 +498,9 @@ impl<T: Transport> Session<T> {
         let open = Arc::clone(&self.open);
         let status = Arc::clone(&self.status);
         let Some(connection) = self.connection(slot) else { return };
+        if matches!(out, Out::Notification(_)) {
+            connection.drop_queue();
+        }
         let before = connection.outgoing.len();
         match out {
             Out::Open => {

@@ -7,7 +7,7 @@
 //! | --- | --- |
 //! | `description`, `max_prefixes` | at once |
 //! | `shutdown` | at once: the session ends, or one begins |
-//! | `next_hop_v4`, `next_hop_v6`, `next_hop_self`, `shared`, `client` | at once: routes that look different now are told again |
+//! | `next_hop_v4`, `next_hop_v6`, `next_hop_self`, `next_hop_unchanged`, `shared`, `client` | at once: routes that look different now are told again |
 //! | `bfd` | at once; timers without a new BFD session |
 //! | policies, `decision` | at once: routes are judged again, differences go out |
 //! | `listen` | at once; connections that are up stay |

@@ -128,6 +128,7 @@ impl Peer {
             shared: self.config.shared.clone(),
             client: self.config.client,
             next_hop_self: self.config.next_hop_self,
+            next_hop_unchanged: self.config.next_hop_unchanged,
         }
     }
 }

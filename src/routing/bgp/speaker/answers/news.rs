@@ -9,6 +9,7 @@ use super::{peer_named, peers, routes};
 use crate::net::{Family, Prefix};
 use crate::routing::bgp::api::query::{Event, PathRow, Refusal, Watch};
 use crate::routing::bgp::rib::Path;
+use crate::routing::bgp::shared::Shared;
 use crate::routing::bgp::speaker::state::State;
 use crate::routing::bgp::types::{Nlri, PeerId};
 use crate::routing::bgp::wire::Update;
@@ -102,7 +103,7 @@ fn all_best(state: &State) -> BTreeMap<Prefix, PathRow> {
 }
 
 /// Best paths of these prefixes are others, and sessions of these peers came up or went down.
-pub(in crate::routing::bgp::speaker) fn news(state: &mut State, best: &BTreeSet<Prefix>, changed: &BTreeSet<PeerId>) {
+pub(in crate::routing::bgp::speaker) fn news(state: &mut State, best: &[Prefix], changed: &BTreeSet<PeerId>) {
     let mut watchers = std::mem::take(&mut state.answers.watchers);
     watchers.list.retain(|watcher| !watcher.events.is_closed());
     if watchers.list.iter().any(|watcher| watcher.watch.best.is_some()) {
@@ -125,11 +126,7 @@ pub(in crate::routing::bgp::speaker) fn news(state: &mut State, best: &BTreeSet<
 }
 
 /// What became of best routes that changed.
-fn best_changes(
-    state: &State,
-    known: &mut BTreeMap<Prefix, PathRow>,
-    changed: &BTreeSet<Prefix>,
-) -> Vec<(Prefix, PathRow)> {
+fn best_changes(state: &State, known: &mut BTreeMap<Prefix, PathRow>, changed: &[Prefix]) -> Vec<(Prefix, PathRow)> {
     let sources = routes::sources(state);
     let mut changes = Vec::new();
     for prefix in changed {
@@ -179,9 +176,9 @@ pub(in crate::routing::bgp::speaker) fn received(state: &mut State, peer: PeerId
             }
         }
         for reach in &update.reach {
-            let attributes = std::sync::Arc::new(reach.attributes.clone());
+            let attributes = Shared::from(reach.attributes.clone());
             let row = |nlri: &Nlri| PathRow {
-                attributes: std::sync::Arc::clone(&attributes),
+                attributes: attributes.clone(),
                 since,
                 best: false,
                 withdrawn: false,

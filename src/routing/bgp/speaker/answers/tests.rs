@@ -61,6 +61,7 @@ fn peer(asn: u32, own: IpAddr, port: u16) -> PeerConfig {
         long_lived: 0,
         client: false,
         next_hop_self: false,
+        next_hop_unchanged: false,
         next_hop_v4: None,
         next_hop_v6: None,
         shared: Vec::new(),
