@@ -109,7 +109,17 @@ impl Flag {
         match self.group {
             Group::ServiceAddresses | Group::ServiceProxy => true,
             Group::General => matches!(self.name, "enable-ipv4" | "enable-ipv6" | "help"),
-            Group::Own => matches!(self.name, "vip-binding" | "config" | "allowed-import-prefixes"),
+            Group::Own => matches!(
+                self.name,
+                "vip-binding"
+                    | "config"
+                    | "allowed-import-prefixes"
+                    | "advertise-style"
+                    | "speaker-selector"
+                    | "return-path"
+                    | "drain-signals"
+                    | "drain-taints"
+            ),
             Group::Router => !matches!(
                 self.name,
                 "routes-sync-period"

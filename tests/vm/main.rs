@@ -33,6 +33,7 @@ mod faults;
 mod labs;
 mod listing;
 mod modules;
+mod overlay;
 mod packets;
 mod router;
 

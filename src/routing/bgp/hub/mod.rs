@@ -34,6 +34,24 @@ pub struct PeerSettings {
     pub client: bool,
     /// Always name ourselves as the next hop.
     pub next_hop_self: bool,
+    /// Pass on the next hop a route came with.
+    pub next_hop_unchanged: bool,
+}
+
+impl PeerSettings {
+    /// A peer that asks for nothing: neither a client nor on a subnet of ours.
+    pub fn new(address: IpAddr, local_asn: Asn, local: Ipv4Addr) -> PeerSettings {
+        PeerSettings {
+            address,
+            local_asn,
+            local_v4: Some(local),
+            local_v6: None,
+            shared: Vec::new(),
+            client: false,
+            next_hop_self: false,
+            next_hop_unchanged: false,
+        }
+    }
 }
 
 /// A peer as the hub has it.
@@ -130,6 +148,7 @@ impl Hub {
             address: entry.settings.address,
             client: entry.settings.client,
             asn: negotiated.peer_asn,
+            local_asn: entry.settings.local_asn,
         };
         self.rib.add_peer(peer, info, &mut self.changes);
         // Families the peer did not keep forwarding in while it was away (RFC 4724 4.2).
@@ -449,6 +468,7 @@ impl PeerSettings {
             families: negotiated.families.clone(),
             extended_next_hop: negotiated.extended_next_hop,
             next_hop_self: self.next_hop_self,
+            next_hop_unchanged: self.next_hop_unchanged,
             takes_own_as: false,
             long_lived: negotiated.long_lived.iter().map(|(family, _)| *family).collect(),
             four_octet_as: negotiated.four_octet_as,
@@ -474,15 +494,7 @@ mod tests {
     }
 
     fn settings(n: u8) -> PeerSettings {
-        PeerSettings {
-            address: IpAddr::from([192, 0, 2, n]),
-            local_asn: Asn(64512),
-            local_v4: Some(Ipv4Addr::new(192, 0, 2, 1)),
-            local_v6: None,
-            shared: Vec::new(),
-            client: false,
-            next_hop_self: false,
-        }
+        PeerSettings::new(IpAddr::from([192, 0, 2, n]), Asn(64512), Ipv4Addr::new(192, 0, 2, 1))
     }
 
     fn negotiated(n: u8) -> Negotiated {

@@ -27,6 +27,7 @@ fn target(peer: u32, kind: PeerKind) -> Target {
         families: Family::ALL.to_vec(),
         extended_next_hop: false,
         next_hop_self: false,
+        next_hop_unchanged: false,
         takes_own_as: false,
         long_lived: Vec::new(),
         four_octet_as: true,
@@ -112,6 +113,21 @@ fn keeps_the_med_and_next_hop_of_own_routes_towards_external_peers() {
     let result =
         told(&route("10.1.0.0/24"), &path("0.0.0.0", &[]), &Source::local(&OWN), &target(2, PeerKind::Internal));
     assert_eq!(result.unwrap().next_hop, path("10.0.0.1", &[]).next_hop);
+}
+
+#[test]
+fn passes_a_next_hop_on_unchanged_where_a_peer_is_to_see_it() {
+    let nlri = route("10.1.0.0/24");
+    let to = Target { next_hop_unchanged: true, ..target(2, PeerKind::External) };
+    let tell = |next_hop: &str, to: &Target| {
+        let from = source(1, RouteType::External, false);
+        told(&nlri, &path(next_hop, &[65009]), &from, to).unwrap().next_hop
+    };
+    let own = path("10.0.0.1", &[]).next_hop;
+    assert_eq!(tell("172.16.0.7", &to), path("172.16.0.7", &[]).next_hop);
+    assert_eq!(tell("172.16.0.7", &target(2, PeerKind::External)), own);
+    assert_eq!(tell("10.0.0.102", &to), own, "its own address is no next hop for it");
+    assert_eq!(tell("2001:db8::7", &to), own, "the session carries no IPv6 next hops for IPv4");
 }
 
 #[test]

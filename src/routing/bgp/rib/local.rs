@@ -62,7 +62,8 @@ impl Rib {
                 let standing = standings.entry((path.peer, family)).or_default();
                 standing.count(path, -1);
                 let accepted = policy(path.peer, &Nlri { prefix, path_id: path.remote_id }, path.received());
-                path.judge(own, standing.epoch, accepted, pool);
+                let local_asn = judge.peers.get(&path.peer).map_or(own.asn, |info| info.local_asn);
+                path.judge(own, local_asn, standing.epoch, accepted, pool);
                 standing.count(path, 1);
             }
             true

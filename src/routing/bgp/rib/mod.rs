@@ -248,7 +248,7 @@ impl Rib {
     ) {
         if self.judge.peers.contains_key(&peer) {
             let offer = offer.into();
-            let filtered = self.loops(&offer.received);
+            let filtered = self.loops(peer, &offer.received);
             self.put_all(peer, offer, filtered, nlri, now, changes);
         }
     }
@@ -279,7 +279,7 @@ impl Rib {
         changes: &mut Changes,
         mut policy: impl FnMut(&Nlri, &Shared) -> Option<Shared>,
     ) {
-        let own = self.own;
+        let (own, towards) = (self.own, self.local_asn(peer));
         for family in Family::ALL {
             let epoch = self.standings.get(&(peer, family)).map_or(0, |standing| standing.epoch);
             self.walk(
@@ -288,7 +288,7 @@ impl Rib {
                 |path| path.peer == peer,
                 |prefix, path, pool| {
                     let accepted = policy(&Nlri { prefix, path_id: path.remote_id }, path.received());
-                    path.judge(&own, epoch, accepted, pool);
+                    path.judge(&own, towards, epoch, accepted, pool);
                     true
                 },
             );
@@ -348,8 +348,13 @@ impl Rib {
         self.table.len(family)
     }
 
-    fn loops(&self, received: &Attributes) -> Option<Filtered> {
-        looping(&self.own, received)
+    fn loops(&self, peer: PeerId, received: &Attributes) -> Option<Filtered> {
+        looping(&self.own, self.local_asn(peer), received)
+    }
+
+    /// Our AS towards a peer.
+    fn local_asn(&self, peer: PeerId) -> Asn {
+        self.judge.peers.get(&peer).map_or(self.own.asn, |info| info.local_asn)
     }
 
     fn put_all(
@@ -506,10 +511,10 @@ impl Path {
         same(&self.attributes, &other.attributes) && same_original && self.filtered == other.filtered
     }
 
-    /// Import policy makes this of it now. `epoch` is the peer's.
-    fn judge(&mut self, own: &RibSettings, epoch: u32, accepted: Option<Shared>, pool: &mut Pool) {
+    /// Import policy makes this of it now. `epoch` is the peer's, `local_asn` our AS towards it.
+    fn judge(&mut self, own: &RibSettings, local_asn: Asn, epoch: u32, accepted: Option<Shared>, pool: &mut Pool) {
         let received = self.received().clone();
-        let filtered = looping(own, &received).or(accepted.is_none().then_some(Filtered::Policy));
+        let filtered = looping(own, local_asn, &received).or(accepted.is_none().then_some(Filtered::Policy));
         let accepted = accepted.unwrap_or(received);
         let long_lived = self.epoch != epoch && stale::is_long_lived(&self.attributes);
         let accepted = if long_lived { stale::long_lived(&accepted) } else { accepted };
@@ -535,8 +540,11 @@ impl Path {
     }
 }
 
-fn looping(own: &RibSettings, received: &Attributes) -> Option<Filtered> {
-    if received.as_path.contains(own.asn) {
+/// Whether a route has been here before. Towards the peer it came from we may have another AS than else (RFC 7705): a
+/// route with that one on its path is ours come back as well.
+fn looping(own: &RibSettings, local_asn: Asn, received: &Attributes) -> Option<Filtered> {
+    let has = |asn| received.as_path.contains(asn);
+    if has(own.asn) || (local_asn != own.asn && has(local_asn)) {
         Some(Filtered::AsLoop)
     } else if received.originator_id == Some(own.router_id) {
         Some(Filtered::OriginatorLoop)

@@ -24,6 +24,7 @@ fn info(peer: PeerId) -> PeerInfo {
         address: IpAddr::from([192, 0, 2, last]),
         client: false,
         asn: Asn(65_000 + peer.0),
+        local_asn: settings(false).asn,
     }
 }
 
@@ -124,6 +125,28 @@ fn loops_are_kept_with_their_reason_and_never_used() {
         assert_eq!(rib.stats(ONE, Family::V4), Stats { received: 1, accepted: 0, stale: 0 });
         assert_eq!(rib.explain(&prefix(1))[0].1, Some(Reason::Ineligible));
     }
+}
+
+#[test]
+fn a_route_that_comes_back_with_our_as_towards_its_peer_loops() {
+    let (mut rib, mut changes) = rib();
+    let other = PeerInfo { local_asn: Asn(64_999), ..info(ONE) };
+    rib.add_peer(ONE, other, &mut changes);
+    let back = shared(&[1, 64_999, 2]);
+    let filtered = |rib: &Rib, peer| rib.paths(&prefix(1)).iter().find(|path| path.peer == peer).unwrap().filtered;
+    rib.announce(ONE, back.clone(), &[nlri(1)], NOW, &mut changes);
+    assert_eq!(filtered(&rib, ONE), Some(Filtered::AsLoop));
+    // Towards another peer that number means nothing: it may be somebody else's.
+    rib.announce(PeerId(3), back, &[nlri(1)], NOW, &mut changes);
+    assert_eq!(filtered(&rib, PeerId(3)), None);
+    // A change of policy does not forget it, by peer or by prefix.
+    rib.reimport(ONE, &mut changes, |_, received| Some(received.clone()));
+    assert_eq!(filtered(&rib, ONE), Some(Filtered::AsLoop));
+    rib.reimport_prefix(prefix(1), &mut changes, |_, _, received| Some(received.clone()));
+    assert_eq!((filtered(&rib, ONE), filtered(&rib, PeerId(3))), (Some(Filtered::AsLoop), None));
+    let global = shared(&[1, settings(false).asn.0]);
+    rib.announce(ONE, global, &[nlri(1)], NOW, &mut changes);
+    assert_eq!(filtered(&rib, ONE), Some(Filtered::AsLoop), "the AS we have elsewhere counts as well");
 }
 
 #[test]
