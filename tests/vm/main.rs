@@ -28,6 +28,7 @@ mod contracts_nft;
 mod contracts_rtnl;
 mod dsr;
 mod faults;
+mod firewall;
 mod labs;
 mod listing;
 mod modules;
