@@ -6,6 +6,8 @@ use std::sync::Arc;
 use ferrovia::firewall::Config;
 use ferrovia::firewall::book::Book;
 use ferrovia::firewall::compile::ruleset;
+use ferrovia::firewall::judge::{Connection, Judge};
+use ferrovia::firewall::table::Table;
 use ferrovia::kernel::filter::Hook;
 use ferrovia::model::{
     Labels, NamedPort, Namespace, NamespaceName, Namespaces, NetworkPolicy, NodeName, Operator, Peer, Peers, Pod,
@@ -111,7 +113,7 @@ fn pod() -> impl Strategy<Value = Pod> {
     })
 }
 
-fn snapshot() -> impl Strategy<Value = Snapshot> {
+pub(super) fn snapshot() -> impl Strategy<Value = Snapshot> {
     let pods = prop::collection::vec((0..3_u8, pod()), 0..8);
     let policies = prop::collection::vec((0..3_u8, policy()), 0..5);
     let namespaces = prop::collection::vec(labels(), 3);
@@ -175,7 +177,13 @@ proptest! {
         let config = Config::default();
         let rules = ruleset(&Book::build(&snapshot, &config), &snapshot, &config);
         let (tracer, oracle) = (Tracer::of_filter(&rules, &own), PolicyOracle::new(&snapshot));
+        let book = Book::build(&snapshot, &config);
+        let table = Table::build(&book, &snapshot, &config);
+        let judge = Judge::new(&table, &book);
         for packet in packets {
+            let Packet { source, source_port, destination, port, protocol, .. } = packet;
+            let connection = Connection { source, source_port, destination, port, protocol };
+            prop_assert_eq!(judge.allows(&connection, false), oracle.allows(packet, false), "{:?}", connection);
             // What is routed, and what IPVS has sent on: the same question in two hooks.
             for hook in [Hook::Forward, Hook::Output] {
                 let stopped = tracer.hook(hook, packet);

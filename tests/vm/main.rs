@@ -30,6 +30,7 @@ mod contracts_rtnl;
 mod denied;
 mod dsr;
 mod faults;
+mod firewall;
 mod labs;
 mod listing;
 mod modules;
