@@ -111,6 +111,8 @@ const PURE: &[&str] = &[
     "firewall/members",
     "firewall/tiers",
     "firewall/explain",
+    "firewall/group",
+    "firewall/held",
     "firewall/denied",
     "firewall/legacy",
     "firewall/table",

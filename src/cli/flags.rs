@@ -448,7 +448,8 @@ flags! {
             "Routes inside these are used although they touch node, Service or pod addresses of the cluster; peers can \
              otherwise never lead those elsewhere";
         legacy_namespace_isolation, "legacy-namespace-isolation", bool = "false",
-            "Heed the old namespace annotation net.beta.kubernetes.io/network-policy with ingress isolation DefaultDeny";
+            "Heed the old namespace annotation net.beta.kubernetes.io/network-policy with ingress isolation DefaultDeny, \
+             and tell the NetworkPolicy that does the same";
         vip_binding, "vip-binding", String = "auto",
             "How Service addresses become local: address puts each on kube-dummy-if, route adds a local route, auto \
              takes addresses while there are few";

@@ -11,7 +11,9 @@ use super::members::{Members, SetChanges, candidate, is_peer, labels_of};
 use super::resolve::{Resolved, resolve, targets};
 use super::tiers::Tiers;
 use super::{Config, LEGACY_POLICY};
-use crate::model::{Changes, NamespaceName, NetworkPolicy, Pod, PodKey, PolicyKey, Selector, Snapshot};
+use crate::model::{
+    Changes, ClusterPolicyName, NamespaceName, NetworkPolicy, Pod, PodKey, PolicyKey, Selector, Snapshot,
+};
 
 /// A pod of this node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -33,6 +35,8 @@ pub struct Touched {
     pub policies: BTreeSet<PolicyKey>,
     /// Pods of this node that came, went, changed, or are under other policies.
     pub pods: BTreeSet<PodKey>,
+    /// Cluster policies that came, went or changed.
+    pub cluster_policies: BTreeSet<ClusterPolicyName>,
     /// What became of sets.
     pub sets: SetChanges,
 }
@@ -129,7 +133,10 @@ impl Book {
 
     /// What may be other than when this was last asked.
     pub fn take_touched(&mut self) -> Touched {
-        Touched { sets: self.members.take_changes(), ..std::mem::take(&mut self.touched) }
+        let (cluster_policies, pods) = self.tiers.take_touched();
+        let mut touched = std::mem::take(&mut self.touched);
+        touched.pods.extend(pods);
+        Touched { sets: self.members.take_changes(), cluster_policies, ..touched }
     }
 
     /// The addresses behind the policies.

@@ -21,6 +21,7 @@ macro_rules! guest {
 
 mod changes;
 mod cluster;
+mod cluster_policy;
 mod containerd;
 mod contracts_fou;
 mod contracts_ipset;
