@@ -106,7 +106,7 @@ const KUBE_ROUTER: [Row; 79] = [
 ];
 
 /// What kube-router does not have.
-const OWN: [Row; 19] = [
+const OWN: [Row; 20] = [
     ("config", "", "", "", Nobody),
     ("manifests", "", "/etc/cluster", "", Nobody),
     ("allowed-import-prefixes", "", "10.0.0.0/8", "10.0.0.0/40", ByConfig),
@@ -119,6 +119,7 @@ const OWN: [Row; 19] = [
     ("drain-taints", "ToBeDeletedByClusterAutoscaler", "a,b", "", Nobody),
     ("drain-tag-time", "5s", "0s", "-1s", ByConfig),
     ("drain-settle-time", "10s", "1m", "-1s", ByConfig),
+    ("log-denied", "false", "true", "x", Parser),
     ("log-format", "text", "json", "xml", ByConfig),
     ("dry-run", "false", "true", "x", Parser),
     ("admin-socket", "/run/ferrovia/ferrovia.sock", "/tmp/f.sock", "", Nobody),
