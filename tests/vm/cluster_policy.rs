@@ -50,10 +50,13 @@ fn becomes(lab: &Lab, reachable: bool, why: &str) -> Result<()> {
     Ok(())
 }
 
+/// Waits until the daemon explains the flow in these words: what is denied may have been denied before, by another rule.
 fn explains(daemon: &Daemon, words: &[&str]) -> Result<()> {
-    let (status, text) = daemon.admin("/debug/firewall/explain/pod/default/p11/from/default/p21/port/8080/tcp")?;
-    ensure!(status == 200 && words.iter().all(|word| text.contains(word)), "{status}: {text}");
-    Ok(())
+    wait::until("the flow is explained", SOON, || {
+        let (status, text) = daemon.admin("/debug/firewall/explain/pod/default/p11/from/default/p21/port/8080/tcp")?;
+        ensure!(status == 200 && words.iter().all(|word| text.contains(word)), "{status}: {text}");
+        Ok(())
+    })
 }
 
 #[test]
