@@ -12,7 +12,8 @@ mod book;
 mod cli;
 mod convergence;
 mod drain;
-mod firewall;
+
+mod explain;
 mod fuzzed;
 mod generate;
 mod golden;

@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 use std::net::UdpSocket;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use ferrovia::firewall::Config;
@@ -18,6 +18,7 @@ use ferrovia::model::{NodeName, Published};
 use ferrovia::telemetry::log::{LogOptions, subscriber};
 use ferrovia::testing::lab::Namespace;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::SOON;
 

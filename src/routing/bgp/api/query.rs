@@ -6,6 +6,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
+use super::bfd::BfdStatus;
 use crate::net::{Asn, Family, Prefix};
 use crate::routing::bgp::shared::Shared;
 use crate::routing::bgp::types::{Attributes, Nlri, PeerKind, PeerRestart};
@@ -215,6 +216,8 @@ pub struct PeerDetail {
     pub local_capabilities: Vec<Capability>,
     /// What its OPEN said.
     pub remote_capabilities: Vec<Capability>,
+    /// BFD towards it, where it is wanted.
+    pub bfd: Option<BfdStatus>,
 }
 
 /// A table of routes.

@@ -70,6 +70,7 @@ fn peer(now: Duration) -> PeerDetail {
         sent: MessageCounts { open: 1, update: 4, keepalive: 5, ..MessageCounts::default() },
         remote_capabilities: capabilities[..3].to_vec(),
         local_capabilities: capabilities,
+        bfd: None,
     }
 }
 

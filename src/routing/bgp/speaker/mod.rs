@@ -126,18 +126,11 @@ pub fn spawn(config: Config, options: Options) -> io::Result<(Speaker, JoinHandl
                 clock: Clock::new(),
                 refused: 0,
                 answers: answers::Answers::default(),
-                changed_peers: BTreeSet::new(),
-            };
-            let task = Task {
-                state,
-                listeners,
-                settling,
+                steps: Vec::new(),
                 watching: Watching::new(options.bfd_ports),
-                reports,
-                ending: BTreeSet::new(),
-                learned: publisher,
-                sweep: None,
             };
+            let task =
+                Task { state, listeners, settling, reports, ending: BTreeSet::new(), learned: publisher, sweep: None };
             let inbox = Inbox {
                 batches: their_batches,
                 stops,
