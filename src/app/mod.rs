@@ -38,7 +38,7 @@ use crate::model::{NodeName, Notice, Snapshot};
 use crate::net::Family;
 use crate::proxy;
 use crate::proxy::reconciler::{Outputs, Room};
-use crate::reconcile::driver::{Timing, Wiring};
+use crate::reconcile::driver::Timing;
 use crate::reconcile::query::Query;
 use crate::reconcile::{Applied, Subsystem};
 use crate::telemetry::registry::Metrics;
@@ -208,13 +208,9 @@ async fn daemon(config: &Config, node: NodeName) -> anyhow::Result<ExitCode> {
     }
 
     let mut own_sockets = Vec::new();
-    let wiring = |parts: RoomEnd, disturbances, wakes| Wiring {
+    let shared = rooms::Shared {
         snapshots: published.clone(),
-        disturbances,
-        wakes,
-        queries: parts.queries,
         stop: stopping.clone(),
-        applied: parts.applied,
         notices: notices.clone(),
         observer: Arc::clone(&counting) as Arc<dyn crate::reconcile::driver::Observer>,
     };
@@ -223,23 +219,23 @@ async fn daemon(config: &Config, node: NodeName) -> anyhow::Result<ExitCode> {
     }
     if let (Some(parts), Some((mut room, _))) = (firewall_parts, firewall) {
         let disturbances = firewall::spawn_monitor(&mut tasks, &mut room)?;
-        let wiring = wiring(parts, disturbances, mpsc::channel(1).1);
+        let wiring = shared.wiring(parts, disturbances, mpsc::channel(1).1);
         rooms::spawn(&mut tasks, room, wiring, Timing { resync: config.firewall.sync_period, started })?;
     }
     if let (Some(parts), Some(kernel)) = (proxy_parts, kernel) {
         tokio::spawn(takeover::run(parts.reports.clone()));
         own_sockets.extend(kernel.rtnl.port());
-        let wiring = wiring(parts, rooms::spawn_monitor(&mut tasks, Vec::new())?, mpsc::channel(1).1);
+        let wiring = shared.wiring(parts, rooms::spawn_monitor(&mut tasks, Vec::new())?, mpsc::channel(1).1);
         let room = proxy_room(config, kernel, &mut tasks, notices.clone())?;
         rooms::spawn(&mut tasks, room, wiring, Timing { resync: config.proxy.sync_period, started })?;
     }
     if let (Some(parts), Some((mut room, _, wakes))) = (router_parts, rooms_of_router) {
         own_sockets.extend(room.kernel_mut().rtnl.port());
-        let wiring = wiring(parts, rooms::spawn_monitor(&mut tasks, own_sockets)?, wakes);
+        let wiring = shared.wiring(parts, rooms::spawn_monitor(&mut tasks, own_sockets)?, wakes);
         rooms::spawn(&mut tasks, room, wiring, Timing { resync: config.router.resync(), started })?;
     }
     // Whoever waits for the last notice must see the last sender go.
-    drop(notices);
+    drop((notices, shared));
     wait(&mut tasks, &mut signals, &stop, router).await
 }
 

@@ -42,6 +42,7 @@ impl Observer for Counting {
         let read = match pass.read {
             Read::Remembered => "nothing",
             Read::Links => "links",
+            Read::Routes => "routes",
             Read::Kernel => "everything",
         };
         let took = pass.took.as_secs_f64();

@@ -12,15 +12,15 @@ use super::query::Query;
 use super::{Applied, Outcome, Read, Subsystem};
 use crate::model::{Notice, Published};
 
-/// How often kernel events may make a room look at its links again.
+/// How often kernel events may make a room look at the kernel again.
 const DISTURBANCE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What a room's loop is connected to.
-pub struct Wiring {
+pub struct Wiring<N> {
     /// Snapshots; `None` until the first.
     pub snapshots: watch::Receiver<Option<Published>>,
-    /// One message whenever links, addresses or routes changed, by whomever.
-    pub disturbances: mpsc::Receiver<()>,
+    /// What others changed in the kernel; how much is read for it, the room says.
+    pub disturbances: mpsc::Receiver<N>,
     /// One message whenever something beside snapshots and kernel changed that the room decides from.
     pub wakes: mpsc::Receiver<()>,
     /// Questions from the admin socket.
@@ -68,7 +68,7 @@ pub trait Observer: Send + Sync {
 }
 
 /// Runs a room until it is told to stop.
-pub async fn run<S: Subsystem>(mut room: S, mut wiring: Wiring, timing: Timing) {
+pub async fn run<S: Subsystem>(mut room: S, mut wiring: Wiring<S::News>, timing: Timing) {
     let mut state = Loop::new(timing);
     loop {
         tokio::select! {
@@ -86,8 +86,10 @@ pub async fn run<S: Subsystem>(mut room: S, mut wiring: Wiring, timing: Timing) 
                 state.want(Read::Remembered);
             }
             Some(()) = wiring.wakes.recv() => {}
-            Some(()) = wiring.disturbances.recv() => {
-                state.disturbed();
+            Some(news) = wiring.disturbances.recv() => {
+                if let Some(read) = room.heed(&news) {
+                    state.disturbed(read);
+                }
                 continue;
             }
             () = sleep_until(state.due) => state.on_timer(),
@@ -107,8 +109,8 @@ struct Loop {
     next_resync: Instant,
     retry: Option<Instant>,
     again: Option<Instant>,
-    /// Kernel events have come in and will be looked at then.
-    look: Option<Instant>,
+    /// Kernel events have come in: when they will be looked at, and how much will be read.
+    look: Option<(Instant, Read)>,
     last_look: Option<Instant>,
     backoff: Backoff,
     wanted: Read,
@@ -145,14 +147,16 @@ impl Loop {
         self.wanted = self.wanted.max(read);
     }
 
-    /// Kernel events come in floods, many of them our own doing: one look answers them all.
-    fn disturbed(&mut self) {
-        if self.look.is_none() {
-            let earliest = self.last_look.map(|last| last + DISTURBANCE_INTERVAL);
-            let now = Instant::now() + Duration::from_millis(20);
-            self.look = Some(earliest.map_or(now, |earliest| earliest.max(now)));
-            self.schedule();
+    /// Kernel events come in floods: one look answers them all.
+    fn disturbed(&mut self, read: Read) {
+        if let Some((_, planned)) = &mut self.look {
+            *planned = read.max(*planned);
+            return;
         }
+        let earliest = self.last_look.map(|last| last + DISTURBANCE_INTERVAL);
+        let now = Instant::now() + Duration::from_millis(20);
+        self.look = Some((earliest.map_or(now, |earliest| earliest.max(now)), read));
+        self.schedule();
     }
 
     fn on_timer(&mut self) {
@@ -164,10 +168,9 @@ impl Loop {
             self.retry = None;
             self.want(Read::Kernel);
         }
-        if self.look.is_some_and(|look| look <= now) {
-            self.look = None;
+        if let Some((_, read)) = self.look.take_if(|(look, _)| *look <= now) {
             self.last_look = Some(now);
-            self.want(Read::Links);
+            self.want(read);
         }
         if self.again.is_some_and(|again| again <= now) {
             self.again = None;
@@ -175,11 +178,11 @@ impl Loop {
     }
 
     fn schedule(&mut self) {
-        let times = [Some(self.next_resync), self.retry, self.again, self.look];
+        let times = [Some(self.next_resync), self.retry, self.again, self.look.map(|(look, _)| look)];
         self.due = times.into_iter().flatten().min().unwrap_or(self.next_resync);
     }
 
-    fn pass<S: Subsystem>(&mut self, room: &mut S, published: &Published, wiring: &Wiring) {
+    fn pass<S: Subsystem>(&mut self, room: &mut S, published: &Published, wiring: &Wiring<S::News>) {
         let read = std::mem::replace(&mut self.wanted, Read::Remembered);
         let begun = Instant::now();
         let span = tracing::info_span!("reconcile", room = S::NAME, generation = published.snapshot.generation.0);
@@ -255,7 +258,7 @@ impl Loop {
     }
 
     /// Pass on the notices that are new; one that went away may come back as new.
-    fn tell(&mut self, outcome: &Outcome, wiring: &Wiring) {
+    fn tell<N>(&mut self, outcome: &Outcome, wiring: &Wiring<N>) {
         if outcome.notices.is_empty() && self.told.is_empty() {
             return;
         }
@@ -281,6 +284,7 @@ mod tests {
 
     impl Subsystem for Blind {
         const NAME: &'static str = "blind";
+        type News = Read;
 
         fn sync(&mut self, snapshot: &Snapshot, read: Read, _now: Duration) -> Outcome {
             let mut outcome = Outcome { generation: snapshot.generation, ..Outcome::default() };
@@ -289,6 +293,10 @@ mod tests {
                 outcome.fail("shop/web", "not seen");
             }
             outcome
+        }
+
+        fn heed(&mut self, news: &Read) -> Option<Read> {
+            (*news > Read::Remembered).then_some(*news)
         }
 
         fn answer(&mut self, _what: &View) -> String {
@@ -337,6 +345,49 @@ mod tests {
         stop.send_replace(true);
         running.await.unwrap();
         drop(snapshots);
+    }
+
+    /// How much each pass read.
+    struct Reads(mpsc::UnboundedSender<Read>);
+
+    impl Observer for Reads {
+        fn pass(&self, pass: &Pass<'_>) {
+            let _ = self.0.send(pass.read);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn news_that_come_together_are_one_look_that_reads_the_most_of_what_they_ask_for() {
+        let (news, disturbances) = mpsc::channel(4);
+        let (_snapshots, published_snapshots) = watch::channel(published(1));
+        let (_ear, queries) = mpsc::channel(1);
+        let (stop, stopping) = watch::channel(false);
+        let (passes, mut reads) = mpsc::unbounded_channel();
+        let wiring = Wiring {
+            snapshots: published_snapshots,
+            disturbances,
+            wakes: mpsc::channel(1).1,
+            queries,
+            stop: stopping,
+            applied: watch::channel(Applied::default()).0,
+            notices: mpsc::unbounded_channel().0,
+            observer: Arc::new(Reads(passes)),
+        };
+        let timing = Timing { resync: Duration::from_secs(300), started: Instant::now() };
+        let running = tokio::spawn(run(Blind { sees: watch::channel(true).1 }, wiring, timing));
+        for read in [Read::Links, Read::Routes, Read::Links] {
+            news.send(read).await.unwrap();
+        }
+        assert_eq!(reads.recv().await, Some(Read::Routes));
+        let begun = Instant::now();
+        news.send(Read::Links).await.unwrap();
+        assert_eq!(reads.recv().await, Some(Read::Links));
+        assert!(begun.elapsed() <= DISTURBANCE_INTERVAL);
+        // What is nothing to the room makes it do nothing before the next resync.
+        news.send(Read::Remembered).await.unwrap();
+        assert_eq!(reads.recv().await, Some(Read::Kernel));
+        stop.send_replace(true);
+        running.await.unwrap();
     }
 
     #[tokio::test(start_paused = true)]

@@ -20,9 +20,15 @@ pub trait Subsystem {
     /// The room's name in logs and metrics: `proxy`, `firewall`, `routing`.
     const NAME: &'static str;
 
+    /// What the room is told when somebody else changed the kernel.
+    type News: Send + 'static;
+
     /// One pass: derive what should be, compare, write the difference. Runs on the room's own thread and may take
     /// as long as the kernel takes. `now` is the time since the daemon started.
     fn sync(&mut self, snapshot: &Snapshot, read: Read, now: Duration) -> Outcome;
+
+    /// How much of the kernel must be read for this; `None` where it is nothing to this room.
+    fn heed(&mut self, news: &Self::News) -> Option<Read>;
 
     /// Answer an operator's question in text.
     fn answer(&mut self, what: &query::View) -> String;
@@ -33,8 +39,10 @@ pub trait Subsystem {
 pub enum Read {
     /// Trust what the last pass left: only what changed in the snapshot matters.
     Remembered,
-    /// Links, addresses or routes may have changed: read those again.
+    /// Links, addresses or rules may have changed: read those again, which is little.
     Links,
+    /// Routes as well, of which there may be many.
+    Routes,
     /// Read the kernel again and repair whatever differs.
     Kernel,
 }

@@ -20,6 +20,8 @@ pub const LAST_RESORT: u32 = 4_278_198_272;
 const UDP_TTL: u8 = 225;
 /// Scope of what is on the link (RT_SCOPE_LINK).
 const ON_LINK: u8 = 253;
+/// The most changed routes of others that are remembered one by one.
+const MOST_DOUBTFUL: usize = 4096;
 
 /// What tells one route from another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -52,6 +54,8 @@ pub struct Routes {
     inherited: BTreeSet<RouteKey>,
     /// Routes of others in the main table.
     foreign: BTreeSet<(Prefix, u32)>,
+    /// Where others changed theirs since.
+    doubtful: BTreeSet<Prefix>,
 }
 
 impl Routes {
@@ -66,6 +70,7 @@ impl Routes {
     /// Believes a reading of both tables. Returns how many of our routes somebody else changed.
     pub fn observe(&mut self, main: Vec<Route>, tunnels: Vec<Route>, first: bool) -> usize {
         let (ours, others): (Vec<Route>, Vec<Route>) = main.into_iter().partition(is_ours);
+        self.doubtful.clear();
         self.foreign = others.iter().map(|route| (route.destination, route.metric)).collect();
         let observed: BTreeMap<RouteKey, Route> =
             ours.into_iter().chain(tunnels).map(|route| (RouteKey::of(&route), route)).collect();
@@ -77,9 +82,26 @@ impl Routes {
         if first { 0 } else { drift }
     }
 
-    /// Whether somebody else has a route to a prefix where ours would be.
+    /// Whether somebody else has, or may have, a route to a prefix where ours would be.
     pub fn is_foreign(&self, prefix: &Prefix) -> bool {
-        self.foreign.contains(&(*prefix, 0))
+        self.foreign.contains(&(*prefix, 0)) || self.is_doubtful(prefix)
+    }
+
+    /// Whether routes must be read before one to this prefix may be written.
+    pub fn is_doubtful(&self, prefix: &Prefix) -> bool {
+        self.doubtful.contains(prefix)
+    }
+
+    /// Somebody else changed a route. True where the tables must be read for it: it is one of ours, or too many others
+    /// changed. Another one is looked at when a route of ours would take its place.
+    pub fn heed(&mut self, key: RouteKey, maker: u8) -> bool {
+        let known = self.tracker.desired(&key).is_some() || self.tracker.observed(&key).is_some();
+        let in_main = key.table == table::MAIN;
+        if in_main && key.metric == 0 && maker != protocol::OURS {
+            self.doubtful.insert(key.destination);
+        }
+        let ours = known || key.table == TABLE || (in_main && maker == protocol::OURS);
+        ours || self.doubtful.len() > MOST_DOUBTFUL
     }
 
     /// Peers have told all they have: what a former run left goes.

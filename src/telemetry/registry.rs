@@ -35,7 +35,7 @@ pub struct RoomLabels {
 pub struct PassLabels {
     /// The room.
     pub room: &'static str,
-    /// How much of the kernel it read: `nothing`, `links` or `everything`.
+    /// How much of the kernel it read: `nothing`, `links`, `routes` or `everything`.
     pub read: &'static str,
 }
 

@@ -20,6 +20,7 @@ mod golden;
 mod kernel;
 mod policy;
 mod router;
+mod router_events;
 mod router_features;
 mod trace;
 mod vectors;

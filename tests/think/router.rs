@@ -223,7 +223,7 @@ fn what_somebody_else_removed_comes_back() {
         let results = rtnl.apply(&[routes, rules, vec![Op::DeleteLink { link: tunnel }]].concat());
         assert!(results.iter().all(Result::is_ok), "{results:?}");
     }
-    let outcome = pass(&mut room, &snapshot, Read::Links, 1);
+    let outcome = pass(&mut room, &snapshot, Read::Routes, 1);
     assert!(outcome.failed.is_empty() && outcome.drift > 0, "{outcome:?}");
     assert_eq!(names(router.node.state()), before);
     assert_eq!(succeeds(&mut room, &snapshot, Read::Kernel, 2), 0);

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use ferrovia::kernel::netns::run_in_new;
 use ferrovia::kernel::rtnl::monitor::{Event, Monitor};
-use ferrovia::kernel::rtnl::{Op, RouteFilter, Rtnl, RtnlClient, table};
+use ferrovia::kernel::rtnl::{Op, RouteFilter, Rtnl, RtnlClient, protocol, table};
 use ferrovia::testing::contract::rtnl::{link_named, link_promises, promises};
 use ferrovia::testing::lab::wait;
 
@@ -129,24 +129,34 @@ fn the_monitor_hears_what_others_change() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         runtime.block_on(async {
             let mut monitor = Monitor::open().expect("a socket");
+            let route = |table, destination, protocol| Event::Route {
+                table,
+                destination: destination.parse().expect("a prefix"),
+                metric: 0,
+                protocol,
+            };
             ip("address add 192.0.2.1/24 dev test0");
-            expect(&mut monitor, &[Event::Address(link), Event::Route(table::LOCAL), Event::Route(table::MAIN)]).await;
+            let connected = route(table::MAIN, "192.0.2.0/24", protocol::KERNEL);
+            let own = route(table::LOCAL, "192.0.2.1/32", protocol::KERNEL);
+            expect(&mut monitor, &[Event::Address { link, lost: false }, own, connected]).await;
+            // What `ip` adds has the protocol of boot scripts (RTPROT_BOOT).
+            let added = |table| route(table, "198.51.100.0/24", 3);
             ip("route add 198.51.100.0/24 via 192.0.2.9 table 1077");
-            expect(&mut monitor, &[Event::Route(1077)]).await;
+            expect(&mut monitor, &[added(1077)]).await;
             ip("rule add priority 100 table 77");
             expect(&mut monitor, &[Event::Rule]).await;
             ip("-6 rule add priority 100 table 77");
             expect(&mut monitor, &[Event::Rule]).await;
             ip("link set test0 down");
-            expect(&mut monitor, &[Event::Link("test0".into())]).await;
+            expect(&mut monitor, &[Event::Link { link, lost: true }]).await;
             // With a link go its IPv4 routes, and the kernel says so of the link alone.
             ip("link set test0 up");
             ip("route add 198.51.100.0/24 via 192.0.2.9 table 1078");
-            expect(&mut monitor, &[Event::Route(1078)]).await;
+            expect(&mut monitor, &[Event::Link { link, lost: false }, added(1078)]).await;
             ip("route delete 198.51.100.0/24 table 1078");
-            expect(&mut monitor, &[Event::Route(1078)]).await;
+            expect(&mut monitor, &[added(1078)]).await;
             ip("link delete test0");
-            expect(&mut monitor, &[Event::Link("test0".into())]).await;
+            expect(&mut monitor, &[Event::Link { link, lost: true }]).await;
         });
     });
 }

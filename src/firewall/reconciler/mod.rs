@@ -141,6 +141,7 @@ impl<N: Nft, R: Rtnl, C: Conntrack, S: Sysctl> Room<N, R, C, S> {
 
 impl<N: Nft, R: Rtnl, C: Conntrack, S: Sysctl> Subsystem for Room<N, R, C, S> {
     const NAME: &'static str = "firewall";
+    type News = ();
 
     fn sync(&mut self, snapshot: &Snapshot, read: Read, now: Duration) -> Outcome {
         let first = self.last.is_none();
@@ -156,6 +157,11 @@ impl<N: Nft, R: Rtnl, C: Conntrack, S: Sysctl> Subsystem for Room<N, R, C, S> {
         outcome.notices.extend(self.settings_notices.iter().cloned());
         self.publish();
         outcome
+    }
+
+    /// Its table is what it hears of, and that is looked at with every reading.
+    fn heed(&mut self, (): &()) -> Option<Read> {
+        Some(Read::Links)
     }
 
     fn answer(&mut self, what: &View) -> String {

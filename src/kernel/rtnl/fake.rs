@@ -37,6 +37,7 @@ pub struct FakeRtnl {
     next_index: u32,
     fail_next: Option<i32>,
     applied: Vec<Op>,
+    dumps: Vec<RouteFilter>,
 }
 
 impl Default for FakeRtnl {
@@ -77,6 +78,7 @@ impl FakeRtnl {
             next_index: 2,
             fail_next: None,
             applied: Vec::new(),
+            dumps: Vec::new(),
         }
     }
 
@@ -88,6 +90,11 @@ impl FakeRtnl {
     /// Every op that took effect, oldest first.
     pub fn applied(&self) -> &[Op] {
         &self.applied
+    }
+
+    /// Every reading of routes, oldest first, by what it asked for.
+    pub fn route_dumps(&self) -> &[RouteFilter] {
+        &self.dumps
     }
 
     /// Somebody else makes a link of any kind, which is up. Returns its index.
@@ -452,6 +459,7 @@ impl Rtnl for FakeRtnl {
     }
 
     fn routes(&mut self, filter: RouteFilter) -> Result<Vec<Route>, Error> {
+        self.dumps.push(filter);
         Ok(self.routes.iter().map(outside).filter(|route| filter.admits(route)).collect())
     }
 

@@ -9,6 +9,7 @@ use tokio::io::unix::AsyncFd;
 
 use super::codec::{decode_address, decode_link, decode_route, message};
 use crate::kernel::netlink::{EventSocket, Heard, Protocol};
+use crate::net::Prefix;
 
 /// Multicast groups (enum rtnetlink_groups): links, IPv4 and IPv6 addresses, routes and rules.
 const GROUPS: [u32; 7] = [1, 5, 7, 8, 9, 11, 19];
@@ -16,12 +17,32 @@ const GROUPS: [u32; 7] = [1, 5, 7, 8, 9, 11, 19];
 /// Something changed.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Event {
-    /// A link of this name came, went, or is another than before.
-    Link(String),
-    /// The addresses of the link with this index.
-    Address(u32),
-    /// The routes of this table.
-    Route(u32),
+    /// A link came, went, or is another than before.
+    Link {
+        /// Interface index.
+        link: u32,
+        /// It is down or gone, and with it, without another word, the IPv4 routes through it (`fib_table_flush` of
+        /// `net/ipv4/fib_trie.c`).
+        lost: bool,
+    },
+    /// An address came or went.
+    Address {
+        /// Interface index.
+        link: u32,
+        /// It went; routes that prefer it as their source may have gone in silence.
+        lost: bool,
+    },
+    /// A route came, went or was replaced.
+    Route {
+        /// Table number.
+        table: u32,
+        /// What it matches.
+        destination: Prefix,
+        /// Its metric.
+        metric: u32,
+        /// Its maker.
+        protocol: u8,
+    },
     /// The routing rules.
     Rule,
     /// Events were lost: anything may have changed.
@@ -85,11 +106,16 @@ impl Monitor {
 /// What one message (type and payload) announces; `None` for what nobody here cares about.
 pub fn decode(kind: u16, payload: &[u8]) -> Option<Event> {
     match kind {
-        message::NEW_LINK | message::DELETE_LINK => decode_link(payload).map(|link| Event::Link(link.name)),
-        message::NEW_ADDRESS | message::DELETE_ADDRESS => {
-            decode_address(payload).map(|address| Event::Address(address.link))
-        }
-        message::NEW_ROUTE | message::DELETE_ROUTE => decode_route(payload).map(|route| Event::Route(route.table)),
+        message::NEW_LINK | message::DELETE_LINK => decode_link(payload)
+            .map(|link| Event::Link { link: link.index, lost: kind == message::DELETE_LINK || !link.up }),
+        message::NEW_ADDRESS | message::DELETE_ADDRESS => decode_address(payload)
+            .map(|address| Event::Address { link: address.link, lost: kind == message::DELETE_ADDRESS }),
+        message::NEW_ROUTE | message::DELETE_ROUTE => decode_route(payload).map(|route| Event::Route {
+            table: route.table,
+            destination: route.destination,
+            metric: route.metric,
+            protocol: route.protocol,
+        }),
         message::NEW_RULE | message::DELETE_RULE => Some(Event::Rule),
         _ => None,
     }

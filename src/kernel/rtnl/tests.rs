@@ -152,10 +152,14 @@ fn link_names_are_1_to_15_bytes() {
 #[test]
 fn events_name_where_to_look() {
     let dummy = payload(&Op::AddDummy { name: "kube-dummy-if".into() });
-    assert_eq!(decode(16, &dummy), Some(Event::Link("kube-dummy-if".into())));
-    assert_eq!(decode(17, &dummy), Some(Event::Link("kube-dummy-if".into())));
+    assert_eq!(decode(16, &dummy), Some(Event::Link { link: 0, lost: true }));
+    assert_eq!(decode(17, &dummy), Some(Event::Link { link: 0, lost: true }));
     let address = Address { link: 7, prefix: "10.0.0.1/32".parse().unwrap(), scope: 0 };
-    assert_eq!(decode(21, &payload(&Op::DeleteAddress(address))), Some(Event::Address(7)));
+    let up = payload(&Op::SetUp { link: 7, up: true });
+    assert_eq!(decode(16, &up), Some(Event::Link { link: 7, lost: false }));
+    assert_eq!(decode(17, &up), Some(Event::Link { link: 7, lost: true }), "the last word of a link that goes");
+    assert_eq!(decode(20, &payload(&Op::AddAddress(address))), Some(Event::Address { link: 7, lost: false }));
+    assert_eq!(decode(21, &payload(&Op::DeleteAddress(address))), Some(Event::Address { link: 7, lost: true }));
     assert_eq!(decode(32, &[]), Some(Event::Rule));
     assert_eq!(decode(28, &dummy), None, "neighbours are nobody's business");
 }

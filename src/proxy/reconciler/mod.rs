@@ -30,7 +30,8 @@ use crate::kernel::conntrack::Conntrack;
 use crate::kernel::filter::Name;
 use crate::kernel::ipvs::{Ipvs, VirtualServer, VirtualServerKey};
 use crate::kernel::nft::Nft;
-use crate::kernel::rtnl::Rtnl;
+use crate::kernel::rtnl::monitor::Event;
+use crate::kernel::rtnl::{Rtnl, table};
 use crate::kernel::sysctl::Sysctl;
 use crate::model::{Notice, Pod, PodKey, ServiceKey, Severity, Snapshot, Subject};
 use crate::reconcile::query::View;
@@ -235,6 +236,7 @@ impl<I: Ipvs, N: Nft, R: Rtnl, C: Conntrack, S: Sysctl> Room<I, N, R, C, S> {
 
 impl<I: Ipvs, N: Nft, R: Rtnl, C: Conntrack, S: Sysctl> Subsystem for Room<I, N, R, C, S> {
     const NAME: &'static str = "proxy";
+    type News = Vec<Event>;
 
     fn sync(&mut self, snapshot: &Snapshot, read: Read, now: Duration) -> Outcome {
         let first = !self.servers_read;
@@ -273,6 +275,12 @@ impl<I: Ipvs, N: Nft, R: Rtnl, C: Conntrack, S: Sysctl> Subsystem for Room<I, N,
         outcome.notices.extend(self.direct_notices.iter().cloned());
         outcome.notices.extend(self.settings_notices.iter().cloned());
         outcome
+    }
+
+    /// VIPs are addresses, or routes of the table `local`; the main table is nothing to this room.
+    fn heed(&mut self, news: &Vec<Event>) -> Option<Read> {
+        let concerns = |event: &Event| !matches!(event, Event::Route { table: table::MAIN, .. });
+        news.iter().any(concerns).then_some(Read::Links)
     }
 
     fn answer(&mut self, what: &View) -> String {

@@ -6,7 +6,8 @@ use super::{Room, Voice, is_inner};
 use crate::kernel::filter::plan::plan;
 use crate::kernel::fou::{self, Fou};
 use crate::kernel::nft::Nft;
-use crate::kernel::rtnl::{Address, Link, Op, RouteFilter, Rtnl, table};
+use crate::kernel::rtnl::monitor::Event;
+use crate::kernel::rtnl::{Address, Link, Op, RouteFilter, Rtnl, protocol, table};
 use crate::kernel::sysctl::Sysctl;
 use crate::kernel::{Disposition, Error};
 use crate::model::Snapshot;
@@ -17,23 +18,31 @@ use crate::routing::overlay::{TABLE, tunnel_routes};
 use crate::routing::plan::{self, RouteKey};
 
 impl<N: Nft, R: Rtnl, F: Fou, S: Sysctl, V: Voice> Room<N, R, F, S, V> {
-    /// Reads links, addresses, routes and rules. True where links or addresses are others than before.
+    /// Reads links, addresses and rules, and routes where asked to. True where something learned routes depend on is
+    /// another than before.
     pub(super) fn read_kernel(
         &mut self,
         snapshot: &Snapshot,
+        read: Read,
         first: bool,
         outcome: &mut Outcome,
     ) -> Result<bool, Error> {
         let relinked = self.read_links(snapshot)?;
+        self.rules_observed = self.kernel.rtnl.rules()?;
+        let barred = read >= Read::Routes && self.read_routes(first, outcome)?;
+        Ok(relinked || first || barred)
+    }
+
+    /// Reads both tables. True where other learned routes than before are barred by routes of somebody else.
+    pub(super) fn read_routes(&mut self, first: bool, outcome: &mut Outcome) -> Result<bool, Error> {
         let main = self.kernel.rtnl.routes(RouteFilter { table: Some(table::MAIN), ..RouteFilter::default() })?;
         let tunnels = self.kernel.rtnl.routes(RouteFilter { table: Some(TABLE), ..RouteFilter::default() })?;
-        self.rules_observed = self.kernel.rtnl.rules()?;
         let foreign_before = self.refused.values().filter(|refusal| **refusal == super::Refusal::Foreign).count();
         outcome.drift += self.routes.observe(main, tunnels, first);
         self.read = true;
         // Whether a route of somebody else stands in the way is judged with every reading.
         let in_the_way = self.learned.routes.keys().filter(|prefix| self.routes.is_foreign(prefix)).count();
-        Ok(relinked || first || foreign_before != in_the_way)
+        Ok(foreign_before != in_the_way)
     }
 
     fn read_links(&mut self, snapshot: &Snapshot) -> Result<bool, Error> {
@@ -74,6 +83,32 @@ impl<N: Nft, R: Rtnl, F: Fou, S: Sysctl, V: Voice> Room<N, R, F, S, V> {
                 self.set_links(links);
             }
             Err(error) => outcome.fail_part("links and routes", error),
+        }
+    }
+
+    /// What others changed decides what is read. Routes go without a word of their own with the link or the address they
+    /// lead through, and with those alone that routes of ours can lead through.
+    pub(super) fn heed_events(&mut self, events: &[Event]) -> Option<Read> {
+        events.iter().filter_map(|event| self.heed_event(event)).max()
+    }
+
+    fn heed_event(&mut self, event: &Event) -> Option<Read> {
+        match *event {
+            Event::Overflow => Some(Read::Routes),
+            Event::Link { link, lost } | Event::Address { link, lost } => {
+                let carries = self.addresses.iter().any(|address| address.link == link)
+                    || self.tunnel_links.values().any(|tunnel| *tunnel == link);
+                Some(if lost && carries { Read::Routes } else { Read::Links })
+            }
+            Event::Rule => Some(Read::Links),
+            Event::Route { table, destination, metric, protocol } => {
+                let bars = table == table::MAIN && metric == 0 && self.learned.routes.contains_key(&destination);
+                if self.routes.heed(RouteKey { table, destination, metric }, protocol) || bars {
+                    return Some(Read::Routes);
+                }
+                // Ours in other tables are those of the return path.
+                (protocol == protocol::OURS).then_some(Read::Links)
+            }
         }
     }
 

@@ -35,6 +35,7 @@ use super::speakers::Style;
 use crate::kernel::filter::{Name, Ruleset};
 use crate::kernel::fou::Fou;
 use crate::kernel::nft::Nft;
+use crate::kernel::rtnl::monitor::Event;
 use crate::kernel::rtnl::{Address, Link, Route, Rtnl, Rule};
 use crate::kernel::sysctl::Sysctl;
 use crate::model::{Changes, Notice, Severity, Snapshot, Subject};
@@ -281,20 +282,28 @@ impl<N: Nft, R: Rtnl, F: Fou, S: Sysctl, V: Voice> Room<N, R, F, S, V> {
     }
 
     /// What was learned since the last pass becomes routes, or refusals.
-    fn learn(&mut self, thought: &Thought) {
+    fn learn(&mut self, thought: &Thought, outcome: &mut Outcome) {
         let newer = self.voice.learned();
         let older = std::mem::replace(&mut self.learned, newer);
-        if thought.boundary {
-            let gone: Vec<Prefix> =
-                older.routes.keys().filter(|prefix| !self.learned.routes.contains_key(*prefix)).copied().collect();
-            for prefix in gone {
-                self.judge(prefix);
+        let mut prefixes = self.learned_since(&older, thought);
+        let mut everything = thought.boundary;
+        let doubtful = |prefix: &Prefix| self.routes.is_doubtful(prefix);
+        if prefixes.iter().any(doubtful) || (everything && self.learned.routes.keys().any(doubtful)) {
+            match self.read_routes(false, outcome) {
+                Ok(barred) => everything |= barred,
+                Err(error) => outcome.fail_part("links and routes", error),
             }
-            for prefix in self.learned.routes.keys().copied().collect::<Vec<_>>() {
-                self.judge(prefix);
-            }
-            return;
         }
+        if everything {
+            prefixes.extend(self.learned.routes.keys().copied());
+        }
+        for prefix in prefixes {
+            self.judge(prefix);
+        }
+    }
+
+    /// Prefixes that are learned otherwise than before, and those around the VIPs of a thought.
+    fn learned_since(&self, older: &Learned, thought: &Thought) -> Vec<Prefix> {
         let mut prefixes: Vec<Prefix> = older
             .routes
             .diff(&self.learned.routes)
@@ -306,9 +315,7 @@ impl<N: Nft, R: Rtnl, F: Fou, S: Sysctl, V: Voice> Room<N, R, F, S, V> {
         for vip in &thought.vips {
             prefixes.extend(covering(&self.learned.routes, *vip));
         }
-        for prefix in prefixes {
-            self.judge(prefix);
-        }
+        prefixes
     }
 
     /// Whether and how one learned prefix enters the kernel.
@@ -383,6 +390,7 @@ struct Thought {
 
 impl<N: Nft, R: Rtnl, F: Fou, S: Sysctl, V: Voice> Subsystem for Room<N, R, F, S, V> {
     const NAME: &'static str = "routing";
+    type News = Vec<Event>;
 
     fn sync(&mut self, snapshot: &Snapshot, read: Read, now: Duration) -> Outcome {
         let first = !self.read;
@@ -390,7 +398,7 @@ impl<N: Nft, R: Rtnl, F: Fou, S: Sysctl, V: Voice> Subsystem for Room<N, R, F, S
         let mut outcome = Outcome { generation: snapshot.generation, ..Outcome::default() };
         self.first_seen.get_or_insert(now);
         let relinked = if read >= Read::Links {
-            match self.read_kernel(snapshot, first, &mut outcome) {
+            match self.read_kernel(snapshot, read, first, &mut outcome) {
                 Ok(relinked) => relinked,
                 Err(error) => {
                     outcome.fail_part("links and routes", error);
@@ -406,7 +414,7 @@ impl<N: Nft, R: Rtnl, F: Fou, S: Sysctl, V: Voice> Subsystem for Room<N, R, F, S
             self.sync_bridge(snapshot, read, thought.nodes, &mut outcome);
             let made = self.sync_links(read, &mut outcome);
             let thought = Thought { boundary: thought.boundary || made, ..thought };
-            self.learn(&thought);
+            self.learn(&thought, &mut outcome);
             if self.learned.settled {
                 self.routes.settle();
             }
@@ -435,6 +443,10 @@ impl<N: Nft, R: Rtnl, F: Fou, S: Sysctl, V: Voice> Subsystem for Room<N, R, F, S
         }));
         self.publish();
         outcome
+    }
+
+    fn heed(&mut self, news: &Vec<Event>) -> Option<Read> {
+        self.heed_events(news)
     }
 
     fn answer(&mut self, what: &View) -> String {
