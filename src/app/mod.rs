@@ -210,13 +210,14 @@ async fn daemon(config: &Config, node: NodeName) -> anyhow::Result<ExitCode> {
         observer: Arc::clone(&counting) as Arc<dyn crate::reconcile::driver::Observer>,
     };
     if let (Some(parts), Some(kernel)) = (proxy_parts, kernel) {
-        tokio::spawn(takeover::run(parts.reports.clone()));
+        tokio::spawn(takeover::run(parts.reports.clone(), takeover::SERVICES));
         own_sockets.extend(kernel.rtnl.port());
         let wiring = wiring(parts, rooms::spawn_monitor(&mut tasks, Vec::new())?, mpsc::channel(1).1);
         let room = proxy_room(config, kernel, &mut tasks, notices.clone())?;
         rooms::spawn(&mut tasks, room, wiring, Timing { resync: config.proxy.sync_period, started })?;
     }
     if let (Some(parts), Some((mut room, _, wakes))) = (router_parts, rooms_of_router) {
+        tokio::spawn(takeover::run(parts.reports.clone(), takeover::ROUTES));
         own_sockets.extend(room.kernel_mut().rtnl.port());
         let wiring = wiring(parts, rooms::spawn_monitor(&mut tasks, own_sockets)?, wakes);
         rooms::spawn(&mut tasks, room, wiring, Timing { resync: config.router.resync(), started })?;

@@ -11,6 +11,7 @@ pub mod compile;
 pub mod index;
 pub mod members;
 pub mod resolve;
+pub mod takeover;
 
 /// The nftables table of this room (family `inet`).
 pub const TABLE: &str = "ferrovia-firewall";

@@ -7,12 +7,14 @@ use ferrovia::firewall::Config;
 use ferrovia::firewall::book::Book;
 use ferrovia::firewall::compile::ruleset;
 use ferrovia::kernel::filter::Hook;
+use ferrovia::kernel::iptables::render::render;
 use ferrovia::model::{
     Labels, NamedPort, Namespace, NamespaceName, Namespaces, NetworkPolicy, NodeName, Operator, Peer, Peers, Pod,
     PodKey, PolicyKey, PolicyPort, PolicyRule, PortMatch, Ports, Requirement, Selector, Snapshot,
 };
 use ferrovia::net::{Prefix, Protocol};
 use ferrovia::testing::builders::{cluster, ip, prefix};
+use ferrovia::testing::iptables::IptablesTracer;
 use ferrovia::testing::policy_oracle::PolicyOracle;
 use ferrovia::testing::tracer::{Origin, Packet, Tracer};
 use proptest::prelude::*;
@@ -174,15 +176,19 @@ proptest! {
         let own = [ip("192.168.10.11"), ip("fd10::11")];
         let config = Config::default();
         let rules = ruleset(&Book::build(&snapshot, &config), &snapshot, &config);
+        let rendered = render(&Arc::from("ferrovia-firewall"), &rules).expect("iptables can say it");
+        let iptables = IptablesTracer::new(&rendered, &own);
         let (tracer, oracle) = (Tracer::of_filter(&rules, &own), PolicyOracle::new(&snapshot));
         for packet in packets {
             // What is routed, and what IPVS has sent on: the same question in two hooks.
             for hook in [Hook::Forward, Hook::Output] {
                 let stopped = tracer.hook(hook, packet);
                 prop_assert_eq!(stopped.is_none(), oracle.allows(packet, false), "{:?} {:?}: {:?}", hook, packet, stopped);
+                prop_assert_eq!(iptables.hook(hook, packet), stopped, "by iptables: {:?} {:?}", hook, packet);
             }
             let from_node = Packet { source: own[usize::from(packet.source.is_ipv6())], ..packet };
             prop_assert_eq!(tracer.hook(Hook::Output, from_node).is_none(), oracle.allows(from_node, true));
+            prop_assert_eq!(iptables.hook(Hook::Output, from_node), None, "the node to its pods, by iptables");
         }
     }
 

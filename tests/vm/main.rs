@@ -24,6 +24,7 @@ mod cluster;
 mod containerd;
 mod contracts_fou;
 mod contracts_ipset;
+mod contracts_iptables;
 mod contracts_ipvs;
 mod contracts_nft;
 mod contracts_rtnl;
