@@ -6,6 +6,7 @@
 
 pub mod translate;
 
+mod backend;
 mod doors;
 mod dry_run;
 mod lock;
@@ -54,7 +55,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// The service proxy as it runs on a node.
 type ProxyRoom = Room<
     crate::kernel::ipvs::client::IpvsClient,
-    crate::kernel::nft::NftClient,
+    backend::NodeTables,
     crate::kernel::rtnl::RtnlClient,
     crate::kernel::conntrack::client::ConntrackClient,
     crate::kernel::sysctl::ProcSys,
@@ -124,7 +125,8 @@ async fn daemon(config: &Config, node: NodeName) -> anyhow::Result<ExitCode> {
     let started = Instant::now();
     let mut signals = Signals::new().context("cannot listen to signals")?;
     let features = config.features;
-    let kernel = features.proxy.then(doors::open).transpose()?;
+    let tables = backend::find(config.rule_backend)?;
+    let kernel = features.proxy.then(|| doors::open(&tables)).transpose()?;
     let counters = features.proxy.then(IpvsClient::open).transpose().context("cannot reach IPVS")?;
     let servers = Servers::bind(config).await?;
     let api = router::bind_api(config).await?;
@@ -144,7 +146,8 @@ async fn daemon(config: &Config, node: NodeName) -> anyhow::Result<ExitCode> {
 
     let mut rooms_of_router = None;
     if features.router {
-        let started = router::start(config, api, proxy_reports.clone(), published.clone(), &stopping, &mut tasks);
+        let started =
+            router::start(config, &tables, api, proxy_reports.clone(), published.clone(), &stopping, &mut tasks);
         rooms_of_router = Some(started?);
     }
     let router = rooms_of_router.as_ref().map(|(_, router, _)| router.clone());

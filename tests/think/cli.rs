@@ -111,6 +111,7 @@ const OWN: [Row; 18] = [
     ("manifests", "", "/etc/cluster", "", Nobody),
     ("allowed-import-prefixes", "", "10.0.0.0/8", "10.0.0.0/40", ByConfig),
     ("vip-binding", "auto", "route", "magic", ByConfig),
+    ("firewall-backend", "auto", "iptables", "ipchains", ByConfig),
     ("advertise-style", "node", "speakers", "rack", ByConfig),
     ("speaker-selector", "", "dedicated=master,rack", "=master", ByConfig),
     ("return-path", "off", "peer", "on", ByConfig),

@@ -120,6 +120,10 @@ impl SavedTable {
         }
         let (verb, rest) = line.split_once(' ')?;
         let (chain, spec) = rest.split_once(' ').unwrap_or((rest, ""));
+        if verb == "-I" {
+            // The kernel's own chains appear with the first rule of their table.
+            self.chains.entry(chain.to_owned()).or_default();
+        }
         let rules = self.chains.get_mut(chain)?;
         match verb {
             "-A" => rules.push(SavedRule { spec: spec.to_owned(), digest: digest(spec) }),
