@@ -106,7 +106,7 @@ const KUBE_ROUTER: [Row; 79] = [
 ];
 
 /// What kube-router does not have.
-const OWN: [Row; 18] = [
+const OWN: [Row; 19] = [
     ("config", "", "", "", Nobody),
     ("manifests", "", "/etc/cluster", "", Nobody),
     ("allowed-import-prefixes", "", "10.0.0.0/8", "10.0.0.0/40", ByConfig),
