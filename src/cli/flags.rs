@@ -109,7 +109,17 @@ impl Flag {
         match self.group {
             Group::ServiceAddresses | Group::ServiceProxy => true,
             Group::General => matches!(self.name, "enable-ipv4" | "enable-ipv6" | "help"),
-            Group::Own => matches!(self.name, "vip-binding" | "config" | "allowed-import-prefixes"),
+            Group::Own => matches!(
+                self.name,
+                "vip-binding"
+                    | "config"
+                    | "allowed-import-prefixes"
+                    | "advertise-style"
+                    | "speaker-selector"
+                    | "return-path"
+                    | "drain-signals"
+                    | "drain-taints"
+            ),
             Group::Router => !matches!(
                 self.name,
                 "routes-sync-period"
@@ -130,7 +140,13 @@ impl Flag {
         }
         match self.group {
             Group::Firewall | Group::Balancer => Standing::NotYet,
-            _ if matches!(self.name, "run-firewall" | "run-loadbalancer") => Standing::NotYet,
+            _ if matches!(
+                self.name,
+                "run-firewall" | "run-loadbalancer" | "log-denied" | "legacy-namespace-isolation"
+            ) =>
+            {
+                Standing::NotYet
+            }
             _ => Standing::Works,
         }
     }
@@ -449,6 +465,12 @@ flags! {
             "How long announcements are tagged GRACEFUL_SHUTDOWN before they are withdrawn";
         drain_settle_time, "drain-settle-time", GoDuration = "10s",
             "How long after that the node counts as drained";
+        log_denied, "log-denied", bool = "false",
+            "Also write each denied packet that goes to NFLOG group 100 into the log, with pod and policy, and count it; \
+             no other program can read that group then";
+        legacy_namespace_isolation, "legacy-namespace-isolation", bool = "false",
+            "Isolate the pods of namespaces with the old annotation net.beta.kubernetes.io/network-policy, and print the \
+             NetworkPolicy that does the same";
         log_format, "log-format", String = "text",
             "Form of the log on standard error: text or json";
         dry_run, "dry-run", bool = "false",

@@ -189,6 +189,10 @@ pub struct FirewallConfig {
     pub default_deny: bool,
     /// `--use-nftables-for-netpol`.
     pub nftables: bool,
+    /// `--log-denied`.
+    pub log_denied: bool,
+    /// `--legacy-namespace-isolation`.
+    pub legacy_isolation: bool,
 }
 
 /// The load balancer allocator's settings.
@@ -253,6 +257,8 @@ impl Config {
                 sync_period: check.period("iptables-sync-period", flags.iptables_sync_period),
                 default_deny: flags.netpol_default_deny,
                 nftables: flags.use_nftables_for_netpol,
+                log_denied: flags.log_denied,
+                legacy_isolation: flags.legacy_namespace_isolation,
             },
             rule_backend: rule_backend(&mut check, &flags.firewall_backend),
             balancer: BalancerConfig {

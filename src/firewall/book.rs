@@ -9,6 +9,7 @@ use std::sync::Arc;
 use super::index::Index;
 use super::members::{Members, candidate, is_peer, labels_of};
 use super::resolve::{Resolved, resolve, targets};
+use super::tiers::Tiers;
 use super::{Config, LEGACY_POLICY};
 use crate::model::{Changes, NamespaceName, NetworkPolicy, Pod, PodKey, PolicyKey, Selector, Snapshot};
 
@@ -38,6 +39,7 @@ pub struct Book {
     targets: Index<PolicyKey>,
     members: Members,
     pods: BTreeMap<PodKey, LocalPod>,
+    tiers: Tiers,
 }
 
 impl Book {
@@ -46,6 +48,7 @@ impl Book {
         let mut book = Book::default();
         let changes = Changes {
             policies: snapshot.policies.keys().cloned().collect(),
+            cluster_policies: snapshot.cluster_policies.keys().cloned().collect(),
             namespaces: snapshot.namespaces.keys().cloned().collect(),
             pods: snapshot.pods.keys().cloned().collect(),
             ..Changes::default()
@@ -65,10 +68,17 @@ impl Book {
             let policy = NetworkPolicy { targets: Selector::default(), ingress: Some(Vec::new()), egress: None };
             self.set_policy(&legacy_key(name), isolated.then_some(&policy), snapshot);
             self.members.update_namespace(name, snapshot);
+            for pod in pods_of(&self.pods, &name.0) {
+                self.tiers.set_pod(&pod, true, &mut self.members, snapshot);
+            }
+        }
+        for name in &changes.cluster_policies {
+            self.tiers.set_policy(name, self.pods.keys(), &mut self.members, snapshot);
         }
         for key in &changes.pods {
             self.members.update(key, snapshot);
             self.set_pod(key, snapshot);
+            self.tiers.set_pod(key, self.pods.contains_key(key), &mut self.members, snapshot);
         }
     }
 
@@ -83,9 +93,19 @@ impl Book {
         active.map(|(key, entry)| (key, entry.resolved.as_ref()))
     }
 
+    /// A policy, where it isolates pods of this node.
+    pub fn policy(&self, key: &PolicyKey) -> Option<&Resolved> {
+        self.policies.get(key).filter(|entry| !entry.pods.is_empty()).map(|entry| entry.resolved.as_ref())
+    }
+
     /// Whether there is a policy at all: one that nobody of this node is under yet may choose the next pod.
     pub fn has_policies(&self) -> bool {
-        !self.policies.is_empty()
+        !self.policies.is_empty() || !self.tiers.is_empty()
+    }
+
+    /// The cluster policies.
+    pub fn tiers(&self) -> &Tiers {
+        &self.tiers
     }
 
     /// The addresses behind the policies.

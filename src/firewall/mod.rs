@@ -4,14 +4,19 @@
 //! Must not know: Kubernetes types, the other rooms.
 //!
 //! [`resolve`] reads one policy, [`index`] finds the policies a pod matters to, [`members`] keeps the addresses behind
-//! them, [`book`] adds it all up, [`compile`] writes it as rules.
+//! them, [`tiers`] has the cluster's own policies, [`book`] adds it all up, [`compile`] writes it as rules.
 
 pub mod book;
 pub mod compile;
+pub mod denied;
+pub mod explain;
 pub mod index;
+pub mod legacy;
+pub mod log_reader;
 pub mod members;
 pub mod resolve;
 pub mod takeover;
+pub mod tiers;
 
 /// The nftables table of this room (family `inet`).
 pub const TABLE: &str = "ferrovia-firewall";

@@ -18,6 +18,7 @@ pub mod ipvs;
 pub mod modules;
 pub mod netlink;
 pub mod netns;
+pub mod nflog;
 pub mod nft;
 pub mod rtnl;
 pub mod sysctl;

@@ -14,6 +14,7 @@ pub mod expand;
 pub mod golden;
 pub mod iptables;
 pub mod lab;
+pub mod meter;
 pub mod node;
 pub mod oracle;
 pub mod policy_oracle;

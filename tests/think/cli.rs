@@ -509,6 +509,20 @@ fn cli_questions_to_a_running_daemon() {
     assert!(asks(route, Explained::Route("10.0.0.0/8".to_owned())));
     let peer = parse(&["explain", "peer", "fd00::1"]).unwrap();
     assert!(asks(peer, Explained::Peer("fd00::1".to_owned())));
+    let pod = ["explain", "pod", "a/b", "--from", "outside", "--to=c/d", "--port", "53/udp", "-o", "json"];
+    assert!(asks(parse(&pod).unwrap(), Explained::Pod("a/b/from/outside/to/c/d/port/53/udp/json".to_owned())));
+    let plain = parse(&["explain", "pod", "a/b", "--from=fd00::1"]).unwrap();
+    assert!(asks(plain, Explained::Pod("a/b/from/fd00::1".to_owned())));
+    for odd in [
+        &["explain", "pod", "a"][..],
+        &["explain", "pod", "a/b", "--from", "c"],
+        &["explain", "pod", "a/b", "--port", "80/tcp"],
+        &["explain", "pod", "a/b", "--to", "outside", "--port", "http"],
+        &["explain", "pod", "a/b", "--output", "yaml"],
+        &["explain", "route", "10.0.0.1", "--from", "outside"],
+    ] {
+        assert_eq!(code(odd), 2, "{odd:?}");
+    }
     assert_eq!(code(&["explain", "route", "home"]), 2);
     assert_eq!(code(&["explain", "peer", "10.0.0.0/8"]), 2);
     assert_eq!(code(&["explain", "service", "web"]), 2);

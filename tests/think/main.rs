@@ -12,6 +12,8 @@ mod book;
 mod cli;
 mod convergence;
 mod drain;
+
+mod explain;
 mod fuzzed;
 mod generate;
 mod golden;

@@ -28,11 +28,13 @@ mod contracts_iptables;
 mod contracts_ipvs;
 mod contracts_nft;
 mod contracts_rtnl;
+mod denied;
 mod dsr;
 mod faults;
 mod labs;
 mod listing;
 mod modules;
+mod overlay;
 mod packets;
 mod router;
 

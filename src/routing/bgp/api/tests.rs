@@ -1,5 +1,4 @@
 use std::net::{IpAddr, Ipv4Addr};
-use std::sync::Arc;
 use std::time::Duration;
 
 use prost::Message as _;
@@ -71,6 +70,7 @@ fn peer(now: Duration) -> PeerDetail {
         sent: MessageCounts { open: 1, update: 4, keepalive: 5, ..MessageCounts::default() },
         remote_capabilities: capabilities[..3].to_vec(),
         local_capabilities: capabilities,
+        bfd: None,
     }
 }
 
@@ -80,7 +80,7 @@ fn row(hop: &str, local_pref: Option<u32>, best: bool, now: Duration) -> PathRow
     let mut attributes = Attributes::new(Origin::Igp, AsPath::empty(), next_hop);
     attributes.local_pref = local_pref;
     PathRow {
-        attributes: Arc::new(attributes),
+        attributes: attributes.into(),
         since: now - Duration::from_secs(61),
         best,
         withdrawn: false,
