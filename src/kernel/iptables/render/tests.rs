@@ -1,3 +1,5 @@
+//! Rendered rules against what the model means, and the limits of names.
+
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 

@@ -1,3 +1,5 @@
+//! The backend on fakes: what is written, in which order, and what is left alone.
+
 use super::*;
 use crate::kernel::filter::plan::remove;
 use crate::kernel::filter::{Chain, Elements, Field, Statement};

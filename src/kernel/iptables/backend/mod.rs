@@ -313,5 +313,4 @@ impl<I: Ipset, P: Programs> Backend for Iptables<I, P> {
 }
 
 #[cfg(test)]
-#[path = "backend_tests.rs"]
 mod tests;
