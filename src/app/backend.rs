@@ -79,6 +79,16 @@ impl Found {
     }
 }
 
+impl NodeTables {
+    /// The number of the nftables socket, which the kernel names as the author of changes; 0 where there is none.
+    ///
+    /// # Errors
+    /// What the kernel answered.
+    pub(super) fn port(&self) -> std::io::Result<u32> {
+        self.nftables.as_ref().map_or(Ok(0), NftClient::port)
+    }
+}
+
 impl<N: Backend, I: Backend> Tables<N, I> {
     fn writer(&mut self) -> Result<&mut dyn Backend, Error> {
         let found: Option<&mut dyn Backend> = match self.writes {

@@ -40,6 +40,31 @@ pub(super) fn open(tables: &Found) -> anyhow::Result<ProxyKernel> {
     })
 }
 
+/// The real kernel, as the firewall uses it.
+pub(super) type FirewallKernel = crate::firewall::reconciler::Kernel<NodeTables, RtnlClient, ConntrackClient, ProcSys>;
+
+/// What the firewall needs of the kernel and can load by itself.
+const FIREWALL_MODULES: [&str; 5] =
+    ["nf_tables", "nf_conntrack", "nf_conntrack_netlink", "nfnetlink_log", "br_netfilter"];
+
+/// Open every door of the firewall.
+///
+/// # Errors
+/// The part of the kernel that is missing, and what to do about it.
+pub(super) fn open_firewall(tables: &Found) -> anyhow::Result<FirewallKernel> {
+    let missing = load_modules(&FIREWALL_MODULES);
+    let advice = move || {
+        if missing.is_empty() { "is CAP_NET_ADMIN missing?".to_owned() } else { missing.join("; ") }
+    };
+    let needed = |part: &str| format!("the firewall cannot reach {part} in the kernel: {}", advice());
+    Ok(FirewallKernel {
+        nft: tables.open().with_context(|| needed("the packet filter"))?,
+        rtnl: RtnlClient::open().with_context(|| needed("routes"))?,
+        conntrack: ConntrackClient::open().with_context(|| needed("connection tracking"))?,
+        sysctl: ProcSys::default(),
+    })
+}
+
 /// What the router can load by itself. Modules for tunnels are loaded where the kernel does not do it.
 const ROUTER_MODULES: [&str; 5] = ["nf_tables", "nft_chain_nat", "br_netfilter", "ipip", "ip6_tunnel"];
 

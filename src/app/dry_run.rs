@@ -17,7 +17,7 @@ use crate::kernel::rtnl::{self, Address, Link, Neighbour, Route, RouteFilter, Rt
 use crate::kernel::sysctl::Sysctl;
 use crate::net::{Family, Protocol};
 use crate::proxy::reconciler::Kernel;
-use crate::routing;
+use crate::{firewall, routing};
 
 /// The lines written down, in order; clones share them.
 #[derive(Clone, Debug, Default)]
@@ -68,6 +68,19 @@ pub(super) fn dry_router<N, R, F, S>(
         nft: Dry::new(kernel.nft, journal),
         rtnl: Dry::new(kernel.rtnl, journal),
         fou: Dry::new(kernel.fou, journal),
+        sysctl: Dry::new(kernel.sysctl, journal),
+    }
+}
+
+/// The firewall's kernel, not written to.
+pub(super) fn dry_firewall<N, R, C, S>(
+    kernel: firewall::reconciler::Kernel<N, R, C, S>,
+    journal: &Journal,
+) -> firewall::reconciler::Kernel<Dry<N>, Dry<R>, Dry<C>, Dry<S>> {
+    firewall::reconciler::Kernel {
+        nft: Dry::new(kernel.nft, journal),
+        rtnl: Dry::new(kernel.rtnl, journal),
+        conntrack: Dry::new(kernel.conntrack, journal),
         sysctl: Dry::new(kernel.sysctl, journal),
     }
 }

@@ -7,8 +7,10 @@
 pub mod translate;
 
 mod backend;
+mod denied;
 mod doors;
 mod dry_run;
+mod firewall;
 mod lock;
 mod observer;
 mod once;
@@ -127,6 +129,7 @@ async fn daemon(config: &Config, node: NodeName) -> anyhow::Result<ExitCode> {
     let features = config.features;
     let tables = backend::find(config.rule_backend)?;
     let kernel = features.proxy.then(|| doors::open(&tables)).transpose()?;
+    let firewall_kernel = features.firewall.then(|| doors::open_firewall(&tables)).transpose()?;
     let counters = features.proxy.then(IpvsClient::open).transpose().context("cannot reach IPVS")?;
     let servers = Servers::bind(config).await?;
     let api = router::bind_api(config).await?;
@@ -139,15 +142,18 @@ async fn daemon(config: &Config, node: NodeName) -> anyhow::Result<ExitCode> {
     let counting = Arc::new(Counting::new(metrics.clone()));
     let mut ends = Vec::new();
     let proxy_parts = features.proxy.then(|| parts_of(PROXY, config.proxy.sync_period, &mut ends));
+    let firewall_parts = features.firewall.then(|| parts_of(firewall::NAME, config.firewall.sync_period, &mut ends));
     let router_parts = features.router.then(|| parts_of(ROUTING, config.router.resync(), &mut ends));
-    let proxy_reports = proxy_parts.as_ref().map(|parts| parts.reports.clone());
+    // Nothing is announced before policies are in force: the router waits for both.
+    let reports = |parts: &Option<RoomEnd>| parts.as_ref().map(|parts| parts.reports.clone());
+    let (proxy_reports, firewall_reports) = (reports(&proxy_parts), reports(&firewall_parts));
+    let in_force = firewall::both(proxy_reports, firewall_reports, &mut tasks);
     let healths = ends.iter().map(|end: &End| RoomHealth::new(end.name, end.resync)).collect();
     let vitals = Vitals::new(started, config.cache_sync_timeout, healths);
 
     let mut rooms_of_router = None;
     if features.router {
-        let started =
-            router::start(config, &tables, api, proxy_reports.clone(), published.clone(), &stopping, &mut tasks);
+        let started = router::start(config, &tables, api, in_force, published.clone(), &stopping, &mut tasks);
         rooms_of_router = Some(started?);
     }
     let router = rooms_of_router.as_ref().map(|(_, router, _)| router.clone());
@@ -160,7 +166,9 @@ async fn daemon(config: &Config, node: NodeName) -> anyhow::Result<ExitCode> {
         Arc::clone(&counting),
         ends.iter().map(|end| RoomParts { name: end.name, applied: end.reports.clone() }).collect(),
     );
-    let parts = Arc::new(parts.with_router(router.clone()));
+    let firewall = firewall_kernel.map(|kernel| firewall::room(config, kernel));
+    let figures = firewall.as_ref().map(|(_, figures)| figures.clone());
+    let parts = Arc::new(parts.with_router(router.clone()).with_firewall(figures));
     let stats = counters.map(|counters| traffic::source(counters, published.clone(), &metrics));
     servers.spawn(
         &mut tasks,
@@ -212,6 +220,15 @@ async fn daemon(config: &Config, node: NodeName) -> anyhow::Result<ExitCode> {
         notices: notices.clone(),
         observer: Arc::clone(&counting) as Arc<dyn crate::reconcile::driver::Observer>,
     };
+    if config.features.firewall && config.firewall.log_denied {
+        denied::spawn(&mut tasks, &stopping, published.clone(), config, &metrics);
+    }
+    if let (Some(parts), Some((mut room, _))) = (firewall_parts, firewall) {
+        tokio::spawn(takeover::run(parts.reports.clone(), takeover::POLICIES));
+        let disturbances = firewall::spawn_monitor(&mut tasks, &mut room)?;
+        let wiring = wiring(parts, disturbances, mpsc::channel(1).1);
+        rooms::spawn(&mut tasks, room, wiring, Timing { resync: config.firewall.sync_period, started })?;
+    }
     if let (Some(parts), Some(kernel)) = (proxy_parts, kernel) {
         tokio::spawn(takeover::run(parts.reports.clone(), takeover::SERVICES));
         own_sockets.extend(kernel.rtnl.port());

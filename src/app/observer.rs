@@ -48,6 +48,7 @@ impl Observer for Counting {
         metrics.reconcile_duration.get_or_create(&PassLabels { room, read }).observe(took);
         match room {
             "proxy" => metrics.ipvs_services_sync_time.observe(took),
+            "firewall" => metrics.iptables_sync_time.observe(took),
             "routing" => metrics.host_routes_sync_time.observe(took),
             _ => {}
         }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Context;
 use tokio::sync::watch;
 
-use super::dry_run::{Journal, dry, dry_router};
+use super::dry_run::{Journal, dry, dry_firewall, dry_router};
 use super::{backend, door_config, doors, router, translate};
 use crate::config::Config;
 use crate::k8s;
@@ -17,7 +17,7 @@ use crate::reconcile::{Outcome, Read, Subsystem};
 use crate::routing::reconciler::Figures;
 use crate::routing::sessions::Mute;
 use crate::telemetry::print;
-use crate::{proxy, routing};
+use crate::{firewall, proxy, routing};
 
 /// Take away everything of ours. Failures are logged, and do not change the exit code, as in kube-router.
 pub(super) fn clean_up(config: &Config, node: NodeName) -> anyhow::Result<ExitCode> {
@@ -36,6 +36,13 @@ pub(super) fn clean_up(config: &Config, node: NodeName) -> anyhow::Result<ExitCo
             n_failed += 1;
         }
     };
+    told(
+        "firewall",
+        backend::find(config.rule_backend).and_then(|tables| doors::open_firewall(&tables)).map(|kernel| {
+            let figures = watch::channel(firewall::reconciler::Figures::default()).0;
+            firewall::reconciler::Room::new(translate::firewall_config(config), kernel, figures).clean_up()
+        }),
+    );
     told(
         "proxy",
         backend::find(config.rule_backend).and_then(|tables| doors::open(&tables)).map(|kernel| {
@@ -82,6 +89,12 @@ fn passes(config: &Config, snapshot: &Snapshot) -> anyhow::Result<(String, bool)
     let tables = backend::find(config.rule_backend)?;
     let mut whole = true;
     let mut outcomes = Vec::new();
+    if config.features.firewall {
+        let kernel = dry_firewall(doors::open_firewall(&tables)?, &journal);
+        let figures = watch::channel(firewall::reconciler::Figures::default()).0;
+        let mut room = firewall::reconciler::Room::new(translate::firewall_config(config), kernel, figures);
+        outcomes.push(room.sync(snapshot, Read::Kernel, Duration::ZERO));
+    }
     if config.features.proxy {
         let kernel = dry(doors::open(&tables)?, &journal);
         let mut room = proxy::reconciler::Room::new(translate::proxy_config(config), kernel, Outputs::default());

@@ -6,6 +6,7 @@ use std::sync::{Arc, OnceLock};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
+use super::firewall;
 use super::observer::Counting;
 use super::router::{Router, Shared};
 use super::vitals::Vitals;
@@ -39,6 +40,7 @@ pub(super) struct Parts {
     counting: Arc<Counting>,
     rooms: Vec<RoomParts>,
     router: Shared,
+    firewall: Option<watch::Receiver<crate::firewall::reconciler::Figures>>,
     /// There once the front door is open.
     door: OnceLock<(Arc<k8s::Status>, Arc<k8s::RecentNotices>)>,
 }
@@ -69,6 +71,7 @@ impl Parts {
             counting,
             rooms,
             router: None,
+            firewall: None,
             door: OnceLock::new(),
         }
     }
@@ -76,6 +79,15 @@ impl Parts {
     /// The same with the router, where it runs.
     pub(super) fn with_router(mut self, router: Shared) -> Parts {
         self.router = router;
+        self
+    }
+
+    /// The same with what the firewall counts, where it runs.
+    pub(super) fn with_firewall(
+        mut self,
+        figures: Option<watch::Receiver<crate::firewall::reconciler::Figures>>,
+    ) -> Parts {
+        self.firewall = figures;
         self
     }
 
@@ -168,6 +180,9 @@ pub(super) fn metrics_text(parts: &Arc<Parts>, metrics: &Metrics, stats: Option<
         parts.observe_door(&metrics);
         if let Some(router) = &parts.router {
             router.observe(&metrics);
+        }
+        if let Some(figures) = &parts.firewall {
+            firewall::observe(figures, &metrics);
         }
         scrape.text()
     })

@@ -5,7 +5,7 @@ use tokio::sync::watch;
 use crate::kernel::ipset::{Ipset, IpsetClient, Op};
 use crate::kernel::iptables::{FLAVOURS, restore, save};
 use crate::reconcile::Applied;
-use crate::{proxy, routing};
+use crate::{firewall, proxy, routing};
 
 /// What one of kube-router's controllers leaves.
 #[derive(Clone, Copy, Debug)]
@@ -33,6 +33,15 @@ pub(super) const ROUTES: Leftovers = Leftovers {
     removal: routing::takeover::removal,
     is_set: routing::takeover::is_set,
 };
+/// Of its firewall.
+pub(super) const POLICIES: Leftovers = Leftovers {
+    what: "network policy chains",
+    otherwise: "they go on denying what was denied last; remove chains KUBE-ROUTER-INPUT, -FORWARD and -OUTPUT and the \
+                jumps to them by hand",
+    removal: firewall::takeover::removal,
+    is_set: firewall::takeover::is_set,
+};
+
 /// Waits for the first pass that brought everything of a room into force, then removes what kube-router left. Until then
 /// its rules are the ones in force; afterwards they would stand in the way.
 pub(super) async fn run(mut applied: watch::Receiver<Applied>, leftovers: Leftovers) {

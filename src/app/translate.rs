@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::config::{self, Config, VipBinding};
 use crate::kernel::ipvs::Timeouts;
 use crate::net::Family;
-use crate::{proxy, routing};
+use crate::{firewall, proxy, routing};
 
 /// What the service proxy needs.
 pub fn proxy_config(config: &Config) -> proxy::Config {
@@ -33,6 +33,15 @@ pub fn proxy_config(config: &Config) -> proxy::Config {
             tcp_fin: whole_seconds(settings.tcp_fin_timeout),
             udp: whole_seconds(settings.udp_timeout),
         },
+    }
+}
+
+/// What the firewall needs.
+pub fn firewall_config(config: &Config) -> firewall::Config {
+    firewall::Config {
+        default_deny: config.firewall.default_deny,
+        legacy_isolation: config.firewall.legacy_isolation,
+        log_group: Some(firewall::LOG_GROUP),
     }
 }
 

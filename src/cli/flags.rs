@@ -104,7 +104,7 @@ impl Flag {
         !matches!(self.name, "config" | "help" | "version" | "cleanup-config")
     }
 
-    /// True where it changes what the service proxy or the router decides: `render` takes these.
+    /// True where it changes what the service proxy, the router or the firewall decides: `render` takes these.
     pub fn decides(&self) -> bool {
         match self.group {
             Group::ServiceAddresses | Group::ServiceProxy => true,
@@ -119,7 +119,9 @@ impl Flag {
                     | "return-path"
                     | "drain-signals"
                     | "drain-taints"
+                    | "legacy-namespace-isolation"
             ),
+            Group::Firewall => self.name == "netpol-default-deny",
             Group::Router => !matches!(
                 self.name,
                 "routes-sync-period"
@@ -129,7 +131,7 @@ impl Flag {
                     | "gobgp-admin-port"
                     | "disable-source-dest-check"
             ),
-            Group::Firewall | Group::Balancer => false,
+            Group::Balancer => false,
         }
     }
 
@@ -139,14 +141,8 @@ impl Flag {
             return Standing::Differs(how);
         }
         match self.group {
-            Group::Firewall | Group::Balancer => Standing::NotYet,
-            _ if matches!(
-                self.name,
-                "run-firewall" | "run-loadbalancer" | "log-denied" | "legacy-namespace-isolation"
-            ) =>
-            {
-                Standing::NotYet
-            }
+            Group::Balancer => Standing::NotYet,
+            _ if self.name == "run-loadbalancer" => Standing::NotYet,
             _ => Standing::Works,
         }
     }
@@ -165,6 +161,15 @@ pub const DIFFERENT: &[(&str, &str)] = &[
     ("excluded-cidrs", "covers the addresses on the dummy link as well; kube-router removes those"),
     ("hairpin-mode", "without effect: pods always reach themselves through their Services"),
     ("ipvs-permit-all", "false also removes the filter of an earlier run; kube-router leaves it in force"),
+    (
+        "iptables-sync-period",
+        "a change is programmed at once; the period is only for comparing everything with the kernel",
+    ),
+    (
+        "netpol-default-deny",
+        "drops silently; kube-router refuses. Once there is a policy it holds without the flag, too",
+    ),
+    ("use-nftables-for-netpol", "without effect: nftables is always used, and no program for it"),
     ("ipvs-sync-period", "a change is programmed at once; the period is only for comparing everything with the kernel"),
 ];
 
@@ -424,7 +429,7 @@ flags! {
         iptables_sync_period, "iptables-sync-period", GoDuration = "5m",
             "How often all policies are compared with the kernel and repaired";
         netpol_default_deny, "netpol-default-deny", bool = "false",
-            "Refuse traffic of a local pod until its policies are in force";
+            "Let no traffic to or from a pod of this node before the pod is known, also where there is no policy";
         use_nftables_for_netpol, "use-nftables-for-netpol", bool = "false",
             "Use nftables, not iptables";
     }
@@ -442,6 +447,9 @@ flags! {
         allowed_import_prefixes, "allowed-import-prefixes", Vec<String> = "",
             "Routes inside these are used although they touch node, Service or pod addresses of the cluster; peers can \
              otherwise never lead those elsewhere";
+        legacy_namespace_isolation, "legacy-namespace-isolation", bool = "false",
+            "Heed the old namespace annotation net.beta.kubernetes.io/network-policy with ingress isolation DefaultDeny, \
+             and tell the NetworkPolicy that does the same";
         vip_binding, "vip-binding", String = "auto",
             "How Service addresses become local: address puts each on kube-dummy-if, route adds a local route, auto \
              takes addresses while there are few";
@@ -468,9 +476,6 @@ flags! {
         log_denied, "log-denied", bool = "false",
             "Also write each denied packet that goes to NFLOG group 100 into the log, with pod and policy, and count it; \
              no other program can read that group then";
-        legacy_namespace_isolation, "legacy-namespace-isolation", bool = "false",
-            "Isolate the pods of namespaces with the old annotation net.beta.kubernetes.io/network-policy, and print the \
-             NetworkPolicy that does the same";
         log_format, "log-format", String = "text",
             "Form of the log on standard error: text or json";
         dry_run, "dry-run", bool = "false",

@@ -4,18 +4,19 @@ use std::fmt::Write as _;
 
 use anyhow::{Context, bail};
 
-use crate::app::translate::{proxy_config, routing_config};
+use crate::app::translate::{firewall_config, proxy_config, routing_config};
 use crate::cli::{Output, Render, RenderSource};
 use crate::config::{Config, Purpose};
 use crate::k8s::load_folder_once;
 use crate::model::{NodeName, Snapshot};
-use crate::{proxy, routing};
+use crate::{firewall, proxy, routing};
 
 /// What a room would hold.
 #[derive(Debug, serde::Serialize)]
 #[serde(untagged)]
 enum Rendered {
     Proxy(Box<proxy::render::Rendered>),
+    Firewall(Box<firewall::render::Rendered>),
     Routing(Box<routing::render::Rendered>),
 }
 
@@ -23,6 +24,7 @@ impl std::fmt::Display for Rendered {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Rendered::Proxy(rendered) => rendered.fmt(f),
+            Rendered::Firewall(rendered) => rendered.fmt(f),
             Rendered::Routing(rendered) => rendered.fmt(f),
         }
     }
@@ -42,8 +44,8 @@ struct Answer {
 /// # Errors
 /// Flags that do not fit together, files that cannot be read, a node or room that does not exist.
 pub fn render(request: &Render) -> anyhow::Result<String> {
-    if !["proxy", "routing"].contains(&request.room.as_str()) {
-        bail!("--room={}: there is proxy and routing", request.room);
+    if !["proxy", "firewall", "routing"].contains(&request.room.as_str()) {
+        bail!("--room={}: there is proxy, firewall and routing", request.room);
     }
     let config = Config::new(&request.flags, Purpose::Render)?;
     let (snapshot, reports) = cluster(request)?;
@@ -53,6 +55,7 @@ pub fn render(request: &Render) -> anyhow::Result<String> {
         bail!("--node={node}: the cluster has no such node; it has {}", known.join(", "));
     }
     let rendered = match request.room.as_str() {
+        "firewall" => Rendered::Firewall(Box::new(firewall::render::render(&snapshot, &firewall_config(&config)))),
         "routing" => Rendered::Routing(Box::new(routing::render::render(&snapshot, &routing_config(&config)))),
         _ => Rendered::Proxy(Box::new(proxy::render::render(&snapshot, &proxy_config(&config)))),
     };

@@ -187,12 +187,12 @@ pub struct FirewallConfig {
     pub sync_period: Duration,
     /// `--netpol-default-deny`.
     pub default_deny: bool,
+    /// `--legacy-namespace-isolation`.
+    pub legacy_isolation: bool,
     /// `--use-nftables-for-netpol`.
     pub nftables: bool,
     /// `--log-denied`.
     pub log_denied: bool,
-    /// `--legacy-namespace-isolation`.
-    pub legacy_isolation: bool,
 }
 
 /// The load balancer allocator's settings.
@@ -256,9 +256,9 @@ impl Config {
             firewall: FirewallConfig {
                 sync_period: check.period("iptables-sync-period", flags.iptables_sync_period),
                 default_deny: flags.netpol_default_deny,
+                legacy_isolation: flags.legacy_namespace_isolation,
                 nftables: flags.use_nftables_for_netpol,
                 log_denied: flags.log_denied,
-                legacy_isolation: flags.legacy_namespace_isolation,
             },
             rule_backend: rule_backend(&mut check, &flags.firewall_backend),
             balancer: BalancerConfig {
@@ -272,11 +272,10 @@ impl Config {
 }
 
 /// The features this version does not have: flag, and what it would run.
-const ABSENT: [(&str, &str); 2] =
-    [("run-firewall", "the network policy firewall is"), ("run-loadbalancer", "the load balancer allocator is")];
+const ABSENT: [(&str, &str); 1] = [("run-loadbalancer", "the load balancer allocator is")];
 
 fn check_features(check: &mut Check, flags: &Flags) {
-    let asked = [flags.run_firewall, flags.run_loadbalancer];
+    let asked = [flags.run_loadbalancer];
     for ((flag, part), _) in ABSENT.iter().zip(asked).filter(|(_, asked)| *asked) {
         check.fault(flag, "true", format!("{part} not part of this version; start with --{flag}=false"));
     }

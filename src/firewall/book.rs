@@ -7,11 +7,13 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::index::Index;
-use super::members::{Members, candidate, is_peer, labels_of};
+use super::members::{Members, SetChanges, candidate, is_peer, labels_of};
 use super::resolve::{Resolved, resolve, targets};
 use super::tiers::Tiers;
 use super::{Config, LEGACY_POLICY};
-use crate::model::{Changes, NamespaceName, NetworkPolicy, Pod, PodKey, PolicyKey, Selector, Snapshot};
+use crate::model::{
+    Changes, ClusterPolicyName, NamespaceName, NetworkPolicy, Pod, PodKey, PolicyKey, Selector, Snapshot,
+};
 
 /// A pod of this node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -22,6 +24,21 @@ pub struct LocalPod {
     pub ingress: BTreeSet<PolicyKey>,
     /// The policies that isolate it in what it sends, likewise.
     pub egress: BTreeSet<PolicyKey>,
+    /// It is to be deleted: another pod may already have its address.
+    pub leaving: bool,
+}
+
+/// What may be other than before.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Touched {
+    /// Policies that changed, or that began or ceased to isolate a pod of this node.
+    pub policies: BTreeSet<PolicyKey>,
+    /// Pods of this node that came, went, changed, or are under other policies.
+    pub pods: BTreeSet<PodKey>,
+    /// Cluster policies that came, went or changed.
+    pub cluster_policies: BTreeSet<ClusterPolicyName>,
+    /// What became of sets.
+    pub sets: SetChanges,
 }
 
 /// A policy.
@@ -40,6 +57,7 @@ pub struct Book {
     members: Members,
     pods: BTreeMap<PodKey, LocalPod>,
     tiers: Tiers,
+    touched: Touched,
 }
 
 impl Book {
@@ -93,11 +111,6 @@ impl Book {
         active.map(|(key, entry)| (key, entry.resolved.as_ref()))
     }
 
-    /// A policy, where it isolates pods of this node.
-    pub fn policy(&self, key: &PolicyKey) -> Option<&Resolved> {
-        self.policies.get(key).filter(|entry| !entry.pods.is_empty()).map(|entry| entry.resolved.as_ref())
-    }
-
     /// Whether there is a policy at all: one that nobody of this node is under yet may choose the next pod.
     pub fn has_policies(&self) -> bool {
         !self.policies.is_empty() || !self.tiers.is_empty()
@@ -108,6 +121,24 @@ impl Book {
         &self.tiers
     }
 
+    /// A policy, where it isolates pods of this node.
+    pub fn policy(&self, key: &PolicyKey) -> Option<&Resolved> {
+        self.policies.get(key).filter(|entry| !entry.pods.is_empty()).map(|entry| entry.resolved.as_ref())
+    }
+
+    /// The pods of this node that a policy isolates.
+    pub fn pods_under(&self, key: &PolicyKey) -> impl Iterator<Item = &PodKey> {
+        self.policies.get(key).into_iter().flat_map(|entry| &entry.pods)
+    }
+
+    /// What may be other than when this was last asked.
+    pub fn take_touched(&mut self) -> Touched {
+        let (cluster_policies, pods) = self.tiers.take_touched();
+        let mut touched = std::mem::take(&mut self.touched);
+        touched.pods.extend(pods);
+        Touched { sets: self.members.take_changes(), cluster_policies, ..touched }
+    }
+
     /// The addresses behind the policies.
     pub fn members(&self) -> &Members {
         &self.members
@@ -115,6 +146,10 @@ impl Book {
 
     fn set_policy(&mut self, key: &PolicyKey, policy: Option<&NetworkPolicy>, snapshot: &Snapshot) {
         let older = self.policies.remove(key);
+        if older.is_none() && policy.is_none() {
+            return;
+        }
+        self.touched.policies.insert(key.clone());
         let Some(policy) = policy else {
             self.targets.remove(key);
             for pod in older.iter().flat_map(|entry| &entry.pods) {
@@ -143,7 +178,7 @@ impl Book {
 
     fn set_pod(&mut self, key: &PodKey, snapshot: &Snapshot) {
         let found = snapshot.pods.get(key).filter(|pod| is_local(pod, snapshot));
-        let before = self.pods.remove(key).unwrap_or_default();
+        let older = self.pods.remove(key);
         let chosen = match found {
             Some(pod) => self.targets.choosing(candidate(key, pod, labels_of(snapshot, &key.namespace))),
             None => BTreeSet::new(),
@@ -156,35 +191,49 @@ impl Book {
                 addresses: pod.addresses.to_vec(),
                 ingress: chosen.iter().filter(|key| isolates(key, |found| found.ingress.is_some())).cloned().collect(),
                 egress: chosen.iter().filter(|key| isolates(key, |found| found.egress.is_some())).cloned().collect(),
+                leaving: pod.deletion.is_some(),
             };
             self.pods.insert(key.clone(), local);
         }
+        if older.as_ref() != self.pods.get(key) {
+            self.touched.pods.insert(key.clone());
+        }
+        let before = older.unwrap_or_default();
         let was = before.ingress.union(&before.egress).cloned().collect::<BTreeSet<_>>();
         for policy in was.union(&chosen) {
             let Some(entry) = self.policies.get_mut(policy) else { continue };
-            let older = entry.clone();
+            let was_idle = entry.pods.is_empty();
             if chosen.contains(policy) {
                 entry.pods.insert(key.clone());
             } else {
                 entry.pods.remove(key);
             }
-            let newer = entry.clone();
-            self.swap_sets(Some(&older), Some(&newer), snapshot);
+            if entry.pods.is_empty() == was_idle {
+                continue;
+            }
+            self.touched.policies.insert(policy.clone());
+            for set in entry.resolved.sets() {
+                if was_idle {
+                    self.members.retain(set, snapshot);
+                } else {
+                    self.members.release(set);
+                }
+            }
         }
     }
 
     /// Writes down whether a policy isolates a pod.
     fn place(&mut self, pod: &PodKey, policy: &PolicyKey, by: Option<&Resolved>) {
         let Some(local) = self.pods.get_mut(pod) else { return };
+        let mut changed = false;
         let mut set = |policies: fn(&mut LocalPod) -> &mut BTreeSet<PolicyKey>, isolates: bool| {
-            if isolates {
-                policies(local).insert(policy.clone());
-            } else {
-                policies(local).remove(policy);
-            }
+            changed |= if isolates { policies(local).insert(policy.clone()) } else { policies(local).remove(policy) };
         };
         set(|local| &mut local.ingress, by.is_some_and(|resolved| resolved.ingress.is_some()));
         set(|local| &mut local.egress, by.is_some_and(|resolved| resolved.egress.is_some()));
+        if changed {
+            self.touched.pods.insert(pod.clone());
+        }
     }
 
     /// Takes the sets of the newer entry into use and then lets those of the older one go, so that what both use stays.

@@ -12,6 +12,8 @@
 //!                                    send-… ─▶ one chain a policy: accept what it allows ─▶ log ─▶ reject
 //! ```
 //!
+//! The tiers of cluster policies stand before and after that: `group` writes them.
+//!
 //! Packets that IPVS has sent to a pod pass OUTPUT, with the client's source and the pod as destination: what policies
 //! are about. What the node itself sends to its pods is always allowed, and so is what pods send to their node.
 
@@ -22,11 +24,12 @@ use sha2::{Digest, Sha256};
 
 use super::Config;
 use super::book::Book;
-use super::members::{Element, SetKey, View};
-use super::resolve::{Allow, AllowPeer, AllowPort, Direction};
+use super::members::{Element, Members, SetKey, View};
+use super::resolve::{Allow, AllowPeer, AllowPort, Direction, Resolved};
+use super::table::Table;
 use crate::kernel::filter::{
     Base, BaseKind, Chain, CtState, Elements, Field, FieldType, Hook, Key, Map, Match, Name, Rule, Ruleset, Selector,
-    Set, Statement, Value, ValueType, merge_prefixes,
+    Set, Statement, ValueType, merge_prefixes,
 };
 use crate::kernel::nft::priority;
 use crate::model::{PolicyKey, Snapshot};
@@ -38,55 +41,54 @@ pub const EGRESS: &str = "egress";
 pub const INGRESS: &str = "ingress";
 /// The most elements of the maps: far more pods than a node has.
 const MOST_PODS: u32 = 4096;
+/// Router and neighbour solicitation and advertisement (RFC 4861, section 4): without them no IPv6 packet finds its way.
+const NEIGHBOUR_DISCOVERY: [u8; 4] = [133, 134, 135, 136];
 /// The longest comment of a rule, bytes.
 const COMMENT: usize = 100;
 
-/// The whole table.
+/// The whole table, from scratch.
 pub fn ruleset(book: &Book, snapshot: &Snapshot, config: &Config) -> Ruleset {
-    let mut ruleset = Ruleset::default();
-    add_pods(book, &mut ruleset, config);
-    add_frame(book, snapshot, config, &mut ruleset);
-    for (key, resolved) in book.active() {
-        for (direction, allows) in [(Direction::Ingress, &resolved.ingress), (Direction::Egress, &resolved.egress)] {
-            let Some(allows) = allows else { continue };
-            let rules = allows.iter().flat_map(|allow| rules(key, direction, allow, book, &mut ruleset.sets)).collect();
-            ruleset.chains.insert(policy_chain(direction, key), Chain { base: None, rules });
-        }
-    }
-    for set in book.members().sets() {
-        let elements: Vec<Element> = book.members().elements(set).collect();
-        for family in Family::ALL {
-            let (name, set) = member_set(set, family, &elements);
-            ruleset.sets.insert(name, set);
-        }
-    }
-    ruleset
+    Table::build(book, snapshot, config).whole(book)
 }
 
-/// A set's name and content for one family. The name carries the size it is declared with: a set that outgrows it is
-/// another set, which rules change over to in one transaction.
-pub fn member_set(key: &SetKey, family: Family, elements: &[Element]) -> (Name, Set) {
-    let own = elements.iter().filter(|(address, _)| Family::of(*address) == family);
+/// The chains of one policy, with the sets of blocks they look into.
+pub(super) fn policy_part(key: &PolicyKey, resolved: &Resolved, members: &Members) -> Ruleset {
+    let mut part = Ruleset::default();
+    for (direction, allows) in [(Direction::Ingress, &resolved.ingress), (Direction::Egress, &resolved.egress)] {
+        let Some(allows) = allows else { continue };
+        let rules = allows.iter().flat_map(|allow| rules(key, direction, allow, members, &mut part.sets)).collect();
+        part.chains.insert(policy_chain(direction, key), Chain { base: None, rules });
+    }
+    part
+}
+
+/// A set with these elements for one family, declared with `size`. The name carries that size: a set that outgrows it
+/// is another set, which rules change over to in one transaction.
+pub(super) fn member_set(
+    key: &SetKey,
+    family: Family,
+    size: u32,
+    elements: impl IntoIterator<Item = Element>,
+) -> (Name, Set) {
+    let own = elements.into_iter().filter(|(address, _)| Family::of(*address) == family);
     let (types, keys): (Vec<FieldType>, BTreeSet<Key>) = match key.view {
-        View::Addresses => (vec![address_type(family)], own.map(|(address, _)| vec![Field::from(*address)]).collect()),
+        View::Addresses => (vec![address_type(family)], own.map(|(address, _)| vec![Field::from(address)]).collect()),
         View::NamedPort { .. } => (
             vec![address_type(family), FieldType::Port],
-            own.map(|(address, port)| vec![Field::from(*address), Field::Port(*port)]).collect(),
+            own.map(|(address, port)| vec![Field::from(address), Field::Port(port)]).collect(),
         ),
     };
-    (
-        set_name(key, family, elements),
-        Set { key: types, size: declared_size(elements.len()), elements: Elements::Keys(keys) },
-    )
+    (set_name(key, family, size), Set { key: types, size, elements: Elements::Keys(keys) })
 }
 
-fn set_name(key: &SetKey, family: Family, elements: &[Element]) -> Name {
-    Arc::from(format!("{}-{}", key.name(family), declared_size(elements.len())))
+/// The name of a set that is declared with `size`.
+pub(super) fn set_name(key: &SetKey, family: Family, size: u32) -> Name {
+    Arc::from(format!("{}-{size}", key.name(family)))
 }
 
 /// What a set of so many elements is declared with: the kernel reserves memory for it, so it follows the need, in large
 /// steps.
-fn declared_size(elements: usize) -> u32 {
+pub(super) fn declared_size(elements: usize) -> u32 {
     let mut size = 64_u32;
     while (size as usize) < elements {
         size = size.saturating_mul(4);
@@ -103,18 +105,8 @@ pub fn policy_chain(direction: Direction, key: &PolicyKey) -> Name {
     Arc::from(format!("{prefix}-{}", digest([key.namespace.as_ref(), key.name.as_ref()])))
 }
 
-/// The chain of the pods that are under exactly these policies.
-fn pods_chain(direction: Direction, policies: &BTreeSet<PolicyKey>) -> Name {
-    let prefix = match direction {
-        Direction::Ingress => "receive",
-        Direction::Egress => "send",
-    };
-    let parts = policies.iter().flat_map(|key| [key.namespace.as_ref(), key.name.as_ref()]);
-    Arc::from(format!("{prefix}-{}", digest(parts)))
-}
-
 /// A digest of texts, each delimited, so that no two lists run into one.
-fn digest<'a>(parts: impl IntoIterator<Item = &'a str>) -> String {
+pub(super) fn digest<'a>(parts: impl IntoIterator<Item = &'a str>) -> String {
     let mut hash = Sha256::new();
     for part in parts {
         hash.update((part.len() as u64).to_be_bytes());
@@ -123,66 +115,10 @@ fn digest<'a>(parts: impl IntoIterator<Item = &'a str>) -> String {
     hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// The maps from pods to chains, and those chains.
-fn add_pods(book: &Book, ruleset: &mut Ruleset, config: &Config) {
-    for family in Family::ALL {
-        for direction in [Direction::Ingress, Direction::Egress] {
-            let mut elements: BTreeMap<Key, Value> = BTreeMap::new();
-            for pod in book.pods().values() {
-                let policies = match direction {
-                    Direction::Ingress => &pod.ingress,
-                    Direction::Egress => &pod.egress,
-                };
-                let value = if policies.is_empty() {
-                    Value::Accept
-                } else {
-                    let chain = pods_chain(direction, policies);
-                    let made = ruleset.chains.contains_key(&chain);
-                    if !made {
-                        ruleset.chains.insert(Arc::clone(&chain), pods_rules(direction, policies, config));
-                    }
-                    Value::Jump(chain)
-                };
-                for address in pod.addresses.iter().filter(|address| Family::of(**address) == family) {
-                    // Two pods with one address, for a moment: what either is under holds, so a chain wins over accept.
-                    let entry = elements.entry(vec![Field::from(*address)]).or_insert_with(|| value.clone());
-                    if *entry == Value::Accept {
-                        *entry = value.clone();
-                    }
-                }
-            }
-            let map = Map { key: vec![address_type(family)], elements, value: ValueType::Verdict, size: MOST_PODS };
-            ruleset.maps.insert(pods_map(direction, family), map);
-        }
-    }
-}
-
-fn pods_rules(direction: Direction, policies: &BTreeSet<PolicyKey>, config: &Config) -> Chain {
-    let mut rules: Vec<Rule> = policies
-        .iter()
-        .map(|key| Rule {
-            matches: Vec::new(),
-            statements: vec![Statement::Jump(policy_chain(direction, key))],
-            comment: comment(&key.to_string()),
-        })
-        .collect();
-    if let Some(group) = config.log_group {
-        rules.push(Rule {
-            matches: Vec::new(),
-            statements: vec![Statement::Log { group, per_minute: super::LOG_PER_MINUTE }],
-            comment: comment("no policy allows it"),
-        });
-    }
-    rules.push(Rule {
-        matches: Vec::new(),
-        statements: vec![Statement::Counter, Statement::Reject],
-        comment: comment("no policy allows it"),
-    });
-    Chain { base: None, rules }
-}
-
-/// The base chains and the two questions.
-fn add_frame(book: &Book, snapshot: &Snapshot, config: &Config, ruleset: &mut Ruleset) {
+/// The base chains and the two questions, with everything they look into, empty but for the node's own pod prefixes.
+/// `guard`: a pod that is not known yet may be one that a policy isolates.
+pub(super) fn frame(pod_cidrs: &[Prefix], guard: bool) -> Ruleset {
+    let mut ruleset = Ruleset::default();
     for (name, question, hook, order) in [
         ("forward-egress", EGRESS, Hook::Forward, priority::FIREWALL_EGRESS),
         ("output-egress", EGRESS, Hook::Output, priority::FIREWALL_EGRESS),
@@ -207,23 +143,25 @@ fn add_frame(book: &Book, snapshot: &Snapshot, config: &Config, ruleset: &mut Ru
     }
     for family in Family::ALL {
         let address = address_type(family);
-        let own = book.pods().values().flat_map(|pod| &pod.addresses).filter(|found| Family::of(**found) == family);
-        let keys = own.map(|found| vec![Field::from(*found), Field::from(*found)]).collect();
-        let set = Set { key: vec![address, address], elements: Elements::Keys(keys), size: MOST_PODS };
-        ruleset.sets.insert(itself_set(family), set);
-        let cidrs = snapshot.own_node().into_iter().flat_map(|node| &node.pod_cidrs).copied();
-        let cidrs = merge_prefixes(cidrs.filter(|prefix: &Prefix| Family::of(prefix.addr()) == family));
-        let set = Set { key: vec![address], elements: Elements::Prefixes(cidrs), size: 0 };
+        let empty = Elements::Keys(BTreeSet::new());
+        ruleset.sets.insert(itself_set(family), Set { key: vec![address, address], elements: empty, size: MOST_PODS });
+        let cidrs = pod_cidrs.iter().filter(|prefix| Family::of(prefix.addr()) == family).copied();
+        let set = Set { key: vec![address], elements: Elements::Prefixes(merge_prefixes(cidrs)), size: 0 };
         ruleset.sets.insert(cidrs_set(family), set);
     }
     for direction in [Direction::Ingress, Direction::Egress] {
-        let rules = question(direction, book.has_policies() || config.default_deny);
         let name = match direction {
             Direction::Ingress => INGRESS,
             Direction::Egress => EGRESS,
         };
-        ruleset.chains.insert(Arc::from(name), Chain { base: None, rules });
+        ruleset.chains.insert(Arc::from(name), Chain { base: None, rules: question(direction, guard) });
+        for family in Family::ALL {
+            let (key, elements) = (vec![address_type(family)], BTreeMap::new());
+            let map = Map { key, elements, value: ValueType::Verdict, size: MOST_PODS };
+            ruleset.maps.insert(pods_map(direction, family), map);
+        }
     }
+    ruleset
 }
 
 /// The rules that ask one question. `guard`: a pod that is not known yet may be one that a policy isolates.
@@ -233,6 +171,12 @@ fn question(direction: Direction, guard: bool) -> Vec<Rule> {
         statements: vec![Statement::Accept],
         comment: comment("replies, and what was allowed before"),
     }];
+    // Pods on one bridge find each other by it, and connection tracking knows nothing of it.
+    rules.push(Rule {
+        matches: vec![Match::IcmpTypes { family: Family::V6, types: NEIGHBOUR_DISCOVERY.to_vec() }],
+        statements: vec![Statement::Accept],
+        comment: comment("neighbour discovery"),
+    });
     for family in Family::ALL {
         let (source, destination) = (side(Direction::Ingress, family), side(Direction::Egress, family));
         rules.push(Rule {
@@ -266,14 +210,24 @@ fn rules(
     key: &PolicyKey,
     direction: Direction,
     allow: &Allow,
-    book: &Book,
+    members: &Members,
     sets: &mut BTreeMap<Name, Set>,
 ) -> Vec<Rule> {
     let text = match direction {
         Direction::Ingress => format!("{key} ingress[{}]", allow.rule),
         Direction::Egress => format!("{key} egress[{}]", allow.rule),
     };
-    let rule = |matches: Vec<Match>| Rule { matches, statements: vec![Statement::Accept], comment: comment(&text) };
+    let rule = |matches| Rule { matches, statements: vec![Statement::Accept], comment: comment(&text) };
+    matches_of(direction, allow, members, sets).into_iter().map(rule).collect()
+}
+
+/// What packets of one kind are recognised by: any of these lists, of which all entries hold.
+pub(super) fn matches_of(
+    direction: Direction,
+    allow: &Allow,
+    members: &Members,
+    sets: &mut BTreeMap<Name, Set>,
+) -> Vec<Vec<Match>> {
     let (protocol, ports) = match &allow.port {
         AllowPort::Any => (None, None),
         AllowPort::Protocol(protocol) => (Some(*protocol), None),
@@ -291,16 +245,16 @@ fn rules(
     if allow.peer == AllowPeer::Any && !matches!(allow.port, AllowPort::Named(_)) {
         let mut matches = Vec::new();
         plain(&mut matches);
-        return vec![rule(matches)];
+        return vec![matches];
     }
-    let mut rules = Vec::new();
+    let mut alternatives = Vec::new();
     for family in Family::ALL {
         let mut matches = Vec::new();
         match &allow.peer {
             AllowPeer::Any => {}
             AllowPeer::Pods(set) => {
-                let elements: Vec<Element> = book.members().elements(set).collect();
-                matches.push(in_set(vec![side(direction, family)], set_name(set, family, &elements)));
+                let size = declared_size(members.n_elements(set));
+                matches.push(in_set(vec![side(direction, family)], set_name(set, family, size)));
             }
             AllowPeer::Blocks(blocks) => {
                 let own: BTreeSet<Prefix> =
@@ -316,13 +270,13 @@ fn rules(
         }
         plain(&mut matches);
         if let AllowPort::Named(set) = &allow.port {
-            let elements: Vec<Element> = book.members().elements(set).collect();
+            let size = declared_size(members.n_elements(set));
             let selectors = vec![side(Direction::Egress, family), Selector::DestinationPort];
-            matches.push(in_set(selectors, set_name(set, family, &elements)));
+            matches.push(in_set(selectors, set_name(set, family, size)));
         }
-        rules.push(rule(matches));
+        alternatives.push(matches);
     }
-    rules
+    alternatives
 }
 
 fn in_set(selectors: Vec<Selector>, set: Name) -> Match {
@@ -347,7 +301,7 @@ fn subject(direction: Direction, family: Family) -> Selector {
     }
 }
 
-fn address_type(family: Family) -> FieldType {
+pub(super) fn address_type(family: Family) -> FieldType {
     match family {
         Family::V4 => FieldType::Ipv4,
         Family::V6 => FieldType::Ipv6,
@@ -361,7 +315,7 @@ fn digit(family: Family) -> u8 {
     }
 }
 
-fn pods_map(direction: Direction, family: Family) -> Name {
+pub(super) fn pods_map(direction: Direction, family: Family) -> Name {
     let name = match direction {
         Direction::Ingress => INGRESS,
         Direction::Egress => EGRESS,
@@ -369,7 +323,7 @@ fn pods_map(direction: Direction, family: Family) -> Name {
     Arc::from(format!("{name}{}", digit(family)))
 }
 
-fn itself_set(family: Family) -> Name {
+pub(super) fn itself_set(family: Family) -> Name {
     Arc::from(format!("itself{}", digit(family)))
 }
 
@@ -384,6 +338,6 @@ fn blocks_set(family: Family, blocks: &BTreeSet<Prefix>) -> Name {
 }
 
 /// A comment that fits.
-fn comment(text: &str) -> Name {
+pub(super) fn comment(text: &str) -> Name {
     Arc::from(text.get(..text.floor_char_boundary(COMMENT)).unwrap_or_default())
 }

@@ -67,10 +67,22 @@ pub struct Delta {
     pub removed: BTreeSet<Element>,
 }
 
+/// What happened to the sets since somebody last asked.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SetChanges {
+    /// Sets in use that were not in use before.
+    pub new: BTreeSet<SetKey>,
+    /// Sets that have other elements than before, but for new ones.
+    pub deltas: BTreeMap<SetKey, Delta>,
+    /// Sets nobody uses any longer.
+    pub gone: BTreeSet<SetKey>,
+}
+
 /// One set.
 #[derive(Clone, Debug, Default)]
 struct Entry {
-    /// How many policies use it.
+    /// How many policies use it. One that nobody uses stays until the changes are asked for: it may be wanted again in
+    /// the next step, and has then changed as little as possible.
     users: usize,
     /// Its elements, each with the number of pods that contribute it.
     elements: BTreeMap<Element, usize>,
@@ -84,16 +96,22 @@ pub struct Members {
     /// What each pod contributes.
     shares: BTreeMap<PodKey, BTreeMap<SetKey, BTreeSet<Element>>>,
     deltas: BTreeMap<SetKey, Delta>,
+    /// Sets that came since the changes were last asked for.
+    new: BTreeSet<SetKey>,
+    /// Sets nobody uses.
+    unused: BTreeSet<SetKey>,
 }
 
 impl Members {
     /// A policy uses this set. It is filled from the snapshot where nobody used it before.
     pub fn retain(&mut self, key: &SetKey, snapshot: &Snapshot) {
-        let entry = self.sets.entry(key.clone()).or_default();
-        entry.users += 1;
-        if entry.users > 1 {
+        if let Some(entry) = self.sets.get_mut(key) {
+            entry.users += 1;
+            self.unused.remove(key);
             return;
         }
+        self.sets.insert(key.clone(), Entry { users: 1, ..Entry::default() });
+        self.new.insert(key.clone());
         self.index.insert(key.clone(), key.pods.clone());
         for (pod_key, pod) in snapshot.pods.iter().filter(|(_, pod)| is_peer(pod)) {
             let namespace_labels = labels_of(snapshot, &pod_key.namespace);
@@ -107,16 +125,9 @@ impl Members {
     pub fn release(&mut self, key: &SetKey) {
         let Some(entry) = self.sets.get_mut(key) else { return };
         entry.users = entry.users.saturating_sub(1);
-        if entry.users > 0 {
-            return;
+        if entry.users == 0 {
+            self.unused.insert(key.clone());
         }
-        self.sets.remove(key);
-        self.index.remove(key);
-        self.deltas.remove(key);
-        self.shares.retain(|_, shares| {
-            shares.remove(key);
-            !shares.is_empty()
-        });
     }
 
     /// A pod came, changed or went.
@@ -171,19 +182,52 @@ impl Members {
 
     /// The elements of a set; nothing for one that nobody uses.
     pub fn elements(&self, key: &SetKey) -> impl Iterator<Item = Element> + '_ {
-        self.sets.get(key).into_iter().flat_map(|entry| entry.elements.keys().copied())
+        self.used(key).into_iter().flat_map(|entry| entry.elements.keys().copied())
+    }
+
+    /// How many elements a set has.
+    pub fn n_elements(&self, key: &SetKey) -> usize {
+        self.used(key).map_or(0, |entry| entry.elements.len())
+    }
+
+    /// Whether a set has this element.
+    pub fn contains(&self, key: &SetKey, element: Element) -> bool {
+        self.used(key).is_some_and(|entry| entry.elements.contains_key(&element))
     }
 
     /// The sets in use.
     pub fn sets(&self) -> impl Iterator<Item = &SetKey> {
-        self.sets.keys()
+        self.sets.iter().filter(|(_, entry)| entry.users > 0).map(|(key, _)| key)
     }
 
-    /// How sets changed since this was last asked. A set that is new since then is whole in `added`.
-    pub fn take_deltas(&mut self) -> BTreeMap<SetKey, Delta> {
+    /// What happened since this was last asked.
+    pub fn take_changes(&mut self) -> SetChanges {
+        let mut gone = std::mem::take(&mut self.unused);
+        let mut new = std::mem::take(&mut self.new);
+        for key in &gone {
+            self.sets.remove(key);
+            self.index.remove(key);
+        }
+        if !gone.is_empty() {
+            self.shares.retain(|_, shares| {
+                shares.retain(|key, _| !gone.contains(key));
+                !shares.is_empty()
+            });
+        }
         let mut deltas = std::mem::take(&mut self.deltas);
-        deltas.retain(|_, delta| !delta.added.is_empty() || !delta.removed.is_empty());
-        deltas
+        deltas.retain(|key, delta| {
+            let known = !new.contains(key) && !gone.contains(key);
+            known && (!delta.added.is_empty() || !delta.removed.is_empty())
+        });
+        // What came and went in between was never there.
+        let passing: BTreeSet<SetKey> = new.intersection(&gone).cloned().collect();
+        new.retain(|key| !passing.contains(key));
+        gone.retain(|key| !passing.contains(key));
+        SetChanges { new, deltas, gone }
+    }
+
+    fn used(&self, key: &SetKey) -> Option<&Entry> {
+        self.sets.get(key).filter(|entry| entry.users > 0)
     }
 
     fn share(&mut self, pod: &PodKey, set: &SetKey, elements: &BTreeSet<Element>, add: bool) {
@@ -288,11 +332,12 @@ mod tests {
     }
 
     /// One event of a small cluster.
-    #[derive(Clone, Debug)]
+    #[derive(Clone, Debug, PartialEq)]
     enum Step {
         Pod(u8, u8, Option<(u8, bool, bool)>),
         Namespace(u8, bool),
         Retain(usize),
+        Look,
         Release(usize),
     }
 
@@ -302,6 +347,7 @@ mod tests {
                 .prop_map(|(namespace, name, pod)| Step::Pod(namespace, name, pod)),
             1 => (0..2_u8, any::<bool>()).prop_map(|(namespace, team)| Step::Namespace(namespace, team)),
             2 => (0..5_usize).prop_map(Step::Retain),
+            2 => Just(Step::Look),
             1 => (0..5_usize).prop_map(Step::Release),
         ]
     }
@@ -315,7 +361,7 @@ mod tests {
             let mut told: BTreeMap<SetKey, BTreeSet<Element>> = BTreeMap::new();
             let namespace = |n: u8| Arc::<str>::from(if n == 0 { "a" } else { "b" });
             for step in steps {
-                match step {
+                match step.clone() {
                     Step::Pod(n, name, content) => {
                         let key = PodKey::new(namespace(n), format!("p{name}"));
                         match content {
@@ -339,15 +385,22 @@ mod tests {
                         members.retain(&keys[n], &snapshot);
                     }
                     Step::Release(n) => {
-                        if used[n] == 1 {
-                            told.remove(&keys[n]);
-                        }
                         used[n] = used[n].saturating_sub(1);
                         members.release(&keys[n]);
                     }
+                    Step::Look => {}
                 }
-                for (set, delta) in members.take_deltas() {
-                    let told = told.entry(set).or_default();
+                let look = matches!(step, Step::Look);
+                let changes = if look { members.take_changes() } else { SetChanges::default() };
+                for set in changes.new {
+                    let whole = members.elements(&set).collect();
+                    prop_assert!(told.insert(set, whole).is_none(), "it was there");
+                }
+                for set in changes.gone {
+                    prop_assert!(told.remove(&set).is_some(), "it was not there");
+                }
+                for (set, delta) in changes.deltas {
+                    let told = told.get_mut(&set).unwrap();
                     prop_assert!(delta.added.is_disjoint(told) && delta.removed.is_subset(told), "{delta:?} of {told:?}");
                     told.extend(&delta.added);
                     told.retain(|element| !delta.removed.contains(element));
@@ -362,7 +415,10 @@ mod tests {
                         }
                     }
                     prop_assert_eq!(&members.elements(key).collect::<BTreeSet<_>>(), &fresh);
-                    prop_assert_eq!(told.get(key).cloned().unwrap_or_default(), fresh);
+                    prop_assert_eq!(members.n_elements(key), fresh.len());
+                    if look {
+                        prop_assert_eq!(told.get(key).cloned().unwrap_or_default(), fresh);
+                    }
                 }
             }
         }

@@ -1,20 +1,29 @@
-//! Room 2: NetworkPolicy, under construction: these parts decide, and nothing is written to a kernel yet.
+//! Room 2: NetworkPolicy.
 //!
 //! Promises: what a policy forbids does not pass, from the first packet on; what it allows does; replies always do.
 //! Must not know: Kubernetes types, the other rooms.
 //!
 //! [`resolve`] reads one policy, [`index`] finds the policies a pod matters to, [`members`] keeps the addresses behind
-//! them, [`tiers`] has the cluster's own policies, [`book`] adds it all up, [`compile`] writes it as rules.
+//! them, [`tiers`] has the cluster's own policies, [`book`] adds it all up, [`compile`] and `group` write it as rules,
+//! [`table`] knows which of them a change touches, [`explain`] and [`held`] say why a flow passes and whether the kernel
+//! knows, [`denied`] whose a logged packet was: all pure. [`reconciler`] brings it into the kernel, [`log_reader`] reads
+//! denied packets.
 
 pub mod book;
 pub mod compile;
 pub mod denied;
 pub mod explain;
+mod group;
+pub mod held;
 pub mod index;
+pub mod judge;
 pub mod legacy;
 pub mod log_reader;
 pub mod members;
+pub mod reconciler;
+pub mod render;
 pub mod resolve;
+pub mod table;
 pub mod takeover;
 pub mod tiers;
 
@@ -22,6 +31,8 @@ pub mod tiers;
 pub const TABLE: &str = "ferrovia-firewall";
 /// The name under which a namespace's old isolation annotation appears among policies: no object can be called so.
 pub const LEGACY_POLICY: &str = "net.beta.kubernetes.io/network-policy";
+/// The netlink group denied packets are logged to: the predecessor's.
+pub const LOG_GROUP: u16 = 100;
 /// Denied packets that are logged in a minute, and the burst: the predecessor's rate.
 pub const LOG_PER_MINUTE: u32 = 10;
 

@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::index::{Index, PodChooser, Scope};
-use super::members::{Members, candidate, labels_of};
+use super::members::{Members, SetKey, candidate, labels_of};
 use super::resolve::{Allow, Direction, Subject, resolve_rules, sets_of};
 use crate::model::{Action, ClusterNetworkPolicy, ClusterPolicyName, ClusterRule, PodKey, PolicyRule, Snapshot, Tier};
 
@@ -73,6 +73,11 @@ impl Resolved {
         }
     }
 
+    /// The sets it looks things up in, each once.
+    fn sets(&self) -> BTreeSet<&SetKey> {
+        sets_of(self.ingress.iter().chain(&self.egress).map(|saying| &saying.packets))
+    }
+
     /// What it says about one direction.
     pub fn of(&self, direction: Direction) -> &[Saying] {
         match direction {
@@ -126,6 +131,8 @@ pub struct Tiers {
     targets: Index<ClusterPolicyName>,
     /// Pods of this node that any policy is about.
     pods: BTreeMap<PodKey, Both>,
+    /// Policies, and pods that are under others, since this was last asked.
+    touched: (BTreeSet<ClusterPolicyName>, BTreeSet<PodKey>),
 }
 
 impl Tiers {
@@ -153,6 +160,11 @@ impl Tiers {
         })
     }
 
+    /// Policies that came, went or changed, and pods that are under others than before, since this was last asked.
+    pub fn take_touched(&mut self) -> (BTreeSet<ClusterPolicyName>, BTreeSet<PodKey>) {
+        std::mem::take(&mut self.touched)
+    }
+
     /// A policy came, changed or went. `local`: the pods of this node.
     pub fn set_policy<'a>(
         &mut self,
@@ -163,6 +175,7 @@ impl Tiers {
     ) {
         let older = self.policies.remove(name);
         self.targets.remove(name);
+        self.touched.0.insert(name.clone());
         for pod in older.iter().flat_map(|entry| &entry.pods) {
             self.place(pod, name, older.as_ref().map(|entry| entry.resolved.as_ref()), false);
         }
@@ -196,17 +209,24 @@ impl Tiers {
         let was = self.pods.get(key).map(|both| both.chosen_by.clone()).unwrap_or_default();
         for name in was.union(&chosen) {
             let Some(entry) = self.policies.get_mut(name) else { continue };
-            let older = entry.clone();
+            let was_idle = entry.pods.is_empty();
             let is_chosen = chosen.contains(name);
             if is_chosen {
                 entry.pods.insert(key.clone());
             } else {
                 entry.pods.remove(key);
             }
-            let newer = entry.clone();
-            swap_sets(None, Some(&newer), members, snapshot);
-            swap_sets(Some(&older), None, members, snapshot);
-            self.place(key, name, Some(&newer.resolved), is_chosen);
+            let resolved = Arc::clone(&entry.resolved);
+            if was_idle != entry.pods.is_empty() {
+                for set in resolved.sets() {
+                    if was_idle {
+                        members.retain(set, snapshot);
+                    } else {
+                        members.release(set);
+                    }
+                }
+            }
+            self.place(key, name, Some(&resolved), is_chosen);
         }
     }
 
@@ -220,10 +240,10 @@ impl Tiers {
                 Tier::Admin => &mut under.admin,
                 Tier::Baseline => &mut under.baseline,
             };
-            if is_chosen && !sayings.is_empty() {
-                ranks.insert(rank.clone());
-            } else {
-                ranks.remove(&rank);
+            let changed =
+                if is_chosen && !sayings.is_empty() { ranks.insert(rank.clone()) } else { ranks.remove(&rank) };
+            if changed {
+                self.touched.1.insert(pod.clone());
             }
         }
         if is_chosen {
@@ -239,19 +259,14 @@ impl Tiers {
 
 /// Takes the sets of the newer entry into use, and lets those of the older one go.
 fn swap_sets(older: Option<&Entry>, newer: Option<&Entry>, members: &mut Members, snapshot: &Snapshot) {
-    let sets = |entry: Option<&Entry>| {
+    let in_use = |entry: Option<&Entry>| -> Vec<SetKey> {
         let entry = entry.filter(|entry| !entry.pods.is_empty());
-        let packets = |resolved: &Resolved| -> Vec<Allow> {
-            let sayings = resolved.ingress.iter().chain(&resolved.egress);
-            sayings.map(|saying| saying.packets.clone()).collect()
-        };
-        let packets = entry.map(|entry| packets(&entry.resolved)).unwrap_or_default();
-        sets_of(&packets).into_iter().cloned().collect::<Vec<_>>()
+        entry.map(|entry| entry.resolved.sets().into_iter().cloned().collect()).unwrap_or_default()
     };
-    for set in sets(newer) {
+    for set in in_use(newer) {
         members.retain(&set, snapshot);
     }
-    for set in sets(older) {
+    for set in in_use(older) {
         members.release(&set);
     }
 }

@@ -191,7 +191,7 @@ pub const ANNOTATIONS: &[AnnotationDoc] = &[
         key: LEGACY_ISOLATION, kind: AnnotatedKind::Namespace,
         what: "Isolates all pods of the namespace in what they receive, where --legacy-namespace-isolation is given. The log has the NetworkPolicy that does the same.",
         values: "{\"ingress\": {\"isolation\": \"DefaultDeny\"}}", default: "off",
-        example: "{\"ingress\": {\"isolation\": \"DefaultDeny\"}}", support: Support::NotYet,
+        example: "{\"ingress\": {\"isolation\": \"DefaultDeny\"}}", support: FIRST,
     },
 ];
 

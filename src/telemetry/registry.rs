@@ -160,6 +160,18 @@ pub struct Metrics {
     pub host_routes_sync_time: Histogram,
     /// Denied packets that were logged.
     pub denied: Family<DeniedLabels, Counter>,
+    /// How long a pass of the firewall takes (kube-router's name).
+    pub iptables_sync_time: Histogram,
+    /// Chains of the firewall's table (kube-router's name).
+    pub policy_chains: Gauge,
+    /// Sets of the firewall's table (kube-router's name).
+    pub policy_ipsets: Gauge,
+    /// Connections cut because policies no longer allow them.
+    pub cut_flows: Counter,
+    /// Policies that isolate pods of this node.
+    pub policies: Gauge,
+    /// Pods of this node that a policy isolates.
+    pub isolated_pods: Gauge,
     /// Virtual servers on this node (kube-router's name).
     pub ipvs_services: Gauge,
     /// How long a pass of the service proxy takes (kube-router's name).
@@ -194,6 +206,12 @@ described! {
     "kube_router_controller_ipvs_services", "gauge", "", "Virtual servers in the node's IPVS table";
     "kube_router_controller_ipvs_services_sync_time", "histogram", "", "Seconds a pass of the service proxy took";
     "kube_router_controller_ipvs_metrics_export_time", "histogram", "", "Seconds reading the counters of Services took";
+    "kube_router_controller_iptables_sync_time", "histogram", "", "Seconds a pass of the firewall took";
+    "kube_router_controller_policy_chains", "gauge", "", "Chains of the firewall's table";
+    "kube_router_controller_policy_ipsets", "gauge", "", "Sets of the firewall's table";
+    "ferrovia_cut_flows_total", "counter", "", "Connections cut because policies no longer allow them";
+    "ferrovia_policies", "gauge", "", "Policies that isolate pods of this node";
+    "ferrovia_isolated_pods", "gauge", "", "Pods of this node that a policy isolates";
     "kube_router_bgp_peer_info", "gauge", "address, type, asn, state", "1 for each BGP peer";
     "kube_router_controller_bgp_advertisements_sent_total", "counter", "type", "VIPs announced (advertise-vip) and withdrawn (withdraw-vip)";
     "kube_router_host_routes_synced", "gauge", "", "Routes of ours in the kernel";
@@ -252,6 +270,12 @@ impl Default for Metrics {
             host_routes_removed: Counter::default(),
             host_routes_sync_time: seconds(),
             denied: Family::default(),
+            iptables_sync_time: seconds(),
+            policy_chains: Gauge::default(),
+            policy_ipsets: Gauge::default(),
+            cut_flows: Counter::default(),
+            policies: Gauge::default(),
+            isolated_pods: Gauge::default(),
             ipvs_services: Gauge::default(),
             ipvs_services_sync_time: seconds(),
             ipvs_metrics_export_time: seconds(),
@@ -304,6 +328,7 @@ impl Scrape {
             "kube_router_controller_ipvs_metrics_export_time",
             metrics.ipvs_metrics_export_time.clone(),
         );
+        register_firewall(&mut registry, metrics);
         register_router(&mut registry, metrics);
         register(&mut registry, "ferrovia_firewall_denied_logged_total", metrics.denied.clone());
         register(&mut registry, "ferrovia_generation", metrics.generation.clone());
@@ -336,6 +361,15 @@ impl Scrape {
             Err(std::fmt::Error) => String::from("# EOF\n"),
         }
     }
+}
+
+fn register_firewall(registry: &mut Registry, metrics: &Metrics) {
+    register(registry, "kube_router_controller_iptables_sync_time", metrics.iptables_sync_time.clone());
+    register(registry, "kube_router_controller_policy_chains", metrics.policy_chains.clone());
+    register(registry, "kube_router_controller_policy_ipsets", metrics.policy_ipsets.clone());
+    register(registry, "ferrovia_cut_flows", metrics.cut_flows.clone());
+    register(registry, "ferrovia_policies", metrics.policies.clone());
+    register(registry, "ferrovia_isolated_pods", metrics.isolated_pods.clone());
 }
 
 fn register_router(registry: &mut Registry, metrics: &Metrics) {

@@ -106,10 +106,11 @@ const KUBE_ROUTER: [Row; 79] = [
 ];
 
 /// What kube-router does not have.
-const OWN: [Row; 19] = [
+const OWN: [Row; 21] = [
     ("config", "", "", "", Nobody),
     ("manifests", "", "/etc/cluster", "", Nobody),
     ("allowed-import-prefixes", "", "10.0.0.0/8", "10.0.0.0/40", ByConfig),
+    ("legacy-namespace-isolation", "false", "true", "x", Parser),
     ("vip-binding", "auto", "route", "magic", ByConfig),
     ("firewall-backend", "auto", "iptables", "ipchains", ByConfig),
     ("advertise-style", "node", "speakers", "rack", ByConfig),
@@ -119,6 +120,7 @@ const OWN: [Row; 19] = [
     ("drain-taints", "ToBeDeletedByClusterAutoscaler", "a,b", "", Nobody),
     ("drain-tag-time", "5s", "0s", "-1s", ByConfig),
     ("drain-settle-time", "10s", "1m", "-1s", ByConfig),
+    ("log-denied", "false", "true", "x", Parser),
     ("log-format", "text", "json", "xml", ByConfig),
     ("dry-run", "false", "true", "x", Parser),
     ("admin-socket", "/run/ferrovia/ferrovia.sock", "/tmp/f.sock", "", Nobody),
@@ -268,11 +270,7 @@ fn cli_help_names_every_flag_under_its_heading() {
 
 #[test]
 fn cli_says_which_features_are_not_there_and_how_to_start_without() {
-    assert_eq!(
-        faults(&[]),
-        "--run-firewall=true: the network policy firewall is not part of this version; start with --run-firewall=false"
-    );
-    let balancer = faults(&["--run-router=false", "--run-firewall=false", "--run-loadbalancer"]);
+    let balancer = faults(&["--run-loadbalancer"]);
     assert!(balancer.starts_with("--run-loadbalancer=true: ") && balancer.ends_with("--run-loadbalancer=false"));
     assert!(Config::new(&flags(&["--cleanup-config"]), Purpose::Daemon).is_ok(), "cleaning up needs no feature");
     assert!(config(&["--run-service-proxy=false", "--run-router=false"]).features.nothing_to_run());
@@ -465,12 +463,7 @@ fn cli_reads_the_argument_lists_of_kube_routers_manifests() {
     for (name, line) in MANIFESTS {
         let arguments: Vec<&str> = line.split_whitespace().collect();
         let flags = flags(&arguments);
-        // Nothing but the absent features stands in the way.
-        if let Err(errors) = Config::new(&flags, Purpose::Daemon) {
-            assert!(errors.0.iter().all(|error| error.reason.contains("not part of this version")), "{name}: {errors}");
-        }
-        let runs = ["kube-router-proxy-daemonset", "generic-kuberouter-only-advertise-routes"].contains(&name);
-        assert_eq!(Config::new(&flags, Purpose::Daemon).is_ok(), runs, "{name}");
+        assert!(Config::new(&flags, Purpose::Daemon).is_ok(), "{name}");
     }
 }
 
@@ -550,7 +543,7 @@ fn cli_drains_and_looks_for_what_stands_in_the_way() {
 fn cli_standing_of_flags_is_told_once() {
     let not_yet: BTreeSet<&str> =
         FLAGS.iter().filter(|flag| flag.standing() == Standing::NotYet).map(|flag| flag.name).collect();
-    assert_eq!(not_yet.len(), 3 + 2 + 2, "firewall, allocator, and their two switches");
+    assert_eq!(not_yet.len(), 2 + 1, "the allocator and its switch");
     for (name, how) in ferrovia::cli::flags::DIFFERENT {
         assert!(FLAGS.iter().any(|flag| flag.name == *name), "{name}");
         assert!(!how.is_empty() && !not_yet.contains(name), "{name}");

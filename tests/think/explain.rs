@@ -1,13 +1,16 @@
 //! What the firewall says to people: why a flow passes, whose a denied packet was, what stands for an old annotation.
 
+use std::sync::Arc;
+
 use ferrovia::firewall::Config;
 use ferrovia::firewall::book::Book;
 use ferrovia::firewall::denied::{Reason, trace};
 use ferrovia::firewall::explain::{Explanation, Verdict, explain};
-use ferrovia::firewall::legacy::{Told, equivalent, findings};
+use ferrovia::firewall::legacy::{equivalent, notices};
+use ferrovia::firewall::render::render;
 use ferrovia::k8s::load_text;
 use ferrovia::kernel::nflog::Packet;
-use ferrovia::model::{NodeName, Snapshot};
+use ferrovia::model::{NamespaceName, NodeName};
 use ferrovia::reconcile::query::PodQuestion;
 use ferrovia::testing::builders::ip;
 
@@ -185,25 +188,18 @@ metadata:
 ";
 
 #[test]
-fn the_equivalent_policy_isolates_the_same_pods_and_is_told_once() {
+fn the_equivalent_policy_isolates_the_same_pods_and_render_tells_it() {
     let own_node = NodeName::new("n1");
     let (snapshot, reports) = load_text(OLD, &own_node);
     assert!(reports.is_empty(), "{reports:?}");
-    let mut told = Told::default();
-    let news = told.news(&snapshot);
-    assert_eq!(news.len(), 1);
-    assert!(told.news(&snapshot).is_empty(), "once");
-    let yaml = equivalent(&news[0]);
-    let finding = findings(&snapshot, &Config::default()).join("\n");
-    assert!(finding.contains("--legacy-namespace-isolation is off"), "{finding}");
-    let line = finding.split_once("remove it: ").unwrap().1;
-    for text in [yaml.as_str(), line] {
-        let (same, reports) = load_text(text, &own_node);
-        assert!(reports.is_empty(), "{reports:?}");
-        let (key, policy) = same.policies.iter().next().unwrap();
-        assert_eq!(&*key.namespace, "shop");
-        assert!(policy.targets.is_everything() && policy.ingress == Some(Vec::new()) && policy.egress.is_none());
-    }
-    assert!(told.news(&Snapshot::empty(own_node)).is_empty());
-    assert_eq!(told.news(&snapshot).len(), 1, "it came back");
+    let config = |legacy_isolation| Config { legacy_isolation, ..Config::default() };
+    let told = notices(&snapshot, &config(false)).remove(0).message;
+    assert!(told.contains("not heeded") && told.contains("--legacy-namespace-isolation"), "{told}");
+    let yaml = equivalent(&NamespaceName(Arc::from("shop")));
+    assert!(render(&snapshot, &config(true)).to_string().contains(&yaml), "render names it");
+    let (same, reports) = load_text(&yaml, &own_node);
+    assert!(reports.is_empty(), "{reports:?}");
+    let (key, policy) = same.policies.iter().next().unwrap();
+    assert_eq!(&*key.namespace, "shop");
+    assert!(policy.targets.is_everything() && policy.ingress == Some(Vec::new()) && policy.egress.is_none());
 }

@@ -12,8 +12,8 @@ mod book;
 mod cli;
 mod convergence;
 mod drain;
-
 mod explain;
+mod firewall;
 mod fuzzed;
 mod generate;
 mod golden;

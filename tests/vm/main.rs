@@ -21,6 +21,7 @@ macro_rules! guest {
 
 mod changes;
 mod cluster;
+mod cluster_policy;
 mod containerd;
 mod contracts_fou;
 mod contracts_ipset;
@@ -31,6 +32,7 @@ mod contracts_rtnl;
 mod denied;
 mod dsr;
 mod faults;
+mod firewall;
 mod labs;
 mod listing;
 mod modules;

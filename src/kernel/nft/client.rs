@@ -35,6 +35,14 @@ impl NftClient {
         Ok(NftClient { socket, request: Batch::new() })
     }
 
+    /// The number of its socket, which the kernel names as the author of changes.
+    ///
+    /// # Errors
+    /// What the kernel answered.
+    pub fn port(&self) -> std::io::Result<u32> {
+        self.socket.port()
+    }
+
     /// Asks for objects of one kind and gathers what `decode` makes of each answer.
     fn query<T>(
         &mut self,

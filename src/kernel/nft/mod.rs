@@ -7,6 +7,7 @@ mod expr;
 #[cfg(any(test, feature = "testing"))]
 pub mod fake;
 mod guard;
+pub mod monitor;
 pub mod priority;
 pub mod text;
 mod uapi;

@@ -213,6 +213,24 @@ fn reads_a_route_to_add_in_both_shapes() {
 }
 
 #[test]
+fn refuses_attributes_by_number_that_would_end_sessions() {
+    let given = |flags: u8, code: u8| {
+        let all = vec![0x0a, 8, 0x08, flags, 0x01, 0x10, code, 0x1a, 1, b'0'];
+        typed::attributes(Version::V4, &[all], &prefix("10.1.2.0/24"))
+    };
+    // Numbers above 127 have two octets there: 0xc0 is c0 01.
+    assert_eq!(given(0xc0, 99).unwrap().unknown[0].flags, 0xc0);
+    let refusal = given(0x80 | 0x40, 5).unwrap_err();
+    assert!(refusal.contains("attribute 5 has a message of its own"), "{refusal}");
+}
+
+#[test]
+fn refuses_attributes_that_are_not_optional() {
+    let refusal = typed::attributes(Version::V4, &[vec![0x0a, 3, 0x1a, 1, b'0']], &prefix("10.1.2.0/9")).unwrap_err();
+    assert!(refusal.contains("attribute 0 with flags 0x00 is not optional"), "{refusal}");
+}
+
+#[test]
 fn refuses_a_binary_prefix_that_is_cut_short() {
     assert_eq!(typed::prefix_from_raw(&[24, 10, 254, 0], false), Ok(prefix("10.254.0.0/24")));
     assert!(typed::prefix_from_raw(&[24, 10, 254], false).is_err());

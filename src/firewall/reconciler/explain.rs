@@ -1,0 +1,109 @@
+//! Answers for operators: the table as it should be, what the kernel has, what differs.
+
+use std::fmt::Write as _;
+
+use super::Room;
+use crate::firewall::explain::explain;
+use crate::firewall::held::held;
+use crate::kernel::conntrack::Conntrack;
+use crate::kernel::filter::Elements;
+use crate::kernel::nft::{Nft, text};
+use crate::kernel::rtnl::Rtnl;
+use crate::kernel::sysctl::Sysctl;
+use crate::reconcile::query::{PodQuestion, View};
+
+impl<N: Nft, R: Rtnl, C: Conntrack, S: Sysctl> Room<N, R, C, S> {
+    /// Answers a question.
+    pub(super) fn explain(&mut self, what: &View) -> String {
+        match what {
+            View::Desired => text::render(&self.name, &self.table.whole(&self.book)),
+            View::Observed => self.explain_observed(),
+            View::Plan => match self.difference() {
+                Ok(transaction) if transaction.is_empty() => "nothing to do\n".to_owned(),
+                Ok(transaction) => transaction.to_string(),
+                Err(error) => format!("# the table cannot be read: {error}\n"),
+            },
+            View::Findings => self.explain_findings(),
+            View::Pod(question) => self.explain_pod(question),
+            View::Service(_) | View::Route(..) | View::Peer(_) => {
+                "the firewall knows policies and pods, not this: ask the room that does\n".to_owned()
+            }
+        }
+    }
+
+    /// The policies a pod is under and what they say, and whether the kernel holds it.
+    fn explain_pod(&mut self, question: &PodQuestion) -> String {
+        let Some(snapshot) = &self.last else { return "the cluster has not been read yet\n".to_owned() };
+        let mut answer = explain(snapshot, &self.config, question);
+        if self.book.pods().contains_key(&question.pod) {
+            answer.kernel = match self.observe() {
+                Ok(observed) => held(&answer.addresses, &self.table.whole(&self.book), observed.as_ref()),
+                Err(error) => vec![format!("the table cannot be read: {error}")],
+            };
+        } else if answer.unclear.is_none() {
+            answer.kernel =
+                vec![format!("its rules are on node {}: ask there whether its kernel holds them", answer.node)];
+        }
+        if !question.json {
+            return answer.to_string();
+        }
+        serde_json::to_string_pretty(&answer).map_or_else(|error| error.to_string(), |text| text + "\n")
+    }
+
+    /// Rules have no text when they are read back; what can be counted is.
+    fn explain_observed(&mut self) -> String {
+        let observed = match self.observe() {
+            Ok(Some(observed)) => observed,
+            Ok(None) => return format!("no table inet {}\n", self.name),
+            Err(error) => return format!("# the table cannot be read: {error}\n"),
+        };
+        let mut text = format!("table inet {}\n", self.name);
+        for (name, set) in &observed.sets {
+            let n_elements = match &set.elements {
+                Elements::Keys(keys) => keys.len(),
+                Elements::Prefixes(prefixes) => prefixes.len(),
+            };
+            let _ = writeln!(text, "  set {name}: {n_elements} elements");
+        }
+        for (name, map) in &observed.maps {
+            let _ = writeln!(text, "  map {name}: {} elements", map.elements.len());
+        }
+        for (name, chain) in &observed.chains {
+            let foreign = chain.rules.iter().filter(|digest| digest.is_none()).count();
+            let _ = write!(text, "  chain {name}: {} rules", chain.rules.len());
+            text.push_str(&if foreign > 0 { format!(", {foreign} of them foreign\n") } else { "\n".to_owned() });
+        }
+        for what in &observed.unknown {
+            let _ = writeln!(text, "  not ours: {what}");
+        }
+        text
+    }
+
+    fn explain_findings(&mut self) -> String {
+        let mut text = String::new();
+        let told = self.settings_notices.iter().chain(&self.notices);
+        for notice in told {
+            let _ = writeln!(text, "{}: {}: {}", notice.reason, notice.subject, notice.message);
+        }
+        for (key, reason) in &self.withheld {
+            let _ =
+                writeln!(text, "PolicyRefused: networkpolicy {key} allows nothing until the kernel takes it: {reason}");
+        }
+        match self.difference() {
+            Ok(transaction) if transaction.is_empty() => {}
+            Ok(transaction) => {
+                let n_changes = transaction.changes.len();
+                let _ = writeln!(
+                    text,
+                    "TableDiffers: table inet {} needs {n_changes} changes, because somebody else changed it or a write \
+                     failed; it is repaired with the next pass",
+                    self.name
+                );
+            }
+            Err(error) => {
+                let _ = writeln!(text, "TableUnreadable: {error}");
+            }
+        }
+        text
+    }
+}

@@ -1,0 +1,164 @@
+//! One pass of the room: think, write the difference, cut what is no longer allowed, report.
+//!
+//! A pass that trusts its memory costs what changed in the snapshot and writes one transaction with just that; one that
+//! reads the kernel repairs whatever differs. Within a transaction there is no order that packets could see: they meet
+//! the table before it or the table after it. What failed leaves the kernel as it was, and the next pass reads it.
+
+mod cleanup;
+mod explain;
+mod flows;
+mod settings;
+mod write;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use super::book::Book;
+use super::table::Table;
+use super::{Config, legacy};
+use crate::kernel::conntrack::Conntrack;
+use crate::kernel::filter::Name;
+use crate::kernel::nft::Nft;
+use crate::kernel::rtnl::Rtnl;
+use crate::kernel::sysctl::Sysctl;
+use crate::model::{Changes, Notice, PolicyKey, Snapshot};
+use crate::reconcile::query::View;
+use crate::reconcile::{Outcome, Read, Subsystem};
+
+/// The doors of the room.
+#[derive(Debug)]
+pub struct Kernel<N, R, C, S> {
+    /// nftables.
+    pub nft: N,
+    /// Routes: which addresses are the node's own.
+    pub rtnl: R,
+    /// Connection tracking.
+    pub conntrack: C,
+    /// Kernel settings.
+    pub sysctl: S,
+}
+
+/// What the room tells whoever counts.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Figures {
+    /// Chains of the table.
+    pub chains: usize,
+    /// Sets of the table.
+    pub sets: usize,
+    /// Policies that isolate pods of this node.
+    pub policies: usize,
+    /// Pods of this node that a policy isolates.
+    pub isolated_pods: usize,
+    /// Connections cut since start, because policies no longer allow them.
+    pub cut_flows: u64,
+}
+
+/// The room. Owns its picture of the kernel; nobody else writes there.
+#[derive(Debug)]
+pub struct Room<N, R, C, S> {
+    config: Config,
+    kernel: Kernel<N, R, C, S>,
+    figures: watch::Sender<Figures>,
+    name: Name,
+    book: Book,
+    table: Table,
+    last: Option<Snapshot>,
+    /// The kernel's table has been as ours since it was last read or written.
+    in_force: bool,
+    /// Policies the kernel refused, with its words.
+    withheld: BTreeMap<PolicyKey, String>,
+    cut: flows::Cut,
+    notices: Vec<Notice>,
+    settings_notices: Vec<Notice>,
+    counts: Figures,
+}
+
+impl<N: Nft, R: Rtnl, C: Conntrack, S: Sysctl> Room<N, R, C, S> {
+    /// A room that has read nothing yet: its first pass reads the kernel.
+    pub fn new(config: Config, kernel: Kernel<N, R, C, S>, figures: watch::Sender<Figures>) -> Self {
+        let table = Table::new(&config);
+        Room {
+            config,
+            kernel,
+            figures,
+            name: Name::from(super::TABLE),
+            book: Book::default(),
+            table,
+            last: None,
+            in_force: false,
+            withheld: BTreeMap::new(),
+            cut: flows::Cut::default(),
+            notices: Vec::new(),
+            settings_notices: Vec::new(),
+            counts: Figures::default(),
+        }
+    }
+
+    /// The kernel doors, to look at what was written.
+    pub fn kernel_mut(&mut self) -> &mut Kernel<N, R, C, S> {
+        &mut self.kernel
+    }
+
+    /// Brings book and table up to date with a snapshot, and says what that changes.
+    fn think(&mut self, snapshot: &Snapshot) -> super::table::Step {
+        let changes = match &self.last {
+            Some(last) => snapshot.changes_since(last),
+            None => Changes {
+                policies: snapshot.policies.keys().cloned().collect(),
+                namespaces: snapshot.namespaces.keys().cloned().collect(),
+                pods: snapshot.pods.keys().cloned().collect(),
+                cluster_policies: snapshot.cluster_policies.keys().cloned().collect(),
+                ..Changes::default()
+            },
+        };
+        self.book.apply(&changes, snapshot, &self.config);
+        if self.last.is_none() || !changes.namespaces.is_empty() {
+            self.notices = legacy::notices(snapshot, &self.config);
+        }
+        self.last = Some(snapshot.clone());
+        let touched = self.book.take_touched();
+        self.table.update(&self.book, &touched, snapshot)
+    }
+
+    fn publish(&mut self) {
+        let pods = self.book.pods().values().filter(|pod| !pod.ingress.is_empty() || !pod.egress.is_empty());
+        let figures = Figures {
+            chains: self.table.n_chains(),
+            sets: self.table.n_sets(),
+            policies: self.table.n_policies(),
+            isolated_pods: pods.count(),
+            ..self.counts.clone()
+        };
+        self.figures.send_if_modified(|old| {
+            let differs = *old != figures;
+            *old = figures;
+            differs
+        });
+    }
+}
+
+impl<N: Nft, R: Rtnl, C: Conntrack, S: Sysctl> Subsystem for Room<N, R, C, S> {
+    const NAME: &'static str = "firewall";
+
+    fn sync(&mut self, snapshot: &Snapshot, read: Read, now: Duration) -> Outcome {
+        let first = self.last.is_none();
+        let mut outcome = Outcome { generation: snapshot.generation, ..Outcome::default() };
+        let step = self.think(snapshot);
+        if read == Read::Kernel || first {
+            self.apply_settings(&mut outcome);
+        }
+        self.sync_table(&step, read, first, &mut outcome);
+        self.report_withheld(&mut outcome);
+        self.cut_flows(step.stricter, first, now, &mut outcome);
+        outcome.notices.extend(self.notices.iter().cloned());
+        outcome.notices.extend(self.settings_notices.iter().cloned());
+        self.publish();
+        outcome
+    }
+
+    fn answer(&mut self, what: &View) -> String {
+        self.explain(what)
+    }
+}

@@ -1,0 +1,108 @@
+//! The room's table in the kernel: the only file that reads and writes it.
+
+use super::Room;
+use crate::firewall::table::Step;
+use crate::kernel::Error;
+use crate::kernel::conntrack::Conntrack;
+use crate::kernel::filter::Ruleset;
+use crate::kernel::filter::plan::{Observed, Transaction, plan, remove};
+use crate::kernel::nft::Nft;
+use crate::kernel::rtnl::Rtnl;
+use crate::kernel::sysctl::Sysctl;
+use crate::reconcile::{Outcome, Read};
+
+/// How many policies may be left out of one pass before the table counts as refused altogether.
+const MOST_WITHHELD: usize = 8;
+
+impl<N: Nft, R: Rtnl, C: Conntrack, S: Sysctl> Room<N, R, C, S> {
+    /// Writes what the step changes; compares everything where the kernel is to be read, or where the step cannot be
+    /// written as it is.
+    pub(super) fn sync_table(&mut self, step: &Step, read: Read, first: bool, outcome: &mut Outcome) {
+        let mut foreign = false;
+        if self.in_force {
+            match self.write_step(step, outcome) {
+                Ok(()) if read == Read::Remembered => return,
+                // Ours is in force, so whatever differs is somebody else's doing.
+                Ok(()) => foreign = true,
+                Err(error) => {
+                    let reason = error.to_string();
+                    tracing::info!(reason, "the change does not fit what is in the kernel, comparing everything");
+                }
+            }
+        }
+        if read == Read::Kernel {
+            self.table.release_all(&self.book);
+        }
+        self.in_force = false;
+        loop {
+            match self.write_all(foreign && !first, outcome) {
+                Ok(()) => break self.in_force = true,
+                Err(error) => {
+                    // One policy the kernel refuses must not keep all others out: its pods stay isolated by it, and it
+                    // allows nothing until it is accepted.
+                    let culprit =
+                        self.table.named_in(&error.op).filter(|_| self.table.withheld().len() < MOST_WITHHELD);
+                    let Some(key) = culprit else {
+                        outcome.fail_part(format!("table {}", self.name), error);
+                        return;
+                    };
+                    self.table.withhold(&key, &self.book);
+                    self.withheld.insert(key, error.to_string());
+                }
+            }
+        }
+        let left_out = self.table.withheld();
+        self.withheld.retain(|key, _| left_out.contains(key));
+    }
+
+    /// The policies the kernel refused, as failed keys.
+    pub(super) fn report_withheld(&self, outcome: &mut Outcome) {
+        for (key, reason) in &self.withheld {
+            outcome.fail(format!("networkpolicy {key}"), format!("allows nothing until the kernel takes it: {reason}"));
+        }
+    }
+
+    fn write_step(&mut self, step: &Step, outcome: &mut Outcome) -> Result<(), Error> {
+        if step.is_empty() {
+            return Ok(());
+        }
+        self.commit(plan(&self.name, &step.after, Some(&step.before)), outcome)
+    }
+
+    fn write_all(&mut self, foreign: bool, outcome: &mut Outcome) -> Result<(), Error> {
+        let desired = self.table.whole(&self.book);
+        let observed = self.kernel.nft.dump(&self.name)?;
+        let transaction = plan(&self.name, &desired, observed.as_ref());
+        if foreign {
+            outcome.drift += transaction.changes.len();
+        }
+        self.commit(transaction, outcome)
+    }
+
+    fn commit(&mut self, transaction: Transaction, outcome: &mut Outcome) -> Result<(), Error> {
+        if transaction.is_empty() {
+            return Ok(());
+        }
+        self.kernel.nft.commit(&transaction)?;
+        outcome.ops += transaction.changes.len();
+        Ok(())
+    }
+
+    /// What the kernel has; `None` where the table is not there.
+    pub(super) fn observe(&mut self) -> Result<Option<Observed>, Error> {
+        self.kernel.nft.dump(&self.name)
+    }
+
+    /// What the next pass that reads the kernel would write.
+    pub(super) fn difference(&mut self) -> Result<Transaction, Error> {
+        let desired: Ruleset = self.table.whole(&self.book);
+        let observed = self.kernel.nft.dump(&self.name)?;
+        Ok(plan(&self.name, &desired, observed.as_ref()))
+    }
+
+    /// Takes the table away.
+    pub(super) fn remove_table(&mut self, outcome: &mut Outcome) -> Result<(), Error> {
+        let observed = self.kernel.nft.dump(&self.name)?;
+        self.commit(remove(&self.name, observed.as_ref()), outcome)
+    }
+}

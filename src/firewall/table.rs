@@ -1,0 +1,559 @@
+//! The table as it should be in force, kept up to date piece by piece (pure).
+//!
+//! [`Table::update`] compiles again what a change touched and says what differs: [`Step`] holds the pieces of the table
+//! before and after, and nothing else. So a step costs what changed, and its transaction holds only that. The elements
+//! of sets are not remembered here: the book has them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use super::Config;
+use super::book::{Book, Touched};
+use super::compile::{declared_size, frame, itself_set, member_set, pods_map, policy_part};
+use super::group::{Group, TierChain};
+use super::members::{Delta, SetKey};
+use super::resolve::Direction;
+use crate::kernel::filter::plan::{Observed, ObservedChain};
+use crate::kernel::filter::{Chain, Elements, Field, Key, Map, Name, Ruleset, Set, Value};
+use crate::model::{PodKey, PolicyKey, Snapshot};
+use crate::net::{Family, Prefix};
+
+/// What a change does to the table.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Step {
+    /// The touched pieces as they were: of sets and maps only the elements that go.
+    pub before: Observed,
+    /// The same pieces as they shall be: of sets and maps only the elements that come.
+    pub after: Ruleset,
+    /// Addresses of this node's pods whose connections may have been allowed and no longer be.
+    pub stricter: BTreeSet<IpAddr>,
+}
+
+impl Step {
+    /// True where nothing changes.
+    pub fn is_empty(&self) -> bool {
+        self.before == Observed::default() && self.after == Ruleset::default()
+    }
+}
+
+/// What the pods of one address are under.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Verdicts {
+    ingress: Value,
+    egress: Value,
+}
+
+impl Verdicts {
+    pub(super) fn of(&self, direction: Direction) -> &Value {
+        match direction {
+            Direction::Ingress => &self.ingress,
+            Direction::Egress => &self.egress,
+        }
+    }
+}
+
+/// What has rules of its own.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Piece {
+    /// A NetworkPolicy.
+    Policy(PolicyKey),
+    /// The chain of one tier of cluster policies.
+    Tier(Name),
+}
+
+/// What one piece has in the table.
+#[derive(Clone, Debug, Default)]
+struct Written {
+    chains: BTreeSet<Name>,
+    blocks: BTreeSet<Name>,
+    sets: BTreeSet<SetKey>,
+}
+
+/// The table, but for elements of sets.
+#[derive(Clone, Debug, Default)]
+pub struct Table {
+    config: Config,
+    /// What the frame was made from.
+    framed: Option<(Vec<Prefix>, bool)>,
+    /// Sets and maps of the frame; the node's pod prefixes are in them, pods are not.
+    pub(super) frame: Ruleset,
+    pub(super) chains: BTreeMap<Name, Chain>,
+    /// Sets of blocks, each with the number of pieces that use it.
+    pub(super) blocks: BTreeMap<Name, (Set, usize)>,
+    pieces: BTreeMap<Piece, Written>,
+    /// What the sets of pods are declared with.
+    pub(super) sizes: BTreeMap<SetKey, u32>,
+    users: BTreeMap<SetKey, BTreeSet<Piece>>,
+    pods: BTreeMap<PodKey, Vec<IpAddr>>,
+    by_address: BTreeMap<IpAddr, BTreeSet<PodKey>>,
+    pub(super) addresses: BTreeMap<IpAddr, Verdicts>,
+    /// Chains that maps lead to, each with the number of entries that do, and the chains of tiers it leads to.
+    groups: BTreeMap<Name, (usize, Vec<TierChain>)>,
+    /// Chains of tiers, each with the number of groups that lead to it.
+    tiers: BTreeMap<Name, (TierChain, usize)>,
+    /// Policies whose rules are left out because the kernel refused them.
+    withheld: BTreeSet<PolicyKey>,
+}
+
+impl Table {
+    /// A table without anything in it.
+    pub fn new(config: &Config) -> Table {
+        Table { config: config.clone(), ..Table::default() }
+    }
+
+    /// The table of a book, from scratch.
+    pub fn build(book: &Book, snapshot: &Snapshot, config: &Config) -> Table {
+        let mut table = Table::new(config);
+        let mut touched = Touched {
+            policies: book.active().map(|(key, _)| key.clone()).collect(),
+            pods: book.pods().keys().cloned().collect(),
+            ..Touched::default()
+        };
+        touched.sets.new = book.members().sets().cloned().collect();
+        // From nothing to everything: the difference is of no interest.
+        let _ = table.update(book, &touched, snapshot);
+        table
+    }
+
+    /// Brings the table up to date with a book of which `touched` may be other than before.
+    #[must_use = "the step says what to write"]
+    pub fn update(&mut self, book: &Book, touched: &Touched, snapshot: &Snapshot) -> Step {
+        let mut draft = Draft::default();
+        let mut pieces: BTreeSet<Piece> = touched.policies.iter().cloned().map(Piece::Policy).collect();
+        for (name, (chain, _)) in &self.tiers {
+            if chain.ranks().iter().any(|rank| touched.cluster_policies.contains(&rank.name)) {
+                pieces.insert(Piece::Tier(name.clone()));
+            }
+        }
+        self.update_sets(book, touched, &mut pieces, &mut draft);
+        for piece in &pieces {
+            self.update_piece(book, piece, &mut draft);
+        }
+        self.update_pods(book, &touched.pods, &mut draft);
+        let pod_cidrs = snapshot.own_node().map_or(&[][..], |node| &node.pod_cidrs);
+        self.update_frame(pod_cidrs, book.has_policies() || self.config.default_deny, &mut draft);
+        draft.finish(self, book)
+    }
+
+    /// Everything, elements included.
+    pub fn whole(&self, book: &Book) -> Ruleset {
+        let mut ruleset = self.frame.clone();
+        ruleset.chains = self.chains.clone();
+        ruleset.sets.extend(self.blocks.iter().map(|(name, (set, _))| (name.clone(), set.clone())));
+        for (key, size) in &self.sizes {
+            ruleset.sets.extend(Family::ALL.map(|family| member_set(key, family, *size, book.members().elements(key))));
+        }
+        for (address, verdicts) in &self.addresses {
+            let family = Family::of(*address);
+            for direction in DIRECTIONS {
+                if let Some(map) = ruleset.maps.get_mut(&pods_map(direction, family)) {
+                    map.elements.insert(vec![Field::from(*address)], verdicts.of(direction).clone());
+                }
+            }
+            if let Some(Elements::Keys(keys)) = ruleset.sets.get_mut(&itself_set(family)).map(|set| &mut set.elements) {
+                keys.insert(vec![Field::from(*address), Field::from(*address)]);
+            }
+        }
+        ruleset
+    }
+
+    /// How many chains there are.
+    pub fn n_chains(&self) -> usize {
+        self.chains.len()
+    }
+
+    /// How many sets there are.
+    pub fn n_sets(&self) -> usize {
+        self.frame.sets.len() + self.blocks.len() + self.sizes.len() * Family::ALL.len()
+    }
+
+    /// The policies that have rules in the table.
+    pub fn n_policies(&self) -> usize {
+        self.pieces.keys().filter(|piece| matches!(piece, Piece::Policy(_))).count()
+    }
+
+    /// The policy that has a chain or set named in a text, and whose rules are not left out.
+    pub fn named_in(&self, text: &str) -> Option<PolicyKey> {
+        let named = |written: &Written| {
+            let own = written.chains.iter().chain(&written.blocks).any(|name| text.contains(name.as_ref()));
+            own || written.sets.iter().any(|set| Family::ALL.iter().any(|family| text.contains(&*set.name(*family))))
+        };
+        self.pieces.iter().find_map(|(piece, written)| match piece {
+            Piece::Policy(key) if !self.withheld.contains(key) && named(written) => Some(key.clone()),
+            Piece::Policy(_) | Piece::Tier(_) => None,
+        })
+    }
+
+    /// Leaves the rules of a policy out: it still isolates its pods and allows nothing. For [`Table::whole`]; no step
+    /// tells of it.
+    pub fn withhold(&mut self, key: &PolicyKey, book: &Book) {
+        self.withheld.insert(key.clone());
+        self.rewrite(key, book);
+    }
+
+    /// Takes the rules of all policies in again, likewise.
+    pub fn release_all(&mut self, book: &Book) {
+        for key in std::mem::take(&mut self.withheld) {
+            self.rewrite(&key, book);
+        }
+    }
+
+    /// The policies whose rules are left out.
+    pub fn withheld(&self) -> &BTreeSet<PolicyKey> {
+        &self.withheld
+    }
+
+    fn rewrite(&mut self, key: &PolicyKey, book: &Book) {
+        self.update_piece(book, &Piece::Policy(key.clone()), &mut Draft::default());
+        let used: BTreeSet<SetKey> = self.users.keys().cloned().collect();
+        self.sizes.retain(|set, _| used.contains(set));
+        for set in used {
+            let size = declared_size(book.members().n_elements(&set));
+            self.sizes.entry(set).or_insert(size);
+        }
+    }
+
+    /// Sets of pods. A set that needs another size is another set, and whoever uses it is written anew.
+    fn update_sets(&mut self, book: &Book, touched: &Touched, pieces: &mut BTreeSet<Piece>, draft: &mut Draft) {
+        let members = book.members();
+        for key in &touched.sets.gone {
+            if let Some(size) = self.sizes.remove(key) {
+                draft.remove_set(key, size);
+            }
+        }
+        for key in &touched.sets.new {
+            let size = declared_size(members.n_elements(key));
+            self.sizes.insert(key.clone(), size);
+            draft.add_set(key, size, book);
+        }
+        for (key, delta) in &touched.sets.deltas {
+            let size = declared_size(members.n_elements(key));
+            let Some(older) = self.sizes.insert(key.clone(), size) else { continue };
+            if older == size {
+                draft.change_set(key, size, delta);
+            } else {
+                draft.remove_set(key, older);
+                draft.add_set(key, size, book);
+                pieces.extend(self.users.get(key).into_iter().flatten().cloned());
+            }
+            if !delta.removed.is_empty() {
+                draft.tightened.extend(self.users.get(key).into_iter().flatten().cloned());
+            }
+        }
+    }
+
+    /// What a piece should have, and the sets of pods it looks into; nothing where nobody needs it.
+    fn part(&self, book: &Book, piece: &Piece) -> Option<(Ruleset, BTreeSet<SetKey>)> {
+        match piece {
+            Piece::Policy(key) => {
+                let resolved = book.policy(key)?;
+                let mut part = policy_part(key, resolved, book.members());
+                if self.withheld.contains(key) {
+                    part.sets.clear();
+                    part.chains.values_mut().for_each(|chain| chain.rules.clear());
+                    return Some((part, BTreeSet::new()));
+                }
+                Some((part, resolved.sets().into_iter().cloned().collect()))
+            }
+            Piece::Tier(name) => self.tiers.get(name).map(|(chain, _)| chain.part(book, &self.config)),
+        }
+    }
+
+    fn update_piece(&mut self, book: &Book, piece: &Piece, draft: &mut Draft) {
+        let older = self.pieces.remove(piece).unwrap_or_default();
+        let mut newer = Written::default();
+        if let Some((part, sets)) = self.part(book, piece) {
+            newer.sets = sets;
+            for (name, set) in part.sets {
+                draft.note_block(self, &name);
+                self.blocks.entry(name.clone()).or_insert((set, 0)).1 += 1;
+                newer.blocks.insert(name);
+            }
+            for (name, chain) in part.chains {
+                let changes = self.chains.get(&name).is_some_and(|older| *older != chain);
+                if changes {
+                    draft.tightened.insert(piece.clone());
+                }
+                self.set_chain(&name, Some(chain), draft);
+                newer.chains.insert(name);
+            }
+        }
+        for name in older.chains.difference(&newer.chains) {
+            self.set_chain(name, None, draft);
+        }
+        for name in &older.blocks {
+            draft.note_block(self, name);
+            let Some((_, users)) = self.blocks.get_mut(name) else { continue };
+            *users = users.saturating_sub(1);
+            if *users == 0 {
+                self.blocks.remove(name);
+            }
+        }
+        for set in older.sets.difference(&newer.sets) {
+            let left = self.users.get_mut(set).is_some_and(|users| {
+                users.remove(piece);
+                users.is_empty()
+            });
+            if left {
+                self.users.remove(set);
+            }
+        }
+        for set in &newer.sets {
+            self.users.entry(set.clone()).or_default().insert(piece.clone());
+        }
+        if !newer.chains.is_empty() {
+            self.pieces.insert(piece.clone(), newer);
+        }
+    }
+
+    fn update_pods(&mut self, book: &Book, pods: &BTreeSet<PodKey>, draft: &mut Draft) {
+        let mut addresses = BTreeSet::new();
+        for key in pods {
+            for address in self.pods.remove(key).unwrap_or_default() {
+                addresses.insert(address);
+                if let Some(keys) = self.by_address.get_mut(&address) {
+                    keys.remove(key);
+                }
+            }
+            let Some(pod) = book.pods().get(key) else { continue };
+            for address in &pod.addresses {
+                addresses.insert(*address);
+                self.by_address.entry(*address).or_default().insert(key.clone());
+            }
+            self.pods.insert(key.clone(), pod.addresses.clone());
+        }
+        for address in addresses {
+            self.update_address(book, address, draft);
+        }
+    }
+
+    fn update_address(&mut self, book: &Book, address: IpAddr, draft: &mut Draft) {
+        let keys = self.by_address.get(&address).into_iter().flatten();
+        let pods: Vec<PodKey> = keys.filter(|key| book.pods().contains_key(key)).cloned().collect();
+        if pods.is_empty() {
+            self.by_address.remove(&address);
+        }
+        let older = self.addresses.remove(&address);
+        let newer = (!pods.is_empty()).then(|| {
+            let verdict = |direction| match group_of(book, &pods, direction) {
+                Some(group) => Value::Jump(group.name(direction)),
+                None => Value::Accept,
+            };
+            Verdicts { ingress: verdict(Direction::Ingress), egress: verdict(Direction::Egress) }
+        });
+        let family = Family::of(address);
+        for direction in DIRECTIONS {
+            let value = |verdicts: &Option<Verdicts>| verdicts.as_ref().map(|found| found.of(direction).clone());
+            let (older, newer) = (value(&older), value(&newer));
+            if older == newer {
+                continue;
+            }
+            if let Some(Value::Jump(chain)) = &newer {
+                draft.stricter.insert(address);
+                self.join_group(chain, book, &pods, direction, draft);
+            }
+            if let Some(Value::Jump(chain)) = &older {
+                self.leave_group(chain, book, draft);
+            }
+            let (key, entries) = (vec![Field::from(address)], draft.entries.entry(pods_map(direction, family)));
+            let (gone, new) = entries.or_default();
+            gone.extend(older.map(|value| (key.clone(), value)));
+            new.extend(newer.map(|value| (key, value)));
+        }
+        if older.is_some() != newer.is_some() {
+            let (gone, new) = draft.itself.entry(itself_set(family)).or_default();
+            if newer.is_some() { new } else { gone }.insert(vec![Field::from(address), Field::from(address)]);
+        }
+        if let Some(newer) = newer {
+            self.addresses.insert(address, newer);
+        }
+    }
+
+    /// One entry more leads to a chain; with the first one it is made, and the chains of tiers that it needs.
+    fn join_group(&mut self, chain: &Name, book: &Book, pods: &[PodKey], direction: Direction, draft: &mut Draft) {
+        let (users, _) = self.groups.entry(chain.clone()).or_default();
+        *users += 1;
+        let Some(group) = group_of(book, pods, direction).filter(|_| *users == 1) else { return };
+        self.set_chain(chain, Some(group.chain(direction, &self.config)), draft);
+        let tiers: Vec<TierChain> = group.tiers(direction).collect();
+        for tier in &tiers {
+            let name = tier.name();
+            let (_, users) = self.tiers.entry(name.clone()).or_insert_with(|| (tier.clone(), 0));
+            *users += 1;
+            if *users == 1 {
+                self.update_piece(book, &Piece::Tier(name), draft);
+            }
+        }
+        if let Some((_, known)) = self.groups.get_mut(chain) {
+            *known = tiers;
+        }
+    }
+
+    /// One entry less leads to a chain; with the last one it goes.
+    fn leave_group(&mut self, chain: &Name, book: &Book, draft: &mut Draft) {
+        let Some((users, _)) = self.groups.get_mut(chain) else { return };
+        *users = users.saturating_sub(1);
+        if *users > 0 {
+            return;
+        }
+        let (_, tiers) = self.groups.remove(chain).unwrap_or_default();
+        self.set_chain(chain, None, draft);
+        for name in tiers.iter().map(TierChain::name) {
+            let Some((_, users)) = self.tiers.get_mut(&name) else { continue };
+            *users = users.saturating_sub(1);
+            if *users == 0 {
+                self.tiers.remove(&name);
+                self.update_piece(book, &Piece::Tier(name), draft);
+            }
+        }
+    }
+
+    fn update_frame(&mut self, pod_cidrs: &[Prefix], guard: bool, draft: &mut Draft) {
+        draft.had_frame = self.framed.is_some();
+        if self.framed.as_ref().is_some_and(|(cidrs, guarded)| cidrs == pod_cidrs && *guarded == guard) {
+            return;
+        }
+        let mut newer = frame(pod_cidrs, guard);
+        for (name, chain) in std::mem::take(&mut newer.chains) {
+            self.set_chain(&name, Some(chain), draft);
+        }
+        for (name, set) in &newer.sets {
+            match self.frame.sets.get(name) {
+                Some(older) if older == set => {}
+                older => draft.note_frame(name, older, set),
+            }
+        }
+        self.framed = Some((pod_cidrs.to_vec(), guard));
+        self.frame = newer;
+    }
+
+    /// A chain becomes another, or goes.
+    fn set_chain(&mut self, name: &Name, chain: Option<Chain>, draft: &mut Draft) {
+        let older = match chain {
+            Some(chain) => self.chains.insert(name.clone(), chain),
+            None => self.chains.remove(name),
+        };
+        draft.chains.entry(name.clone()).or_insert(older);
+    }
+}
+
+const DIRECTIONS: [Direction; 2] = [Direction::Ingress, Direction::Egress];
+
+/// What pods with one address are under; `None` where nothing is. For a moment a pod that ends and its successor have
+/// the same address: then the successor counts, and of several one that something is said about.
+fn group_of(book: &Book, pods: &[PodKey], direction: Direction) -> Option<Group> {
+    let leaving = |key: &&PodKey| book.pods().get(*key).is_none_or(|pod| pod.leaving);
+    let successor = pods.iter().any(|key| !leaving(&key));
+    let counting = pods.iter().filter(|key| !successor || !leaving(key));
+    counting.map(|key| Group::of(book, key, direction)).find(|group| !group.is_open())
+}
+
+/// What an update has touched so far.
+#[derive(Debug, Default)]
+struct Draft {
+    /// Chains as they were before the first touch.
+    chains: BTreeMap<Name, Option<Chain>>,
+    /// Sets of blocks, likewise.
+    blocks: BTreeMap<Name, Option<Set>>,
+    /// Sets of pods and of the frame.
+    sets: (BTreeMap<Name, Set>, BTreeMap<Name, Set>),
+    /// Entries of maps that go, and those that come.
+    entries: BTreeMap<Name, (BTreeMap<Key, Value>, BTreeMap<Key, Value>)>,
+    /// Elements of the sets of pods to themselves, likewise.
+    itself: BTreeMap<Name, (BTreeSet<Key>, BTreeSet<Key>)>,
+    had_frame: bool,
+    stricter: BTreeSet<IpAddr>,
+    /// Pieces that may allow less than before.
+    tightened: BTreeSet<Piece>,
+}
+
+impl Draft {
+    fn note_block(&mut self, table: &Table, name: &Name) {
+        let older = || table.blocks.get(name).map(|(set, _)| set.clone());
+        self.blocks.entry(name.clone()).or_insert_with(older);
+    }
+
+    fn note_frame(&mut self, name: &Name, older: Option<&Set>, newer: &Set) {
+        if let Some(older) = older {
+            self.sets.0.insert(name.clone(), older.clone());
+        }
+        self.sets.1.insert(name.clone(), newer.clone());
+    }
+
+    fn add_set(&mut self, key: &SetKey, size: u32, book: &Book) {
+        for family in Family::ALL {
+            let (name, set) = member_set(key, family, size, book.members().elements(key));
+            self.sets.1.insert(name, set);
+        }
+    }
+
+    fn remove_set(&mut self, key: &SetKey, size: u32) {
+        for family in Family::ALL {
+            let (name, set) = member_set(key, family, size, []);
+            self.sets.0.insert(name, set);
+        }
+    }
+
+    fn change_set(&mut self, key: &SetKey, size: u32, delta: &Delta) {
+        for family in Family::ALL {
+            let (name, older) = member_set(key, family, size, delta.removed.iter().copied());
+            let (_, newer) = member_set(key, family, size, delta.added.iter().copied());
+            if older != newer {
+                self.sets.0.insert(name.clone(), older);
+                self.sets.1.insert(name, newer);
+            }
+        }
+    }
+
+    fn finish(mut self, table: &Table, book: &Book) -> Step {
+        let mut step = Step { stricter: self.stricter, ..Step::default() };
+        for (name, older) in self.chains {
+            let newer = table.chains.get(&name);
+            if older.as_ref() == newer {
+                continue;
+            }
+            if let Some(older) = older {
+                let rules = older.rules.iter().map(|rule| Some(rule.digest())).collect();
+                step.before.chains.insert(name.clone(), ObservedChain { base: older.base, rules });
+            }
+            step.after.chains.extend(newer.map(|newer| (name, newer.clone())));
+        }
+        for (name, older) in self.blocks {
+            let newer = table.blocks.get(&name).map(|(set, _)| set.clone());
+            if older != newer {
+                self.sets.0.extend(older.map(|older| (name.clone(), older)));
+                self.sets.1.extend(newer.map(|newer| (name, newer)));
+            }
+        }
+        (step.before.sets, step.after.sets) = self.sets;
+        for (name, (gone, new)) in self.itself {
+            let Some(set) = table.frame.sets.get(&name) else { continue };
+            if self.had_frame {
+                step.before.sets.insert(name.clone(), Set { elements: Elements::Keys(gone), ..set.clone() });
+            }
+            step.after.sets.insert(name, Set { elements: Elements::Keys(new), ..set.clone() });
+        }
+        for (name, map) in &table.frame.maps {
+            let entries = self.entries.remove(name);
+            if !self.had_frame {
+                let elements = entries.map(|(_, new)| new).unwrap_or_default();
+                step.after.maps.insert(name.clone(), Map { elements, ..map.clone() });
+            } else if let Some((gone, new)) = entries {
+                step.before.maps.insert(name.clone(), Map { elements: gone, ..map.clone() });
+                step.after.maps.insert(name.clone(), Map { elements: new, ..map.clone() });
+            }
+        }
+        let pods = self.tightened.iter().flat_map(|piece| -> Vec<&PodKey> {
+            match piece {
+                Piece::Policy(key) => book.pods_under(key).collect(),
+                Piece::Tier(name) => {
+                    let ranks = table.tiers.get(name).into_iter().flat_map(|(chain, _)| chain.ranks());
+                    ranks.flat_map(|rank| book.tiers().pods_under(&rank.name)).collect()
+                }
+            }
+        });
+        let addresses = pods.filter_map(|key| book.pods().get(key)).flat_map(|pod| pod.addresses.iter().copied());
+        step.stricter.extend(addresses);
+        step
+    }
+}

@@ -1,0 +1,228 @@
+//! The firewall's room over fakes: what it writes, and what it leaves alone.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ferrovia::firewall::book::Book;
+use ferrovia::firewall::compile::ruleset;
+use ferrovia::firewall::reconciler::{Figures, Kernel, Room};
+use ferrovia::firewall::{Config, TABLE};
+use ferrovia::kernel::conntrack::Flow;
+use ferrovia::kernel::conntrack::fake::FakeConntrack;
+use ferrovia::kernel::filter::Ruleset;
+use ferrovia::kernel::nft::fake::FakeNft;
+use ferrovia::kernel::rtnl::fake::FakeRtnl;
+use ferrovia::kernel::sysctl::FakeSysctl;
+use ferrovia::model::{
+    Labels, NetworkPolicy, NodeName, Peer, Peers, Pod, PodKey, PolicyKey, PolicyRule, Ports, Snapshot,
+};
+use ferrovia::model::{Namespaces, Operator, Requirement, Selector};
+use ferrovia::net::Protocol;
+use ferrovia::reconcile::{Outcome, Read, Subsystem};
+use ferrovia::testing::builders::{cluster, ip};
+use ferrovia::testing::node::{Door, FakeNode};
+use proptest::prelude::*;
+use tokio::sync::watch;
+
+use super::policy::snapshot;
+
+type FakeRoom = Room<Door<FakeNft>, Door<FakeRtnl>, Door<FakeConntrack>, Door<FakeSysctl>>;
+
+fn room(node: &FakeNode, config: &Config) -> FakeRoom {
+    let kernel = Kernel {
+        nft: node.nft.clone(),
+        rtnl: node.rtnl.clone(),
+        conntrack: node.conntrack.clone(),
+        sysctl: node.sysctl.clone(),
+    };
+    Room::new(config.clone(), kernel, watch::channel(Figures::default()).0)
+}
+
+fn pass(room: &mut FakeRoom, snapshot: &Snapshot, read: Read) -> Outcome {
+    room.sync(snapshot, read, Duration::ZERO)
+}
+
+fn table(node: &FakeNode) -> Ruleset {
+    node.nft.open().ruleset(TABLE).unwrap_or_default()
+}
+
+fn wanted(snapshot: &Snapshot, config: &Config) -> Ruleset {
+    ruleset(&Book::build(snapshot, config), snapshot, config)
+}
+
+fn labels(app: &str) -> Labels {
+    [(Arc::from("app"), Arc::from(app))].into()
+}
+
+fn selector(app: &str) -> Selector {
+    let values = [Arc::from(app)].into();
+    Selector(vec![Requirement { key: Arc::from("app"), operator: Operator::In(values) }])
+}
+
+fn put_pod(snapshot: &mut Snapshot, name: &str, app: &str, node: &str, address: &str) {
+    let addresses = [ip(address)].into();
+    let pod = Pod { addresses, node: Some(NodeName::new(node)), labels: labels(app), ..Pod::default() };
+    snapshot.pods.insert(PodKey::new("default", name), Arc::new(pod));
+}
+
+/// Pods with app=`to` receive from those with app=`from` alone.
+fn put_policy(snapshot: &mut Snapshot, name: &str, to: &str, from: &str) {
+    let peers = Peers::Only(vec![Peer::Pods { namespaces: Namespaces::Own, pods: selector(from) }]);
+    let ingress = Some(vec![PolicyRule { peers, ports: Ports::Any }]);
+    let policy = NetworkPolicy { targets: selector(to), ingress, egress: None };
+    snapshot.policies.insert(PolicyKey::new("default", name), Arc::new(policy));
+}
+
+/// One pod of this node that two policies isolate, and a client elsewhere.
+fn shop() -> Snapshot {
+    let mut snapshot = cluster("n1").build();
+    put_pod(&mut snapshot, "web", "web", "n1", "10.244.1.5");
+    put_pod(&mut snapshot, "client", "client", "n2", "10.244.2.5");
+    put_policy(&mut snapshot, "clients", "web", "client");
+    put_policy(&mut snapshot, "monitors", "web", "monitor");
+    snapshot
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
+
+    #[test]
+    fn changes_lead_to_the_table_a_fresh_start_writes(states in prop::collection::vec(snapshot(), 2..6)) {
+        let config = Config { legacy_isolation: true, ..Config::default() };
+        let node = FakeNode::new();
+        let mut room = room(&node, &config);
+        for state in &states {
+            let outcome = pass(&mut room, state, Read::Remembered);
+            prop_assert!(outcome.failed.is_empty(), "{:?}", outcome.failed);
+            prop_assert_eq!(table(&node), wanted(state, &config));
+        }
+        let commits = node.nft.open().commits().len();
+        prop_assert!(commits <= states.len(), "at most one transaction for each state");
+        // Nothing to do: neither for the room that knows, nor for one that has just started.
+        let last = states.last().unwrap();
+        let outcome = pass(&mut room, last, Read::Kernel);
+        prop_assert_eq!((outcome.ops, outcome.drift), (0, 0));
+        prop_assert_eq!(pass(&mut super::firewall::room(&node, &config), last, Read::Kernel).ops, 0);
+        prop_assert_eq!(node.nft.open().commits().len(), commits);
+    }
+}
+
+#[test]
+fn one_pod_is_one_element_in_one_transaction() {
+    let (node, config) = (FakeNode::new(), Config::default());
+    let mut room = room(&node, &config);
+    let mut snapshot = shop();
+    let _ = pass(&mut room, &snapshot, Read::Remembered);
+    put_pod(&mut snapshot, "client-2", "client", "n2", "10.244.2.6");
+    assert_eq!(pass(&mut room, &snapshot, Read::Remembered).ops, 1);
+    let last = node.nft.open().commits().last().unwrap().to_string();
+    assert!(last.contains("add element") && last.contains("10.244.2.6") && !last.contains("10.244.2.5"), "{last}");
+    // A pod nobody asks for is no write at all.
+    put_pod(&mut snapshot, "other", "other", "n2", "10.244.2.7");
+    assert_eq!(pass(&mut room, &snapshot, Read::Remembered).ops, 0);
+}
+
+fn flow(source: &str, destination: &str, reply_source: &str, port: u16) -> Flow {
+    Flow {
+        protocol: Protocol::Tcp,
+        source: ip(source),
+        source_port: 40_000,
+        destination: ip(destination),
+        destination_port: 80,
+        reply_source: ip(reply_source),
+        reply_source_port: port,
+        zone: 0,
+    }
+}
+
+#[test]
+fn a_stricter_policy_cuts_what_it_denies_and_a_looser_one_nothing() {
+    let (node, config) = (FakeNode::new(), Config::default());
+    let mut room = room(&node, &config);
+    let mut snapshot = shop();
+    snapshot.policies.clear();
+    put_pod(&mut snapshot, "stranger", "stranger", "n2", "10.244.2.9");
+    let service = "10.96.0.10";
+    let allowed = [
+        flow("10.244.2.5", "10.244.1.5", "10.244.1.5", 8080),
+        flow("10.244.2.5", service, "10.244.1.5", 8080),
+        // The node itself, and a pod that no policy isolates.
+        flow("192.168.10.11", "10.244.1.5", "10.244.1.5", 8080),
+        flow("10.244.1.5", "10.244.2.9", "10.244.2.9", 8080),
+    ];
+    let denied =
+        [flow("10.244.2.9", "10.244.1.5", "10.244.1.5", 8080), flow("198.51.100.1", service, "10.244.1.5", 8080)];
+    node.conntrack.open().flows = allowed.iter().chain(&denied).copied().collect();
+    let _ = pass(&mut room, &snapshot, Read::Remembered);
+    assert!(node.conntrack.open().deleted.is_empty(), "nothing is isolated");
+    put_policy(&mut snapshot, "clients", "web", "client");
+    let _ = room.sync(&snapshot, Read::Remembered, Duration::from_secs(60));
+    let mut deleted = node.conntrack.open().deleted.clone();
+    deleted.sort_unstable();
+    let mut wanted = denied.to_vec();
+    wanted.sort_unstable();
+    assert_eq!(deleted, wanted);
+    // A policy more is looser for pods that are isolated already.
+    put_policy(&mut snapshot, "strangers", "web", "stranger");
+    let _ = room.sync(&snapshot, Read::Remembered, Duration::from_secs(120));
+    assert_eq!(node.conntrack.open().deleted.len(), 2);
+    // Its end is stricter; several changes within a moment are one look.
+    snapshot.policies.remove(&PolicyKey::new("default", "strangers"));
+    let outcome = room.sync(&snapshot, Read::Remembered, Duration::from_secs(120));
+    assert!(outcome.again_in.is_some());
+    let lists = node.conntrack.open().lists;
+    let _ = room.sync(&snapshot, Read::Remembered, Duration::from_secs(180));
+    assert!(node.conntrack.open().lists > lists);
+    // A restarted daemon looks at everything once.
+    let late = flow("10.244.2.9", "10.244.1.5", "10.244.1.5", 9999);
+    node.conntrack.open().flows.insert(late);
+    let _ = pass(&mut super::firewall::room(&node, &config), &snapshot, Read::Kernel);
+    assert_eq!(node.conntrack.open().deleted.last(), Some(&late));
+}
+
+#[test]
+fn what_somebody_else_changes_is_repaired_and_counted() {
+    let (node, config, snapshot) = (FakeNode::new(), Config::default(), shop());
+    let mut room = room(&node, &config);
+    let _ = pass(&mut room, &snapshot, Read::Remembered);
+    let whole = table(&node);
+    node.nft.open().remove_table(TABLE);
+    let outcome = pass(&mut room, &snapshot, Read::Links);
+    assert!(outcome.drift > 0 && outcome.failed.is_empty(), "{outcome:?}");
+    assert_eq!(table(&node), whole);
+    assert!(node.nft.open().put_foreign_rule(TABLE, "egress"));
+    assert!(pass(&mut room, &snapshot, Read::Kernel).drift > 0);
+    assert!(node.nft.open().put_unknown(TABLE, "quota"));
+    assert!(pass(&mut room, &snapshot, Read::Kernel).drift > 0);
+    assert_eq!(pass(&mut room, &snapshot, Read::Kernel).drift, 0);
+    assert_eq!(table(&node), whole);
+}
+
+#[test]
+fn a_change_that_fails_is_made_up_for_by_the_next_pass() {
+    let (node, config) = (FakeNode::new(), Config::default());
+    let mut room = room(&node, &config);
+    let mut snapshot = shop();
+    let _ = pass(&mut room, &snapshot, Read::Remembered);
+    // The table goes, and a change comes before anybody has told of it.
+    node.nft.open().remove_table(TABLE);
+    put_pod(&mut snapshot, "client-2", "client", "n2", "10.244.2.6");
+    assert!(pass(&mut room, &snapshot, Read::Remembered).failed.is_empty());
+    assert_eq!(table(&node), wanted(&snapshot, &config));
+    snapshot.policies.remove(&PolicyKey::new("default", "monitors"));
+    node.nft.open().fail_next(12);
+    // The step is refused, comparing everything is not.
+    assert!(pass(&mut room, &snapshot, Read::Remembered).failed.is_empty());
+    assert_eq!(table(&node), wanted(&snapshot, &config));
+}
+
+#[test]
+fn cleaning_up_takes_our_table_alone() {
+    let (node, config) = (FakeNode::new(), Config::default());
+    node.nft.open().put_foreign_table("docker", Ruleset::default());
+    let mut first = room(&node, &config);
+    let _ = pass(&mut first, &shop(), Read::Remembered);
+    assert_eq!(room(&node, &config).clean_up().failed.len(), 0);
+    let left: Vec<String> = node.nft.open().tables().map(ToString::to_string).collect();
+    assert_eq!(left, ["docker"]);
+}
