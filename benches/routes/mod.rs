@@ -74,13 +74,8 @@ impl Place {
     pub fn join(&mut self, session: Negotiated) -> usize {
         let number = u32::try_from(self.sessions.len() + 1).unwrap();
         let settings = PeerSettings {
-            address: IpAddr::V4(address(number)),
-            local_asn: OWN_ASN,
-            local_v4: Some(OWN),
-            local_v6: None,
             shared: vec!["10.2.0.0/16".parse().unwrap()],
-            client: false,
-            next_hop_self: false,
+            ..PeerSettings::new(IpAddr::V4(address(number)), OWN_ASN, OWN)
         };
         self.hub.add_peer(PeerId(number), settings);
         self.hub.up(PeerId(number), 1, session.clone());

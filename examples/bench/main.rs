@@ -32,6 +32,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
+use ferrovia::testing::meter;
 use serde::{Deserialize, Serialize};
 
 use table::Row;
@@ -96,7 +97,7 @@ fn run(arguments: &Arguments) -> Result<bool> {
     let file = std::env::var_os(NATIVE_FILE);
     if arguments.native {
         let rows = measure(NATIVE, arguments);
-        let text = serde_json::to_string(&Native { machine: machine()?, rows: rows.clone() })?;
+        let text = serde_json::to_string(&Native { machine: meter::machine()?, rows: rows.clone() })?;
         match file {
             Some(file) => std::fs::write(&file, text).with_context(|| format!("write {}", file.display()))?,
             None => print!("{}", table::markdown(&rows)),
@@ -118,7 +119,7 @@ fn run(arguments: &Arguments) -> Result<bool> {
     }
     println!(
         "All other rows: {}, {} repetitions; ratios, counts and memory, and times that hold for this guest only.\n",
-        machine()?,
+        meter::machine()?,
         arguments.repetitions
     );
     print!("{}", table::markdown(&rows));
@@ -154,25 +155,11 @@ fn parse(arguments: &[String]) -> Result<Arguments> {
         match word.as_str() {
             "--native" => parsed.native = true,
             "--repetitions" => {
-                let number = words.next().and_then(|word| word.parse().ok()).filter(|number| *number > 0);
-                parsed.repetitions = number.context("--repetitions takes a number from 1")?;
+                parsed.repetitions = meter::repetitions(words.next())?;
             }
             name => parsed.names.push(name.to_owned()),
         }
     }
-    let known: Vec<&str> = SCENARIOS.iter().chain(NATIVE).map(|(name, _)| *name).collect();
-    if let Some(unknown) = parsed.names.iter().find(|name| !known.contains(&name.as_str())) {
-        bail!("no scenario {unknown:?}; there are {}", known.join(", "));
-    }
+    meter::check_scenarios(&parsed.names, SCENARIOS.iter().chain(NATIVE).map(|(name, _)| *name))?;
     Ok(parsed)
-}
-
-/// Processor and kernel, as they call themselves.
-fn machine() -> Result<String> {
-    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").context("read the kernel's release")?;
-    let processors = std::fs::read_to_string("/proc/cpuinfo").context("read what the processor is")?;
-    let model = processors.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
-    let model = model.map_or("unknown processor", |(_, name)| name.trim());
-    let n_processors = processors.lines().filter(|line| line.starts_with("processor")).count();
-    Ok(format!("{n_processors} × {model}, Linux {}", release.trim()))
 }

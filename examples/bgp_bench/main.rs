@@ -28,7 +28,8 @@ mod vip;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
+use ferrovia::testing::meter;
 
 use device::Kind;
 use routes::Load;
@@ -109,7 +110,7 @@ fn run(arguments: &Arguments) -> Result<bool> {
         // Whoever stops it halfway has half.
         eprintln!("{}", table.markdown());
     }
-    println!("## BGP\n\n{}, {} repetitions.\n\n{}", machine()?, arguments.repetitions, table.markdown());
+    println!("## BGP\n\n{}, {} repetitions.\n\n{}", meter::machine()?, arguments.repetitions, table.markdown());
     Ok(complete && table.passed())
 }
 
@@ -120,8 +121,7 @@ fn parse(arguments: &[String]) -> Result<Arguments> {
     while let Some(word) = words.next() {
         match word.as_str() {
             "--repetitions" => {
-                let number = words.next().and_then(|word| word.parse().ok()).filter(|number| *number > 0);
-                parsed.repetitions = number.context("--repetitions takes a number from 1")?;
+                parsed.repetitions = meter::repetitions(words.next())?;
             }
             "--device" => {
                 let kind = words.next().and_then(|word| Kind::ALL.into_iter().find(|kind| kind.name() == word));
@@ -134,19 +134,6 @@ fn parse(arguments: &[String]) -> Result<Arguments> {
     if parsed.devices.is_empty() {
         parsed.devices = Kind::ALL.to_vec();
     }
-    let known: Vec<&str> = SCENARIOS.iter().map(|(name, _)| *name).collect();
-    if let Some(unknown) = parsed.names.iter().find(|name| !known.contains(&name.as_str())) {
-        bail!("no scenario {unknown:?}; there are {}", known.join(", "));
-    }
+    meter::check_scenarios(&parsed.names, SCENARIOS.iter().map(|(name, _)| *name))?;
     Ok(parsed)
-}
-
-/// Processor and kernel, as they call themselves.
-fn machine() -> Result<String> {
-    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").context("read the kernel's release")?;
-    let processors = std::fs::read_to_string("/proc/cpuinfo").context("read what the processor is")?;
-    let model = processors.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
-    let model = model.map_or("unknown processor", |(_, name)| name.trim());
-    let n_processors = processors.lines().filter(|line| line.starts_with("processor")).count();
-    Ok(format!("{n_processors} × {model}, Linux {}", release.trim()))
 }

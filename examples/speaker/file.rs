@@ -93,6 +93,8 @@ struct Peer {
     client: bool,
     #[serde(default)]
     next_hop_self: bool,
+    #[serde(default)]
+    next_hop_unchanged: bool,
     next_hop_v4: Option<Ipv4Addr>,
     next_hop_v6: Option<IpAddr>,
     #[serde(default)]
@@ -273,6 +275,7 @@ impl File {
             long_lived: peer.long_lived,
             client: peer.client,
             next_hop_self: peer.next_hop_self,
+            next_hop_unchanged: peer.next_hop_unchanged,
             next_hop_v4: peer.next_hop_v4,
             next_hop_v6: peer.next_hop_v6.map(NextHop::from),
             shared: peer.shared.clone(),

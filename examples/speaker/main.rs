@@ -48,6 +48,7 @@
 //! long_lived = 0                   # seconds, RFC 9494
 //! client = false
 //! next_hop_self = false
+//! next_hop_unchanged = false       # external peers: the next hop a route came with
 //! next_hop_v4 = "192.0.2.1"        # our end of the connection
 //! next_hop_v6 = "2001:db8::1"
 //! shared = ["192.0.2.0/24"]

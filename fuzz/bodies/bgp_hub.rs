@@ -95,12 +95,10 @@ impl Listener {
 
 fn settings(n: u8) -> PeerSettings {
     PeerSettings {
-        address: IpAddr::from([192, 0, 2, n]),
-        local_asn: Asn(64512),
-        local_v4: Some(Ipv4Addr::new(192, 0, 2, 100)),
         local_v6: Some("2001:db8::1".parse::<IpAddr>().unwrap().into()),
         shared: if n.is_multiple_of(2) { vec!["192.0.2.0/24".parse().unwrap()] } else { Vec::new() },
         client: n == 3,
         next_hop_self: n == 4,
+        ..PeerSettings::new(IpAddr::from([192, 0, 2, n]), Asn(64512), Ipv4Addr::new(192, 0, 2, 100))
     }
 }

@@ -6,6 +6,7 @@
 
 pub mod translate;
 
+mod denied;
 mod doors;
 mod dry_run;
 mod firewall;
@@ -217,6 +218,9 @@ async fn daemon(config: &Config, node: NodeName) -> anyhow::Result<ExitCode> {
         notices: notices.clone(),
         observer: Arc::clone(&counting) as Arc<dyn crate::reconcile::driver::Observer>,
     };
+    if config.features.firewall && config.firewall.log_denied {
+        denied::spawn(&mut tasks, &stopping, published.clone(), config, &metrics);
+    }
     if let (Some(parts), Some((mut room, _))) = (firewall_parts, firewall) {
         let disturbances = firewall::spawn_monitor(&mut tasks, &mut room)?;
         let wiring = wiring(parts, disturbances, mpsc::channel(1).1);

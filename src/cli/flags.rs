@@ -109,9 +109,18 @@ impl Flag {
         match self.group {
             Group::ServiceAddresses | Group::ServiceProxy => true,
             Group::General => matches!(self.name, "enable-ipv4" | "enable-ipv6" | "help"),
-            Group::Own => {
-                matches!(self.name, "vip-binding" | "config" | "allowed-import-prefixes" | "legacy-namespace-isolation")
-            }
+            Group::Own => matches!(
+                self.name,
+                "vip-binding"
+                    | "config"
+                    | "allowed-import-prefixes"
+                    | "advertise-style"
+                    | "speaker-selector"
+                    | "return-path"
+                    | "drain-signals"
+                    | "drain-taints"
+                    | "legacy-namespace-isolation"
+            ),
             Group::Firewall => self.name == "netpol-default-deny",
             Group::Router => !matches!(
                 self.name,
@@ -439,7 +448,8 @@ flags! {
             "Routes inside these are used although they touch node, Service or pod addresses of the cluster; peers can \
              otherwise never lead those elsewhere";
         legacy_namespace_isolation, "legacy-namespace-isolation", bool = "false",
-            "Heed the old namespace annotation net.beta.kubernetes.io/network-policy with ingress isolation DefaultDeny";
+            "Heed the old namespace annotation net.beta.kubernetes.io/network-policy with ingress isolation DefaultDeny, \
+             and tell the NetworkPolicy that does the same";
         vip_binding, "vip-binding", String = "auto",
             "How Service addresses become local: address puts each on kube-dummy-if, route adds a local route, auto \
              takes addresses while there are few";
@@ -460,6 +470,9 @@ flags! {
             "How long announcements are tagged GRACEFUL_SHUTDOWN before they are withdrawn";
         drain_settle_time, "drain-settle-time", GoDuration = "10s",
             "How long after that the node counts as drained";
+        log_denied, "log-denied", bool = "false",
+            "Also write each denied packet that goes to NFLOG group 100 into the log, with pod and policy, and count it; \
+             no other program can read that group then";
         log_format, "log-format", String = "text",
             "Form of the log on standard error: text or json";
         dry_run, "dry-run", bool = "false",

@@ -5,19 +5,20 @@
 //! [`crate::config`] says whether the values make sense together.
 
 pub mod docs;
+mod explain;
 mod file;
 pub mod flags;
 pub mod gobgp;
 pub mod value;
 
 use std::ffi::OsString;
-use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::error::ContextKind;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
+pub use explain::Explained;
 pub use file::FileError;
 use flags::{FLAGS, Flag, Given, Group, Origin};
 pub use flags::{Flags, ValueError};
@@ -68,17 +69,6 @@ pub enum Request {
     },
     /// Print a generated document.
     GenDocs(docs::Page),
-}
-
-/// What is to be explained.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Explained {
-    /// `NAMESPACE/NAME`.
-    Service(String),
-    /// An address, or a prefix.
-    Route(String),
-    /// A peer's address.
-    Peer(String),
 }
 
 /// What `render` was asked for.
@@ -175,7 +165,7 @@ where
             Ok(ask(&mut command, inner, "doctor")?.unwrap_or_else(|| Request::Doctor { admin_socket: socket(inner) }))
         }
         Some(("drain", inner)) => drain(&mut command, inner),
-        Some(("explain", inner)) => explain(&mut command, inner),
+        Some(("explain", inner)) => explain::read(&mut command, inner),
         Some(("gen-docs", inner)) => {
             let page = inner.get_one::<String>("page").and_then(|name| docs::Page::parse(name));
             page.map(Request::GenDocs).ok_or_else(|| Refusal {
@@ -255,30 +245,6 @@ fn drain(command: &mut Command, matches: &ArgMatches) -> Result<Request, Refusal
         return Err(usage("drain takes --stop or --wait, not both"));
     }
     Ok(Request::Drain { admin_socket: socket(matches), stop, wait })
-}
-
-fn explain(command: &mut Command, matches: &ArgMatches) -> Result<Request, Refusal> {
-    if let Some(help) = ask(command, matches, "explain")? {
-        return Ok(help);
-    }
-    let words: Vec<&str> = matches.get_many::<String>("what").into_iter().flatten().map(String::as_str).collect();
-    match words.as_slice() {
-        ["service" | "svc", service] if service.matches('/').count() == 1 => {
-            Ok(Request::Explain { admin_socket: socket(matches), what: Explained::Service((*service).to_owned()) })
-        }
-        ["route", prefix] if is_prefix(prefix) => {
-            Ok(Request::Explain { admin_socket: socket(matches), what: Explained::Route((*prefix).to_owned()) })
-        }
-        ["peer", address] if address.parse::<IpAddr>().is_ok() => {
-            Ok(Request::Explain { admin_socket: socket(matches), what: Explained::Peer((*address).to_owned()) })
-        }
-        _ => Err(usage("explain takes: service NAMESPACE/NAME, route ADDRESS[/LENGTH] or peer ADDRESS")),
-    }
-}
-
-fn is_prefix(text: &str) -> bool {
-    let (address, length) = text.split_once('/').unwrap_or((text, "0"));
-    address.parse::<IpAddr>().is_ok() && length.parse::<u8>().is_ok()
 }
 
 fn help_of(command: &mut Command, name: &str) -> Request {
@@ -372,8 +338,7 @@ fn command() -> Command {
     let stop = Arg::new("stop").long("stop").action(ArgAction::SetTrue).help("Take the node back into traffic");
     command = command.subcommand(question("drain", DRAIN_ABOUT).arg(wait).arg(stop));
     command = command.subcommand(question("doctor", DOCTOR_ABOUT));
-    let what = Arg::new("what").num_args(0..).value_name("service NAMESPACE/NAME | route ADDRESS | peer ADDRESS");
-    command = command.subcommand(question("explain", EXPLAIN_ABOUT).arg(what));
+    command = command.subcommand(explain::command());
     // Only for the list: their lines never get here.
     for (name, about) in gobgp::ABOUT {
         command = command.subcommand(bare(Command::new(name)).about(about));
@@ -382,8 +347,6 @@ fn command() -> Command {
 }
 
 const SNAPSHOT_ABOUT: &str = "Print the cluster as a running daemon sees it, as JSON that render can read";
-const EXPLAIN_ABOUT: &str = "Print where a running daemon serves one Service and who hears of it, where packets to an address go, or what a peer \
-     is told; and what stands in the way";
 const DOCTOR_ABOUT: &str =
     "Print what stands in the way of traffic on this node, and what to do; ends with 1 when there is anything";
 const DRAIN_ABOUT: &str = "Take this node out of traffic in stages until the daemon ends, as ferrovia.dev/drain does; \

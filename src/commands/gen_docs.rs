@@ -17,7 +17,9 @@ pub fn page(page: Page) -> String {
 /// `docs/user/annotations.md`.
 fn annotations_page() -> String {
     let mut page = String::from(ANNOTATIONS_HEAD);
-    for (kind, heading) in [(AnnotatedKind::Service, "Services"), (AnnotatedKind::Node, "Nodes")] {
+    for (kind, heading) in
+        [(AnnotatedKind::Service, "Services"), (AnnotatedKind::Node, "Nodes"), (AnnotatedKind::Namespace, "Namespaces")]
+    {
         page.push_str(&format!("\n## {heading}\n\n{TABLE_HEAD}"));
         let rows = ANNOTATIONS.iter().filter(|annotation| annotation.kind == kind).map(annotation_row);
         page.extend(rows);

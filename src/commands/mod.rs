@@ -79,7 +79,7 @@ pub fn drain(admin_socket: &Path, stop: bool, wait: Option<Duration>) -> anyhow:
     Ok((report, true))
 }
 
-/// `ferrovia explain …`: of a Service what each room that runs knows; of routes and peers what the router does.
+/// `ferrovia explain …`: of a Service what each room that runs knows; of routes and peers what the router does, of pods what the firewall does.
 ///
 /// # Errors
 /// No daemon listens there, or the room that knows does not run.
@@ -88,6 +88,7 @@ pub fn explain(admin_socket: &Path, what: &Explained) -> anyhow::Result<String> 
     match what {
         Explained::Route(prefix) => ask("routing", format!("route/{prefix}")),
         Explained::Peer(address) => ask("routing", format!("peer/{address}")),
+        Explained::Pod(pod) => ask("firewall", format!("pod/{pod}")),
         Explained::Service(service) => {
             let status: Status = serde_json::from_str(&ask::get(admin_socket, "/status")?)?;
             let mut text = String::new();

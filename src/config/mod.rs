@@ -177,6 +177,8 @@ pub struct FirewallConfig {
     pub legacy_isolation: bool,
     /// `--use-nftables-for-netpol`.
     pub nftables: bool,
+    /// `--log-denied`.
+    pub log_denied: bool,
 }
 
 /// The load balancer allocator's settings.
@@ -242,6 +244,7 @@ impl Config {
                 default_deny: flags.netpol_default_deny,
                 legacy_isolation: flags.legacy_namespace_isolation,
                 nftables: flags.use_nftables_for_netpol,
+                log_denied: flags.log_denied,
             },
             balancer: BalancerConfig {
                 default_class: flags.loadbalancer_default_class,

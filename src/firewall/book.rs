@@ -9,8 +9,11 @@ use std::sync::Arc;
 use super::index::Index;
 use super::members::{Members, SetChanges, candidate, is_peer, labels_of};
 use super::resolve::{Resolved, resolve, targets};
+use super::tiers::Tiers;
 use super::{Config, LEGACY_POLICY};
-use crate::model::{Changes, NamespaceName, NetworkPolicy, Pod, PodKey, PolicyKey, Selector, Snapshot};
+use crate::model::{
+    Changes, ClusterPolicyName, NamespaceName, NetworkPolicy, Pod, PodKey, PolicyKey, Selector, Snapshot,
+};
 
 /// A pod of this node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -32,6 +35,8 @@ pub struct Touched {
     pub policies: BTreeSet<PolicyKey>,
     /// Pods of this node that came, went, changed, or are under other policies.
     pub pods: BTreeSet<PodKey>,
+    /// Cluster policies that came, went or changed.
+    pub cluster_policies: BTreeSet<ClusterPolicyName>,
     /// What became of sets.
     pub sets: SetChanges,
 }
@@ -51,6 +56,7 @@ pub struct Book {
     targets: Index<PolicyKey>,
     members: Members,
     pods: BTreeMap<PodKey, LocalPod>,
+    tiers: Tiers,
     touched: Touched,
 }
 
@@ -60,6 +66,7 @@ impl Book {
         let mut book = Book::default();
         let changes = Changes {
             policies: snapshot.policies.keys().cloned().collect(),
+            cluster_policies: snapshot.cluster_policies.keys().cloned().collect(),
             namespaces: snapshot.namespaces.keys().cloned().collect(),
             pods: snapshot.pods.keys().cloned().collect(),
             ..Changes::default()
@@ -79,10 +86,17 @@ impl Book {
             let policy = NetworkPolicy { targets: Selector::default(), ingress: Some(Vec::new()), egress: None };
             self.set_policy(&legacy_key(name), isolated.then_some(&policy), snapshot);
             self.members.update_namespace(name, snapshot);
+            for pod in pods_of(&self.pods, &name.0) {
+                self.tiers.set_pod(&pod, true, &mut self.members, snapshot);
+            }
+        }
+        for name in &changes.cluster_policies {
+            self.tiers.set_policy(name, self.pods.keys(), &mut self.members, snapshot);
         }
         for key in &changes.pods {
             self.members.update(key, snapshot);
             self.set_pod(key, snapshot);
+            self.tiers.set_pod(key, self.pods.contains_key(key), &mut self.members, snapshot);
         }
     }
 
@@ -99,7 +113,12 @@ impl Book {
 
     /// Whether there is a policy at all: one that nobody of this node is under yet may choose the next pod.
     pub fn has_policies(&self) -> bool {
-        !self.policies.is_empty()
+        !self.policies.is_empty() || !self.tiers.is_empty()
+    }
+
+    /// The cluster policies.
+    pub fn tiers(&self) -> &Tiers {
+        &self.tiers
     }
 
     /// A policy, where it isolates pods of this node.
@@ -114,7 +133,10 @@ impl Book {
 
     /// What may be other than when this was last asked.
     pub fn take_touched(&mut self) -> Touched {
-        Touched { sets: self.members.take_changes(), ..std::mem::take(&mut self.touched) }
+        let (cluster_policies, pods) = self.tiers.take_touched();
+        let mut touched = std::mem::take(&mut self.touched);
+        touched.pods.extend(pods);
+        Touched { sets: self.members.take_changes(), cluster_policies, ..touched }
     }
 
     /// The addresses behind the policies.

@@ -12,6 +12,8 @@
 //!                                    send-… ─▶ one chain a policy: accept what it allows ─▶ log ─▶ reject
 //! ```
 //!
+//! The tiers of cluster policies stand before and after that: `group` writes them.
+//!
 //! Packets that IPVS has sent to a pod pass OUTPUT, with the client's source and the pod as destination: what policies
 //! are about. What the node itself sends to its pods is always allowed, and so is what pods send to their node.
 
@@ -103,49 +105,14 @@ pub fn policy_chain(direction: Direction, key: &PolicyKey) -> Name {
     Arc::from(format!("{prefix}-{}", digest([key.namespace.as_ref(), key.name.as_ref()])))
 }
 
-/// The chain of the pods that are under exactly these policies.
-pub(super) fn pods_chain(direction: Direction, policies: &BTreeSet<PolicyKey>) -> Name {
-    let prefix = match direction {
-        Direction::Ingress => "receive",
-        Direction::Egress => "send",
-    };
-    let parts = policies.iter().flat_map(|key| [key.namespace.as_ref(), key.name.as_ref()]);
-    Arc::from(format!("{prefix}-{}", digest(parts)))
-}
-
 /// A digest of texts, each delimited, so that no two lists run into one.
-fn digest<'a>(parts: impl IntoIterator<Item = &'a str>) -> String {
+pub(super) fn digest<'a>(parts: impl IntoIterator<Item = &'a str>) -> String {
     let mut hash = Sha256::new();
     for part in parts {
         hash.update((part.len() as u64).to_be_bytes());
         hash.update(part);
     }
     hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// The rules for pods under these policies.
-pub(super) fn pods_rules(direction: Direction, policies: &BTreeSet<PolicyKey>, config: &Config) -> Chain {
-    let mut rules: Vec<Rule> = policies
-        .iter()
-        .map(|key| Rule {
-            matches: Vec::new(),
-            statements: vec![Statement::Jump(policy_chain(direction, key))],
-            comment: comment(&key.to_string()),
-        })
-        .collect();
-    if let Some(group) = config.log_group {
-        rules.push(Rule {
-            matches: Vec::new(),
-            statements: vec![Statement::Log { group, per_minute: super::LOG_PER_MINUTE }],
-            comment: comment("no policy allows it"),
-        });
-    }
-    rules.push(Rule {
-        matches: Vec::new(),
-        statements: vec![Statement::Counter, Statement::Reject],
-        comment: comment("no policy allows it"),
-    });
-    Chain { base: None, rules }
 }
 
 /// The base chains and the two questions, with everything they look into, empty but for the node's own pod prefixes.
@@ -250,7 +217,17 @@ fn rules(
         Direction::Ingress => format!("{key} ingress[{}]", allow.rule),
         Direction::Egress => format!("{key} egress[{}]", allow.rule),
     };
-    let rule = |matches: Vec<Match>| Rule { matches, statements: vec![Statement::Accept], comment: comment(&text) };
+    let rule = |matches| Rule { matches, statements: vec![Statement::Accept], comment: comment(&text) };
+    matches_of(direction, allow, members, sets).into_iter().map(rule).collect()
+}
+
+/// What packets of one kind are recognised by: any of these lists, of which all entries hold.
+pub(super) fn matches_of(
+    direction: Direction,
+    allow: &Allow,
+    members: &Members,
+    sets: &mut BTreeMap<Name, Set>,
+) -> Vec<Vec<Match>> {
     let (protocol, ports) = match &allow.port {
         AllowPort::Any => (None, None),
         AllowPort::Protocol(protocol) => (Some(*protocol), None),
@@ -268,9 +245,9 @@ fn rules(
     if allow.peer == AllowPeer::Any && !matches!(allow.port, AllowPort::Named(_)) {
         let mut matches = Vec::new();
         plain(&mut matches);
-        return vec![rule(matches)];
+        return vec![matches];
     }
-    let mut rules = Vec::new();
+    let mut alternatives = Vec::new();
     for family in Family::ALL {
         let mut matches = Vec::new();
         match &allow.peer {
@@ -297,9 +274,9 @@ fn rules(
             let selectors = vec![side(Direction::Egress, family), Selector::DestinationPort];
             matches.push(in_set(selectors, set_name(set, family, size)));
         }
-        rules.push(rule(matches));
+        alternatives.push(matches);
     }
-    rules
+    alternatives
 }
 
 fn in_set(selectors: Vec<Selector>, set: Name) -> Match {
@@ -361,6 +338,6 @@ fn blocks_set(family: Family, blocks: &BTreeSet<Prefix>) -> Name {
 }
 
 /// A comment that fits.
-fn comment(text: &str) -> Name {
+pub(super) fn comment(text: &str) -> Name {
     Arc::from(text.get(..text.floor_char_boundary(COMMENT)).unwrap_or_default())
 }

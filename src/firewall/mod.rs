@@ -4,18 +4,27 @@
 //! Must not know: Kubernetes types, the other rooms.
 //!
 //! [`resolve`] reads one policy, [`index`] finds the policies a pod matters to, [`members`] keeps the addresses behind
-//! them, [`book`] adds it all up, [`compile`] writes it as rules, [`table`] knows which of them a change touches: all pure.
-//! [`reconciler`] brings it into the kernel.
+//! them, [`tiers`] has the cluster's own policies, [`book`] adds it all up, [`compile`] and `group` write it as rules,
+//! [`table`] knows which of them a change touches, [`explain`] and [`held`] say why a flow passes and whether the kernel
+//! knows, [`denied`] whose a logged packet was: all pure. [`reconciler`] brings it into the kernel, [`log_reader`] reads
+//! denied packets.
 
 pub mod book;
 pub mod compile;
+pub mod denied;
+pub mod explain;
+mod group;
+pub mod held;
 pub mod index;
 pub mod judge;
+pub mod legacy;
+pub mod log_reader;
 pub mod members;
 pub mod reconciler;
 pub mod render;
 pub mod resolve;
 pub mod table;
+pub mod tiers;
 
 /// The nftables table of this room (family `inet`).
 pub const TABLE: &str = "ferrovia-firewall";

@@ -69,21 +69,26 @@ pub enum AllowPort {
 impl Resolved {
     /// The sets it looks things up in, each once.
     pub fn sets(&self) -> BTreeSet<&SetKey> {
-        let allows = self.ingress.iter().chain(&self.egress).flatten();
-        allows
-            .flat_map(|allow| {
-                let peer = match &allow.peer {
-                    AllowPeer::Pods(set) => Some(set),
-                    AllowPeer::Any | AllowPeer::Blocks(_) => None,
-                };
-                let port = match &allow.port {
-                    AllowPort::Named(set) => Some(set),
-                    AllowPort::Any | AllowPort::Protocol(_) | AllowPort::Range(..) => None,
-                };
-                peer.into_iter().chain(port)
-            })
-            .collect()
+        sets_of(self.ingress.iter().chain(&self.egress).flatten())
     }
+}
+
+/// The sets these packets are looked up in, each once.
+pub(super) fn sets_of<'a>(packets: impl IntoIterator<Item = &'a Allow>) -> BTreeSet<&'a SetKey> {
+    packets
+        .into_iter()
+        .flat_map(|allow| {
+            let peer = match &allow.peer {
+                AllowPeer::Pods(set) => Some(set),
+                AllowPeer::Any | AllowPeer::Blocks(_) => None,
+            };
+            let port = match &allow.port {
+                AllowPort::Named(set) => Some(set),
+                AllowPort::Any | AllowPort::Protocol(_) | AllowPort::Range(..) => None,
+            };
+            peer.into_iter().chain(port)
+        })
+        .collect()
 }
 
 /// The pods a policy isolates.
@@ -95,13 +100,8 @@ pub fn targets(key: &PolicyKey, policy: &NetworkPolicy) -> PodChooser {
 pub fn resolve(key: &PolicyKey, policy: &NetworkPolicy) -> Resolved {
     let of = |rules: &Option<Vec<PolicyRule>>, direction: Direction| {
         rules.as_ref().map(|rules| {
-            let mut allows: Vec<Allow> = rules
-                .iter()
-                .enumerate()
-                .flat_map(|(number, rule)| resolve_rule(key, policy, rule, number, direction))
-                .collect();
-            allows.dedup();
-            allows
+            let subject = Subject { namespace: Arc::clone(&key.namespace), pods: targets(key, policy) };
+            resolve_rules(&subject, rules, direction)
         })
     };
     Resolved { ingress: of(&policy.ingress, Direction::Ingress), egress: of(&policy.egress, Direction::Egress) }
@@ -116,24 +116,35 @@ pub enum Direction {
     Egress,
 }
 
-fn resolve_rule(
-    key: &PolicyKey,
-    policy: &NetworkPolicy,
-    rule: &PolicyRule,
-    number: usize,
-    direction: Direction,
-) -> Vec<Allow> {
+/// Whom a policy is about.
+pub(super) struct Subject {
+    /// The policy's own namespace.
+    pub(super) namespace: Arc<str>,
+    /// The pods.
+    pub(super) pods: PodChooser,
+}
+
+/// Resolves the rules of one direction, in order.
+pub(super) fn resolve_rules(subject: &Subject, rules: &[PolicyRule], direction: Direction) -> Vec<Allow> {
+    let rules = rules.iter().enumerate();
+    let mut allows: Vec<Allow> =
+        rules.flat_map(|(number, rule)| resolve_rule(subject, rule, number, direction)).collect();
+    allows.dedup();
+    allows
+}
+
+fn resolve_rule(subject: &Subject, rule: &PolicyRule, number: usize, direction: Direction) -> Vec<Allow> {
     let every_port = [None];
     let ports: Vec<Option<&PolicyPort>> = match &rule.ports {
         Ports::Any => every_port.to_vec(),
         Ports::Only(ports) => ports.iter().map(Some).collect(),
     };
     let mut allows = Vec::new();
-    for peer in peers(key, &rule.peers) {
+    for peer in peers(&subject.namespace, &rule.peers) {
         for port in &ports {
             allows.push(match (port, direction) {
                 (Some(PolicyPort { protocol, port: PortMatch::Named(name) }), Direction::Ingress) => {
-                    let named = named_port(targets(key, policy), *protocol, name);
+                    let named = named_port(subject.pods.clone(), *protocol, name);
                     Allow { peer: peer.clone(), port: AllowPort::Named(named), rule: number }
                 }
                 (Some(PolicyPort { protocol, port: PortMatch::Named(name) }), Direction::Egress) => {
@@ -152,7 +163,7 @@ fn resolve_rule(
 }
 
 /// The other sides of a rule, all blocks in one.
-fn peers(key: &PolicyKey, peers: &Peers) -> Vec<AllowPeer> {
+fn peers(namespace: &Arc<str>, peers: &Peers) -> Vec<AllowPeer> {
     let Peers::Only(listed) = peers else { return vec![AllowPeer::Any] };
     let mut blocks = Vec::new();
     let mut found: Vec<AllowPeer> = Vec::new();
@@ -160,7 +171,7 @@ fn peers(key: &PolicyKey, peers: &Peers) -> Vec<AllowPeer> {
         match peer {
             Peer::Pods { namespaces, pods } => {
                 let scope = match namespaces {
-                    Namespaces::Own => Scope::Namespace(Arc::clone(&key.namespace)),
+                    Namespaces::Own => Scope::Namespace(Arc::clone(namespace)),
                     Namespaces::Selected(selector) => Scope::Selected(selector.clone()),
                 };
                 let pods = PodChooser { scope, pods: pods.clone() };

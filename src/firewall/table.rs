@@ -8,8 +8,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use super::Config;
-use super::book::{Book, LocalPod, Touched};
-use super::compile::{declared_size, frame, itself_set, member_set, pods_chain, pods_map, pods_rules, policy_part};
+use super::book::{Book, Touched};
+use super::compile::{declared_size, frame, itself_set, member_set, pods_map, policy_part};
+use super::group::{Group, TierChain};
 use super::members::{Delta, SetKey};
 use super::resolve::Direction;
 use crate::kernel::filter::plan::{Observed, ObservedChain};
@@ -51,7 +52,16 @@ impl Verdicts {
     }
 }
 
-/// What one policy has in the table.
+/// What has rules of its own.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Piece {
+    /// A NetworkPolicy.
+    Policy(PolicyKey),
+    /// The chain of one tier of cluster policies.
+    Tier(Name),
+}
+
+/// What one piece has in the table.
 #[derive(Clone, Debug, Default)]
 struct Written {
     chains: BTreeSet<Name>,
@@ -68,17 +78,19 @@ pub struct Table {
     /// Sets and maps of the frame; the node's pod prefixes are in them, pods are not.
     pub(super) frame: Ruleset,
     pub(super) chains: BTreeMap<Name, Chain>,
-    /// Sets of blocks, each with the number of policies that use it.
+    /// Sets of blocks, each with the number of pieces that use it.
     pub(super) blocks: BTreeMap<Name, (Set, usize)>,
-    policies: BTreeMap<PolicyKey, Written>,
+    pieces: BTreeMap<Piece, Written>,
     /// What the sets of pods are declared with.
     pub(super) sizes: BTreeMap<SetKey, u32>,
-    users: BTreeMap<SetKey, BTreeSet<PolicyKey>>,
+    users: BTreeMap<SetKey, BTreeSet<Piece>>,
     pods: BTreeMap<PodKey, Vec<IpAddr>>,
     by_address: BTreeMap<IpAddr, BTreeSet<PodKey>>,
     pub(super) addresses: BTreeMap<IpAddr, Verdicts>,
-    /// Chains that maps lead to, each with the number of entries that do.
-    groups: BTreeMap<Name, usize>,
+    /// Chains that maps lead to, each with the number of entries that do, and the chains of tiers it leads to.
+    groups: BTreeMap<Name, (usize, Vec<TierChain>)>,
+    /// Chains of tiers, each with the number of groups that lead to it.
+    tiers: BTreeMap<Name, (TierChain, usize)>,
     /// Policies whose rules are left out because the kernel refused them.
     withheld: BTreeSet<PolicyKey>,
 }
@@ -107,10 +119,15 @@ impl Table {
     #[must_use = "the step says what to write"]
     pub fn update(&mut self, book: &Book, touched: &Touched, snapshot: &Snapshot) -> Step {
         let mut draft = Draft::default();
-        let mut policies = touched.policies.clone();
-        self.update_sets(book, touched, &mut policies, &mut draft);
-        for key in &policies {
-            self.update_policy(book, key, &mut draft);
+        let mut pieces: BTreeSet<Piece> = touched.policies.iter().cloned().map(Piece::Policy).collect();
+        for (name, (chain, _)) in &self.tiers {
+            if chain.ranks().iter().any(|rank| touched.cluster_policies.contains(&rank.name)) {
+                pieces.insert(Piece::Tier(name.clone()));
+            }
+        }
+        self.update_sets(book, touched, &mut pieces, &mut draft);
+        for piece in &pieces {
+            self.update_piece(book, piece, &mut draft);
         }
         self.update_pods(book, &touched.pods, &mut draft);
         let pod_cidrs = snapshot.own_node().map_or(&[][..], |node| &node.pod_cidrs);
@@ -152,7 +169,7 @@ impl Table {
 
     /// The policies that have rules in the table.
     pub fn n_policies(&self) -> usize {
-        self.policies.len()
+        self.pieces.keys().filter(|piece| matches!(piece, Piece::Policy(_))).count()
     }
 
     /// The policy that has a chain or set named in a text, and whose rules are not left out.
@@ -161,8 +178,10 @@ impl Table {
             let own = written.chains.iter().chain(&written.blocks).any(|name| text.contains(name.as_ref()));
             own || written.sets.iter().any(|set| Family::ALL.iter().any(|family| text.contains(&*set.name(*family))))
         };
-        let candidates = self.policies.iter().filter(|(key, _)| !self.withheld.contains(*key));
-        candidates.into_iter().find(|(_, written)| named(written)).map(|(key, _)| key.clone())
+        self.pieces.iter().find_map(|(piece, written)| match piece {
+            Piece::Policy(key) if !self.withheld.contains(key) && named(written) => Some(key.clone()),
+            Piece::Policy(_) | Piece::Tier(_) => None,
+        })
     }
 
     /// Leaves the rules of a policy out: it still isolates its pods and allows nothing. For [`Table::whole`]; no step
@@ -185,7 +204,7 @@ impl Table {
     }
 
     fn rewrite(&mut self, key: &PolicyKey, book: &Book) {
-        self.update_policy(book, key, &mut Draft::default());
+        self.update_piece(book, &Piece::Policy(key.clone()), &mut Draft::default());
         let used: BTreeSet<SetKey> = self.users.keys().cloned().collect();
         self.sizes.retain(|set, _| used.contains(set));
         for set in used {
@@ -195,7 +214,7 @@ impl Table {
     }
 
     /// Sets of pods. A set that needs another size is another set, and whoever uses it is written anew.
-    fn update_sets(&mut self, book: &Book, touched: &Touched, policies: &mut BTreeSet<PolicyKey>, draft: &mut Draft) {
+    fn update_sets(&mut self, book: &Book, touched: &Touched, pieces: &mut BTreeSet<Piece>, draft: &mut Draft) {
         let members = book.members();
         for key in &touched.sets.gone {
             if let Some(size) = self.sizes.remove(key) {
@@ -215,7 +234,7 @@ impl Table {
             } else {
                 draft.remove_set(key, older);
                 draft.add_set(key, size, book);
-                policies.extend(self.users.get(key).into_iter().flatten().cloned());
+                pieces.extend(self.users.get(key).into_iter().flatten().cloned());
             }
             if !delta.removed.is_empty() {
                 draft.tightened.extend(self.users.get(key).into_iter().flatten().cloned());
@@ -223,17 +242,28 @@ impl Table {
         }
     }
 
-    fn update_policy(&mut self, book: &Book, key: &PolicyKey, draft: &mut Draft) {
-        let older = self.policies.remove(key).unwrap_or_default();
-        let mut newer = Written::default();
-        if let Some(resolved) = book.policy(key) {
-            let mut part = policy_part(key, resolved, book.members());
-            if self.withheld.contains(key) {
-                part.sets.clear();
-                part.chains.values_mut().for_each(|chain| chain.rules.clear());
-            } else {
-                newer.sets = resolved.sets().into_iter().cloned().collect();
+    /// What a piece should have, and the sets of pods it looks into; nothing where nobody needs it.
+    fn part(&self, book: &Book, piece: &Piece) -> Option<(Ruleset, BTreeSet<SetKey>)> {
+        match piece {
+            Piece::Policy(key) => {
+                let resolved = book.policy(key)?;
+                let mut part = policy_part(key, resolved, book.members());
+                if self.withheld.contains(key) {
+                    part.sets.clear();
+                    part.chains.values_mut().for_each(|chain| chain.rules.clear());
+                    return Some((part, BTreeSet::new()));
+                }
+                Some((part, resolved.sets().into_iter().cloned().collect()))
             }
+            Piece::Tier(name) => self.tiers.get(name).map(|(chain, _)| chain.part(book, &self.config)),
+        }
+    }
+
+    fn update_piece(&mut self, book: &Book, piece: &Piece, draft: &mut Draft) {
+        let older = self.pieces.remove(piece).unwrap_or_default();
+        let mut newer = Written::default();
+        if let Some((part, sets)) = self.part(book, piece) {
+            newer.sets = sets;
             for (name, set) in part.sets {
                 draft.note_block(self, &name);
                 self.blocks.entry(name.clone()).or_insert((set, 0)).1 += 1;
@@ -242,7 +272,7 @@ impl Table {
             for (name, chain) in part.chains {
                 let changes = self.chains.get(&name).is_some_and(|older| *older != chain);
                 if changes {
-                    draft.tightened.insert(key.clone());
+                    draft.tightened.insert(piece.clone());
                 }
                 self.set_chain(&name, Some(chain), draft);
                 newer.chains.insert(name);
@@ -261,7 +291,7 @@ impl Table {
         }
         for set in older.sets.difference(&newer.sets) {
             let left = self.users.get_mut(set).is_some_and(|users| {
-                users.remove(key);
+                users.remove(piece);
                 users.is_empty()
             });
             if left {
@@ -269,10 +299,10 @@ impl Table {
             }
         }
         for set in &newer.sets {
-            self.users.entry(set.clone()).or_default().insert(key.clone());
+            self.users.entry(set.clone()).or_default().insert(piece.clone());
         }
         if !newer.chains.is_empty() {
-            self.policies.insert(key.clone(), newer);
+            self.pieces.insert(piece.clone(), newer);
         }
     }
 
@@ -299,14 +329,14 @@ impl Table {
 
     fn update_address(&mut self, book: &Book, address: IpAddr, draft: &mut Draft) {
         let keys = self.by_address.get(&address).into_iter().flatten();
-        let pods: Vec<&LocalPod> = keys.filter_map(|key| book.pods().get(key)).collect();
+        let pods: Vec<PodKey> = keys.filter(|key| book.pods().contains_key(key)).cloned().collect();
         if pods.is_empty() {
             self.by_address.remove(&address);
         }
         let older = self.addresses.remove(&address);
         let newer = (!pods.is_empty()).then(|| {
-            let verdict = |direction| match under(&pods, direction) {
-                Some(policies) => Value::Jump(pods_chain(direction, policies)),
+            let verdict = |direction| match group_of(book, &pods, direction) {
+                Some(group) => Value::Jump(group.name(direction)),
                 None => Value::Accept,
             };
             Verdicts { ingress: verdict(Direction::Ingress), egress: verdict(Direction::Egress) }
@@ -320,14 +350,10 @@ impl Table {
             }
             if let Some(Value::Jump(chain)) = &newer {
                 draft.stricter.insert(address);
-                let users = self.groups.entry(chain.clone()).or_default();
-                *users += 1;
-                if let (1, Some(policies)) = (*users, under(&pods, direction)) {
-                    self.set_chain(chain, Some(pods_rules(direction, policies, &self.config)), draft);
-                }
+                self.join_group(chain, book, &pods, direction, draft);
             }
             if let Some(Value::Jump(chain)) = &older {
-                self.leave_group(chain, draft);
+                self.leave_group(chain, book, draft);
             }
             let (key, entries) = (vec![Field::from(address)], draft.entries.entry(pods_map(direction, family)));
             let (gone, new) = entries.or_default();
@@ -343,13 +369,42 @@ impl Table {
         }
     }
 
+    /// One entry more leads to a chain; with the first one it is made, and the chains of tiers that it needs.
+    fn join_group(&mut self, chain: &Name, book: &Book, pods: &[PodKey], direction: Direction, draft: &mut Draft) {
+        let (users, _) = self.groups.entry(chain.clone()).or_default();
+        *users += 1;
+        let Some(group) = group_of(book, pods, direction).filter(|_| *users == 1) else { return };
+        self.set_chain(chain, Some(group.chain(direction, &self.config)), draft);
+        let tiers: Vec<TierChain> = group.tiers(direction).collect();
+        for tier in &tiers {
+            let name = tier.name();
+            let (_, users) = self.tiers.entry(name.clone()).or_insert_with(|| (tier.clone(), 0));
+            *users += 1;
+            if *users == 1 {
+                self.update_piece(book, &Piece::Tier(name), draft);
+            }
+        }
+        if let Some((_, known)) = self.groups.get_mut(chain) {
+            *known = tiers;
+        }
+    }
+
     /// One entry less leads to a chain; with the last one it goes.
-    fn leave_group(&mut self, chain: &Name, draft: &mut Draft) {
-        let Some(users) = self.groups.get_mut(chain) else { return };
+    fn leave_group(&mut self, chain: &Name, book: &Book, draft: &mut Draft) {
+        let Some((users, _)) = self.groups.get_mut(chain) else { return };
         *users = users.saturating_sub(1);
-        if *users == 0 {
-            self.groups.remove(chain);
-            self.set_chain(chain, None, draft);
+        if *users > 0 {
+            return;
+        }
+        let (_, tiers) = self.groups.remove(chain).unwrap_or_default();
+        self.set_chain(chain, None, draft);
+        for name in tiers.iter().map(TierChain::name) {
+            let Some((_, users)) = self.tiers.get_mut(&name) else { continue };
+            *users = users.saturating_sub(1);
+            if *users == 0 {
+                self.tiers.remove(&name);
+                self.update_piece(book, &Piece::Tier(name), draft);
+            }
         }
     }
 
@@ -384,16 +439,13 @@ impl Table {
 
 const DIRECTIONS: [Direction; 2] = [Direction::Ingress, Direction::Egress];
 
-/// The policies that pods with one address are under; `None` where nothing isolates them. For a moment a pod that ends
-/// and its successor have the same address: then the successor counts, and of several one that is isolated.
-fn under<'a>(pods: &[&'a LocalPod], direction: Direction) -> Option<&'a BTreeSet<PolicyKey>> {
-    let successor = pods.iter().any(|pod| !pod.leaving);
-    let counting = pods.iter().filter(|pod| !successor || !pod.leaving);
-    let policies = counting.map(|pod| match direction {
-        Direction::Ingress => &pod.ingress,
-        Direction::Egress => &pod.egress,
-    });
-    policies.into_iter().find(|policies| !policies.is_empty())
+/// What pods with one address are under; `None` where nothing is. For a moment a pod that ends and its successor have
+/// the same address: then the successor counts, and of several one that something is said about.
+fn group_of(book: &Book, pods: &[PodKey], direction: Direction) -> Option<Group> {
+    let leaving = |key: &&PodKey| book.pods().get(*key).is_none_or(|pod| pod.leaving);
+    let successor = pods.iter().any(|key| !leaving(&key));
+    let counting = pods.iter().filter(|key| !successor || !leaving(key));
+    counting.map(|key| Group::of(book, key, direction)).find(|group| !group.is_open())
 }
 
 /// What an update has touched so far.
@@ -411,8 +463,8 @@ struct Draft {
     itself: BTreeMap<Name, (BTreeSet<Key>, BTreeSet<Key>)>,
     had_frame: bool,
     stricter: BTreeSet<IpAddr>,
-    /// Policies that may allow less than before.
-    tightened: BTreeSet<PolicyKey>,
+    /// Pieces that may allow less than before.
+    tightened: BTreeSet<Piece>,
 }
 
 impl Draft {
@@ -491,7 +543,15 @@ impl Draft {
                 step.after.maps.insert(name.clone(), Map { elements: new, ..map.clone() });
             }
         }
-        let pods = self.tightened.iter().flat_map(|key| book.pods_under(key));
+        let pods = self.tightened.iter().flat_map(|piece| -> Vec<&PodKey> {
+            match piece {
+                Piece::Policy(key) => book.pods_under(key).collect(),
+                Piece::Tier(name) => {
+                    let ranks = table.tiers.get(name).into_iter().flat_map(|(chain, _)| chain.ranks());
+                    ranks.flat_map(|rank| book.tiers().pods_under(&rank.name)).collect()
+                }
+            }
+        });
         let addresses = pods.filter_map(|key| book.pods().get(key)).flat_map(|pod| pod.addresses.iter().copied());
         step.stricter.extend(addresses);
         step

@@ -62,6 +62,8 @@ pub enum AnnotatedKind {
     Service,
     /// `v1` Node.
     Node,
+    /// `v1` Namespace.
+    Namespace,
 }
 
 /// Since when an annotation has its effect.
@@ -118,7 +120,7 @@ const fn node(
 
 const FIRST: Support = Support::Since("0.1.0");
 
-/// All annotations, those of Services first.
+/// All annotations, those of Services first, then of nodes and namespaces.
 #[rustfmt::skip]
 pub const ANNOTATIONS: &[AnnotationDoc] = &[
     service(SCHEDULER, "IPVS scheduler of all virtual servers of the Service. An unknown name is reported and the default used.",
@@ -185,6 +187,12 @@ pub const ANNOTATIONS: &[AnnotationDoc] = &[
         "true, false", "the flag", "\"true\"", FIRST),
     node(RETURN_PATH, "Which way answers to clients outside the cluster leave this node, overriding --return-path.",
         "peer, off", "the flag", "peer", FIRST),
+    AnnotationDoc {
+        key: LEGACY_ISOLATION, kind: AnnotatedKind::Namespace,
+        what: "Isolates all pods of the namespace in what they receive, where --legacy-namespace-isolation is given. The log has the NetworkPolicy that does the same.",
+        values: "{\"ingress\": {\"isolation\": \"DefaultDeny\"}}", default: "off",
+        example: "{\"ingress\": {\"isolation\": \"DefaultDeny\"}}", support: FIRST,
+    },
 ];
 
 /// How a rejection names an annotation.

@@ -6,8 +6,8 @@ use super::convert::endpoint_slice::SliceId;
 use super::convert::{Converted, Rejection};
 use super::store::{Event, Folded, Store};
 use crate::model::{
-    EndpointSlice, Generation, Namespace, NamespaceName, NetworkPolicy, Node, NodeName, Pod, PodKey, PolicyKey,
-    Service, ServiceKey, SliceKey, Snapshot,
+    ClusterNetworkPolicy, ClusterPolicyName, EndpointSlice, Generation, Namespace, NamespaceName, NetworkPolicy, Node,
+    NodeName, Pod, PodKey, PolicyKey, Service, ServiceKey, SliceKey, Snapshot,
 };
 
 /// A kind of object we read.
@@ -25,12 +25,21 @@ pub enum Kind {
     Namespace,
     /// `networking.k8s.io/v1` NetworkPolicy.
     NetworkPolicy,
+    /// `policy.networking.k8s.io/v1alpha2` ClusterNetworkPolicy, which not every cluster knows.
+    ClusterNetworkPolicy,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Kind; 6] =
-        [Kind::Service, Kind::EndpointSlice, Kind::Node, Kind::Pod, Kind::Namespace, Kind::NetworkPolicy];
+    pub const ALL: [Kind; 7] = [
+        Kind::Service,
+        Kind::EndpointSlice,
+        Kind::Node,
+        Kind::Pod,
+        Kind::Namespace,
+        Kind::NetworkPolicy,
+        Kind::ClusterNetworkPolicy,
+    ];
 
     /// The kind in lower case, for log fields and metric labels.
     pub fn name(self) -> &'static str {
@@ -41,6 +50,7 @@ impl Kind {
             Kind::Pod => "pod",
             Kind::Namespace => "namespace",
             Kind::NetworkPolicy => "networkpolicy",
+            Kind::ClusterNetworkPolicy => "clusternetworkpolicy",
         }
     }
 }
@@ -66,6 +76,8 @@ pub enum Update {
     Namespace(Event<NamespaceName, Namespace>),
     /// Of a NetworkPolicy.
     NetworkPolicy(Event<PolicyKey, NetworkPolicy>),
+    /// Of a ClusterNetworkPolicy.
+    ClusterNetworkPolicy(Event<ClusterPolicyName, ClusterNetworkPolicy>),
 }
 
 /// A change of what is rejected about one object.
@@ -90,6 +102,7 @@ pub struct Cluster {
     pods: Store<PodKey, Pod>,
     namespaces: Store<NamespaceName, Namespace>,
     policies: Store<PolicyKey, NetworkPolicy>,
+    cluster_policies: Store<ClusterPolicyName, ClusterNetworkPolicy>,
 }
 
 impl Cluster {
@@ -128,6 +141,12 @@ impl Cluster {
                     Some(Subject::Policy(key.clone()))
                 })
             }
+            Update::ClusterNetworkPolicy(event) => {
+                let folded = self.cluster_policies.fold(event);
+                changes(Kind::ClusterNetworkPolicy, folded, |name: &ClusterPolicyName| {
+                    Some(Subject::ClusterPolicy(name.clone()))
+                })
+            }
         }
     }
 
@@ -140,6 +159,7 @@ impl Cluster {
             Kind::Pod => self.pods.in_sync(),
             Kind::Namespace => self.namespaces.in_sync(),
             Kind::NetworkPolicy => self.policies.in_sync(),
+            Kind::ClusterNetworkPolicy => self.cluster_policies.in_sync(),
         }
     }
 
@@ -152,6 +172,7 @@ impl Cluster {
             Kind::Pod => self.pods.objects().len(),
             Kind::Namespace => self.namespaces.objects().len(),
             Kind::NetworkPolicy => self.policies.objects().len(),
+            Kind::ClusterNetworkPolicy => self.cluster_policies.objects().len(),
         }
     }
 
@@ -166,6 +187,7 @@ impl Cluster {
             pods: self.pods.objects().clone(),
             namespaces: self.namespaces.objects().clone(),
             policies: self.policies.objects().clone(),
+            cluster_policies: self.cluster_policies.objects().clone(),
         }
     }
 }

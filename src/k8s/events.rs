@@ -162,6 +162,9 @@ fn event(notice: &Notice, snapshot: &Snapshot, own_node: &NodeName) -> Event {
         Subject::Policy(key) => {
             ("networking.k8s.io/v1", "NetworkPolicy", Some(key.namespace.to_string()), key.name.to_string(), None)
         }
+        Subject::ClusterPolicy(name) => {
+            ("policy.networking.k8s.io/v1alpha2", "ClusterNetworkPolicy", None, name.to_string(), None)
+        }
     };
     let mut note = notice.message.clone();
     note.truncate(note.floor_char_boundary(LONGEST_NOTE));

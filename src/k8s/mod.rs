@@ -52,6 +52,7 @@ pub use status::{Status, WatchStatus};
 
 use crate::model::{Generation, NodeName, Notice, Snapshot};
 use convert::Names;
+use convert::cluster_policy::ClusterNetworkPolicy as ApiClusterPolicy;
 use folder::watch::FolderWatch;
 use snapshotter::{Rhythm, Snapshotter};
 use watch::{Selection, Shared, Stamped, Watched};
@@ -110,7 +111,7 @@ impl Needs {
         match kind {
             Kind::Service | Kind::EndpointSlice | Kind::Node => true,
             Kind::Pod => self.pods || self.policies,
-            Kind::Namespace | Kind::NetworkPolicy => self.policies,
+            Kind::Namespace | Kind::NetworkPolicy | Kind::ClusterNetworkPolicy => self.policies,
         }
     }
 }
@@ -134,6 +135,8 @@ pub struct Timings {
     pub folder_quiet: Duration,
     /// How often a folder is looked at without being told.
     pub folder_poll: Duration,
+    /// How often the server is asked for a kind that it did not know.
+    pub unknown_kind: Duration,
 }
 
 impl Default for Timings {
@@ -147,6 +150,7 @@ impl Default for Timings {
             settled: Duration::from_secs(10),
             folder_quiet: Duration::from_millis(50),
             folder_poll: Duration::from_secs(10),
+            unknown_kind: Duration::from_secs(60),
         }
     }
 }
@@ -254,6 +258,7 @@ fn count(snapshot: &Snapshot, kind: Kind) -> usize {
         Kind::Pod => snapshot.pods.len(),
         Kind::Namespace => snapshot.namespaces.len(),
         Kind::NetworkPolicy => snapshot.policies.len(),
+        Kind::ClusterNetworkPolicy => snapshot.cluster_policies.len(),
     }
 }
 
@@ -285,6 +290,9 @@ fn spawn_watches(
             Kind::Namespace => tasks.spawn_watch(watched::<core::Namespace>(*kind, shared, selection, updates, status)),
             Kind::NetworkPolicy => {
                 tasks.spawn_watch(watched::<networking::NetworkPolicy>(*kind, shared, selection, updates, status));
+            }
+            Kind::ClusterNetworkPolicy => {
+                tasks.spawn_watch(watched::<ApiClusterPolicy>(*kind, shared, selection, updates, status));
             }
         }
     }

@@ -12,7 +12,7 @@ use imbl::OrdMap;
 
 use super::convert::endpoint_slice::SliceId;
 use super::convert::{Converted, Rejection};
-use crate::model::{NamespaceName, NodeName, PodKey, PolicyKey, ServiceKey, SliceKey};
+use crate::model::{ClusterPolicyName, NamespaceName, NodeName, PodKey, PolicyKey, ServiceKey, SliceKey};
 
 /// A key of a snapshot's map.
 pub trait Key: Clone + Ord + Debug {
@@ -43,7 +43,7 @@ macro_rules! own_identity {
     )*};
 }
 
-own_identity!(ServiceKey, NodeName, PodKey, NamespaceName, PolicyKey);
+own_identity!(ServiceKey, NodeName, PodKey, NamespaceName, PolicyKey, ClusterPolicyName);
 
 impl Key for SliceKey {
     type Id = SliceId;

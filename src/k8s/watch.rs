@@ -24,14 +24,16 @@ use tracing::{debug, info, warn};
 use super::Timings;
 use super::api::ApiServer;
 use super::cluster::Update;
-use super::convert::{Context, Converted, Names, endpoint_slice, namespace, network_policy, node, pod, service};
+use super::convert::{
+    Context, Converted, Names, cluster_policy, endpoint_slice, namespace, network_policy, node, pod, service,
+};
 use super::delay::Delay;
 use super::errors::{self, Trouble};
 use super::status::WatchStatus;
 use super::store::{Event, Key};
 use crate::model::{
-    EndpointSlice, Namespace, NamespaceName, NetworkPolicy, Node, NodeName, Pod, PodKey, PolicyKey, Service,
-    ServiceKey, SliceKey,
+    ClusterNetworkPolicy, ClusterPolicyName, EndpointSlice, Namespace, NamespaceName, NetworkPolicy, Node, NodeName,
+    Pod, PodKey, PolicyKey, Service, ServiceKey, SliceKey,
 };
 
 /// Bytes of one page of a list that we are ready to hold before its objects are reduced, roughly.
@@ -54,6 +56,8 @@ pub(super) trait Watched:
     type Value: Send;
     /// What such an object takes on the wire, roughly, in bytes. Pods with their containers are by far the largest.
     const TYPICAL_BYTES: u32;
+    /// Whether there are clusters that do not know the kind: then there is nothing of it, until they do.
+    const OPTIONAL: bool = false;
 
     fn convert(&self, context: Context<'_>) -> Converted<<Self::Key as Key>::Id, Self::Key, Self::Value>;
     fn update(event: Event<Self::Key, Self::Value>) -> Update;
@@ -61,11 +65,12 @@ pub(super) trait Watched:
 
 /// Ties an API type to its conversion and its place in an update.
 macro_rules! watched {
-    ($($api:ty => $convert:ident, $key:ty, $value:ty, $update:ident, $bytes:literal;)*) => {$(
+    ($($api:ty => $convert:ident, $key:ty, $value:ty, $update:ident, $bytes:literal $(, $optional:literal)?;)*) => {$(
         impl Watched for $api {
             type Key = $key;
             type Value = $value;
             const TYPICAL_BYTES: u32 = $bytes;
+            $(const OPTIONAL: bool = $optional;)?
 
             fn convert(&self, context: Context<'_>) -> Converted<<$key as Key>::Id, $key, $value> {
                 $convert::convert(self, context)
@@ -85,6 +90,8 @@ watched! {
     core::Pod => pod, PodKey, Pod, Pod, 10_240;
     core::Namespace => namespace, NamespaceName, Namespace, Namespace, 1024;
     networking::NetworkPolicy => network_policy, PolicyKey, NetworkPolicy, NetworkPolicy, 2048;
+    cluster_policy::ClusterNetworkPolicy =>
+        cluster_policy, ClusterPolicyName, ClusterNetworkPolicy, ClusterNetworkPolicy, 4096, true;
 }
 
 /// What all watches share.
@@ -134,11 +141,18 @@ pub(super) async fn run<T: Watched>(
         listing: true,
         begun: false,
         broken_streams: 0,
+        known_absent: false,
         kind: std::marker::PhantomData,
     };
     loop {
         let (client, epoch) = shared.server.client().await;
         watch.epoch = epoch;
+        if T::OPTIONAL && !watch.is_served(&client).await {
+            if watch.updates.is_closed() {
+                return;
+            }
+            continue;
+        }
         let mut config = watcher::Config {
             field_selector: selection.fields.clone(),
             label_selector: selection.labels.clone(),
@@ -170,6 +184,8 @@ struct Watch<'a, T: Watched> {
     begun: bool,
     /// Initial lists that began and never ended, in a row.
     broken_streams: u32,
+    /// It was told that the server does not know the kind.
+    known_absent: bool,
     kind: std::marker::PhantomData<fn() -> T>,
 }
 
@@ -230,6 +246,11 @@ impl<T: Watched> Watch<'_, T> {
                         self.give_up_streaming(&trouble.message);
                         return End::StartOver;
                     }
+                    if T::OPTIONAL && trouble.code == Some(404) {
+                        // The kind was taken away. A server of two minds about it is not asked in haste.
+                        sleep(self.delay.failed()).await;
+                        return End::StartOver;
+                    }
                     let version_gone =
                         trouble.code == Some(410) && matches!(error, watcher::Error::WatchStartFailed(_));
                     self.trouble(&trouble).await;
@@ -242,6 +263,42 @@ impl<T: Watched> Watch<'_, T> {
                 }
             }
         }
+    }
+
+    /// Whether the server knows the kind, which costs no right to ask. Where it does not, there is nothing of it, and
+    /// this returns when it is time to ask again.
+    async fn is_served(&mut self, client: &kube::Client) -> bool {
+        let group_version = T::api_version(&());
+        let known = match client.list_api_group_resources(&group_version).await {
+            Ok(list) => list.resources.iter().any(|resource| resource.name == T::plural(&())),
+            Err(kube::Error::Api(status)) if status.code == 404 => false,
+            Err(error) => {
+                let trouble = errors::of_request("discovery", &error);
+                self.trouble(&trouble).await;
+                self.renew_or_start_over(&trouble).await;
+                return false;
+            }
+        };
+        if known {
+            self.known_absent = false;
+            return true;
+        }
+        self.well();
+        if !self.known_absent {
+            info!(kind = %self.status.kind, "the api server does not know the kind, which is looked for from time to time");
+            self.known_absent = true;
+        }
+        for event in [Event::Init, Event::InitDone] {
+            if self.updates.send((T::update(event), Instant::now())).await.is_err() {
+                return false;
+            }
+        }
+        self.status.set_in_sync();
+        tokio::select! {
+            () = sleep(self.shared.timings.unknown_kind) => {}
+            () = self.updates.closed() => {}
+        }
+        false
     }
 
     /// Hands one event on: false when nobody listens any more.

@@ -4,6 +4,7 @@
 //! no kernel types, nothing that waits. It serialises, so a dump from a running node replays on a desk.
 //! What a room wants (virtual servers, rules, routes) is not in here: each room derives it.
 
+mod cluster_policy;
 mod endpoint;
 mod ids;
 mod namespace;
@@ -16,6 +17,7 @@ mod selector;
 mod service;
 mod snapshot;
 
+pub use cluster_policy::{Action, ClusterNetworkPolicy, ClusterPolicyName, ClusterRule, Tier};
 pub use endpoint::{Conditions, Endpoint, EndpointPort, EndpointSlice, SliceKey};
 pub use ids::{NodeName, PodKey, ServiceKey};
 pub use namespace::{Namespace, NamespaceName};

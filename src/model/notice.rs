@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::{NamespaceName, NodeName, PolicyKey, ServiceKey};
+use super::{ClusterPolicyName, NamespaceName, NodeName, PolicyKey, ServiceKey};
 
 /// One message about one object.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -31,6 +31,8 @@ pub enum Subject {
     Namespace(NamespaceName),
     /// A NetworkPolicy.
     Policy(PolicyKey),
+    /// A ClusterNetworkPolicy.
+    ClusterPolicy(ClusterPolicyName),
 }
 
 /// How much a notice matters.
@@ -49,6 +51,7 @@ impl fmt::Display for Subject {
             Subject::Node(name) => write!(f, "node {name}"),
             Subject::Namespace(name) => write!(f, "namespace {name}"),
             Subject::Policy(key) => write!(f, "networkpolicy {key}"),
+            Subject::ClusterPolicy(name) => write!(f, "clusternetworkpolicy {name}"),
         }
     }
 }

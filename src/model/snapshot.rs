@@ -9,8 +9,8 @@ use imbl::ordmap::DiffItem;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    EndpointSlice, Namespace, NamespaceName, NetworkPolicy, Node, NodeName, Pod, PodKey, PolicyKey, Service,
-    ServiceKey, SliceKey,
+    ClusterNetworkPolicy, ClusterPolicyName, EndpointSlice, Namespace, NamespaceName, NetworkPolicy, Node, NodeName,
+    Pod, PodKey, PolicyKey, Service, ServiceKey, SliceKey,
 };
 
 /// Counts snapshots since the daemon started, from 1. Zero means "nothing yet".
@@ -51,6 +51,9 @@ pub struct Snapshot {
     /// Network policies; none where no policy is enforced on this node.
     #[serde(with = "pairs", default)]
     pub policies: OrdMap<PolicyKey, Arc<NetworkPolicy>>,
+    /// Cluster network policies; none where no policy is enforced on this node, or the cluster does not know the kind.
+    #[serde(with = "pairs", default)]
+    pub cluster_policies: OrdMap<ClusterPolicyName, Arc<ClusterNetworkPolicy>>,
 }
 
 /// What differs between two snapshots.
@@ -66,6 +69,8 @@ pub struct Changes {
     pub namespaces: BTreeSet<NamespaceName>,
     /// Network policies that were added, changed or removed.
     pub policies: BTreeSet<PolicyKey>,
+    /// Cluster network policies that were added, changed or removed.
+    pub cluster_policies: BTreeSet<ClusterPolicyName>,
 }
 
 impl Snapshot {
@@ -80,6 +85,7 @@ impl Snapshot {
             pods: OrdMap::new(),
             namespaces: OrdMap::new(),
             policies: OrdMap::new(),
+            cluster_policies: OrdMap::new(),
         }
     }
 
@@ -107,6 +113,7 @@ impl Snapshot {
             pods: changed_keys(&older.pods, &self.pods),
             namespaces: changed_keys(&older.namespaces, &self.namespaces),
             policies: changed_keys(&older.policies, &self.policies),
+            cluster_policies: changed_keys(&older.cluster_policies, &self.cluster_policies),
         }
     }
 }

@@ -4,7 +4,8 @@ use std::net::IpAddr;
 
 use tokio::sync::oneshot;
 
-use crate::model::ServiceKey;
+use crate::model::{PodKey, ServiceKey};
+use crate::net::Protocol;
 
 /// Which of a room's pictures to show.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,11 +24,41 @@ pub enum View {
     Findings,
     /// A peer of this name: what it is configured with, and what it is told.
     Peer(IpAddr),
+    /// A pod: the policies it is under, and what becomes of some flows.
+    Pod(Box<PodQuestion>),
+}
+
+/// A question about a pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PodQuestion {
+    /// The pod.
+    pub pod: PodKey,
+    /// May it be reached from there?
+    pub from: Option<Peer>,
+    /// May it reach that?
+    pub to: Option<Peer>,
+    /// On which port; `None` where that is left open.
+    pub port: Option<(Protocol, u16)>,
+    /// Answer in JSON.
+    pub json: bool,
+}
+
+/// The other side of a flow.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Peer {
+    /// A pod.
+    Pod(PodKey),
+    /// An address.
+    Address(IpAddr),
+    /// Somebody who is no part of the cluster.
+    Outside,
 }
 
 impl View {
     /// What a question may look like.
-    pub const QUESTIONS: &str = "desired, observed, plan, findings, explain/service/NAMESPACE/NAME, explain/route/ADDRESS[/LENGTH] or explain/peer/ADDRESS";
+    pub const QUESTIONS: &str = "desired, observed, plan, findings, explain/service/NAMESPACE/NAME, explain/route/ADDRESS[/LENGTH], \
+         explain/peer/ADDRESS or explain/pod/NAMESPACE/NAME[/from/PEER][/to/PEER][/port/PORT/PROTOCOL][/json], where a peer \
+         is NAMESPACE/NAME, an address or outside";
 
     /// The view of this name, as the debug page's address has it: one of [`View::QUESTIONS`].
     pub fn parse(name: &str) -> Option<View> {
@@ -50,9 +81,51 @@ impl View {
                 Some((address, length)) => Some(View::Route(address.parse().ok()?, Some(length.parse().ok()?))),
             },
             "peer" => Some(View::Peer(rest.parse().ok()?)),
+            "pod" => PodQuestion::parse(rest).map(|question| View::Pod(Box::new(question))),
             _ => None,
         }
     }
+}
+
+impl PodQuestion {
+    /// Reads `NAMESPACE/NAME[/from/PEER][/to/PEER][/port/PORT/PROTOCOL][/json]`.
+    pub fn parse(text: &str) -> Option<PodQuestion> {
+        let mut words = text.split('/');
+        let pod = pod_key(words.next()?, words.next()?)?;
+        let mut question = PodQuestion { pod, from: None, to: None, port: None, json: false };
+        while let Some(word) = words.next() {
+            match word {
+                "from" => question.from = Some(Peer::parse(&mut words)?),
+                "to" => question.to = Some(Peer::parse(&mut words)?),
+                "port" => question.port = Some(parse_port(words.next()?, words.next()?)?),
+                "json" => question.json = true,
+                _ => return None,
+            }
+        }
+        Some(question)
+    }
+}
+
+impl Peer {
+    fn parse<'a>(words: &mut impl Iterator<Item = &'a str>) -> Option<Peer> {
+        match words.next()? {
+            "outside" => Some(Peer::Outside),
+            word => match word.parse() {
+                Ok(address) => Some(Peer::Address(address)),
+                Err(_) => pod_key(word, words.next()?).map(Peer::Pod),
+            },
+        }
+    }
+}
+
+fn pod_key(namespace: &str, name: &str) -> Option<PodKey> {
+    (!namespace.is_empty() && !name.is_empty()).then(|| PodKey::new(namespace, name))
+}
+
+/// A port and its protocol, as `80` and `tcp`.
+fn parse_port(port: &str, protocol: &str) -> Option<(Protocol, u16)> {
+    let protocol = Protocol::ALL.into_iter().find(|known| known.to_string().eq_ignore_ascii_case(protocol))?;
+    Some((protocol, port.parse().ok().filter(|port| *port > 0)?))
 }
 
 /// A question to a room, answered between two passes.
@@ -62,4 +135,28 @@ pub struct Query {
     pub what: View,
     /// Where the text goes, in the operators' own language. Whoever asked may have gone.
     pub reply: oneshot::Sender<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_question_about_a_pod_reads_from_its_path() {
+        let Some(View::Pod(question)) = View::parse("explain/pod/shop/web/from/10.1.0.1/to/a/outside/port/80/TCP/json")
+        else {
+            panic!("a question")
+        };
+        assert_eq!(question.pod, PodKey::new("shop", "web"));
+        assert_eq!(question.from, Some(Peer::Address(IpAddr::from([10, 1, 0, 1]))));
+        assert_eq!(question.to, Some(Peer::Pod(PodKey::new("a", "outside"))));
+        assert_eq!((question.port, question.json), (Some((Protocol::Tcp, 80)), true));
+        let plain = PodQuestion::parse("shop/web/from/outside").unwrap();
+        assert_eq!((plain.from, plain.to, plain.port), (Some(Peer::Outside), None, None));
+        for odd in
+            ["shop", "shop/", "shop/web/from", "shop/web/port/0/tcp", "shop/web/port/80/http", "shop/web/now", "/web"]
+        {
+            assert_eq!(PodQuestion::parse(odd), None, "{odd}");
+        }
+    }
 }

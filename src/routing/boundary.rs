@@ -231,32 +231,13 @@ pub fn covering<V>(routes: &OrdMap<Prefix, V>, address: IpAddr) -> Vec<Prefix> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::Node;
     use crate::routing::overlay::{tunnel_name, tunnels};
-    use crate::testing::builders::{cluster, ip, prefix};
-    use std::sync::Arc;
-
-    const LINKS: [&str; 2] = ["192.168.10.11/24", "fd10::11/64"];
-
-    fn links() -> Vec<Prefix> {
-        LINKS.into_iter().map(prefix).collect()
-    }
-
-    fn three_nodes() -> Snapshot {
-        let mut snapshot = cluster("n1").build();
-        for (name, address, pods) in
-            [("n2", "192.168.10.12", "10.244.2.0/24"), ("n3", "192.168.30.13", "10.244.3.0/24")]
-        {
-            let node = Node { internal_ips: vec![ip(address)], pod_cidrs: vec![prefix(pods)], ..Node::default() };
-            snapshot.nodes.insert(NodeName::new(name), Arc::new(node));
-        }
-        snapshot
-    }
+    use crate::testing::builders::{cluster, ip, own_links, prefix, with_nodes};
 
     fn boundary(config: &Config) -> Boundary {
-        let snapshot = three_nodes();
-        let tunnels = tunnels(&snapshot, config, &links(), 1500);
-        Boundary::new(&snapshot, config, [ip("203.0.113.1")], &links(), tunnels)
+        let snapshot = with_nodes(cluster("n1").build());
+        let tunnels = tunnels(&snapshot, config, &own_links(), 1500);
+        Boundary::new(&snapshot, config, [ip("203.0.113.1")], &own_links(), tunnels)
     }
 
     #[test]

@@ -207,7 +207,7 @@ fn overlay(facts: &Facts<'_>, found: &mut Vec<Finding>) {
             text: format!(
                 "--overlay-type=full tunnels what nodes of one subnet say to each other: traffic that peer {peer} sends \
                  to this node for a pod of another one enters a tunnel, while its answer goes to the client directly, \
-                 and a firewall on the way drops it; use --overlay-type=subnet"
+                 which a firewall on the way that never saw the question drops; use --overlay-type=subnet"
             ),
         });
     }

@@ -174,25 +174,10 @@ pub fn tunnel_routes(tunnels: &BTreeMap<IpAddr, Tunnel>) -> BTreeSet<KernelRoute
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Node, NodeName};
-    use crate::testing::builders::{cluster, ip, prefix};
-    use std::sync::Arc;
-
-    const LINKS: [&str; 2] = ["192.168.10.11/24", "fd10::11/64"];
-
-    fn links() -> Vec<Prefix> {
-        LINKS.into_iter().map(prefix).collect()
-    }
+    use crate::testing::builders::{cluster, ip, own_links, prefix, with_nodes};
 
     fn three_nodes() -> Snapshot {
-        let mut snapshot = cluster("n1").build();
-        for (name, address, pods) in
-            [("n2", "192.168.10.12", "10.244.2.0/24"), ("n3", "192.168.30.13", "10.244.3.0/24")]
-        {
-            let node = Node { internal_ips: vec![ip(address)], pod_cidrs: vec![prefix(pods)], ..Node::default() };
-            snapshot.nodes.insert(NodeName::new(name), Arc::new(node));
-        }
-        snapshot
+        with_nodes(cluster("n1").build())
     }
 
     #[test]
@@ -224,8 +209,8 @@ mod tests {
             (OtherSubnets, Reach::Direct, Reach::Tunnel),
             (All, Reach::Tunnel, Reach::Tunnel),
         ] {
-            assert_eq!(reach(scope, ip("192.168.10.12"), &links()), near, "{scope:?}");
-            assert_eq!(reach(scope, ip("192.168.30.13"), &links()), far, "{scope:?}");
+            assert_eq!(reach(scope, ip("192.168.10.12"), &own_links()), near, "{scope:?}");
+            assert_eq!(reach(scope, ip("192.168.30.13"), &own_links()), far, "{scope:?}");
         }
     }
 
@@ -236,7 +221,7 @@ mod tests {
             assert_eq!(1500 - overhead(Family::V4, encapsulation), v4);
             assert_eq!(1500 - overhead(Family::V6, encapsulation), v6);
         }
-        let tunnels = tunnels(&three_nodes(), &Config::default(), &links(), 1500);
+        let tunnels = tunnels(&three_nodes(), &Config::default(), &own_links(), 1500);
         let tunnel = &tunnels[&ip("192.168.30.13")];
         assert_eq!((tunnels.len(), tunnel.local, tunnel.mtu), (1, ip("192.168.10.11"), 1480));
         let routes = tunnel_routes(&tunnels);

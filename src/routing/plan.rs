@@ -11,7 +11,7 @@ use super::config::Encapsulation;
 use super::overlay::{Hop, KernelRoute, TABLE, TUNNEL_PREFIX, Tunnel};
 use crate::kernel::fou;
 use crate::kernel::rtnl::{self, Gue, Link, NextHop, Op, Route, RouteKind, Rule, protocol, table};
-use crate::net::{Family, Prefix};
+use crate::net::{Family, Prefix, host_prefix};
 use crate::reconcile::tracker::Tracker;
 
 /// Order of the routes that drop what no better one leads anywhere: behind whatever a network plugin adds.
@@ -194,6 +194,11 @@ pub fn tunnel_link(tunnel: &Tunnel) -> rtnl::Tunnel {
     }
 }
 
+/// The address the tunnel's link carries.
+pub fn tunnel_address(tunnel: &Tunnel, link: u32) -> rtnl::Address {
+    rtnl::Address { link, prefix: host_prefix(tunnel.local), scope: 0 }
+}
+
 /// Whether a link is a tunnel of ours or of kube-router.
 pub fn is_our_tunnel(link: &Link) -> bool {
     let digits = link.name.strip_prefix(TUNNEL_PREFIX);
@@ -213,8 +218,16 @@ pub struct LinkPlan {
     pub taken: Vec<String>,
 }
 
-/// Compares tunnels with links.
-pub fn links<'a>(tunnels: impl IntoIterator<Item = &'a Tunnel>, links: &[Link]) -> LinkPlan {
+/// Compares tunnels with links. `inner` are the addresses of tunnels, each with its link.
+///
+/// Each tunnel carries this node's end as a host address: what the node itself sends in has that source, which the other
+/// end answers through a tunnel, and the kernel checks sources on the link loosely (`__fib_validate_source` of
+/// `net/ipv4/fib_frontend.c` drops on a link without any address what it would send back by another link).
+pub fn links<'a>(
+    tunnels: impl IntoIterator<Item = &'a Tunnel>,
+    links: &[Link],
+    inner: &BTreeSet<(u32, Prefix)>,
+) -> LinkPlan {
     let by_name: BTreeMap<&str, &Link> = links.iter().map(|link| (link.name.as_str(), link)).collect();
     let mut plan = LinkPlan::default();
     let mut missing = Vec::new();
@@ -240,6 +253,10 @@ pub fn links<'a>(tunnels: impl IntoIterator<Item = &'a Tunnel>, links: &[Link]) 
         }
         if !link.up {
             plan.set.push((tunnel.name.clone(), Op::SetUp { link: link.index, up: true }));
+        }
+        let address = tunnel_address(tunnel, link.index);
+        if !inner.contains(&(address.link, address.prefix)) {
+            plan.set.push((tunnel.name.clone(), Op::AddAddress(address)));
         }
     }
     plan.make.append(&mut missing);
@@ -390,7 +407,8 @@ mod tests {
             link(9, "tun-0123456789a", None),
         ];
         let wanted = [&right, &wrong, &missing];
-        let plan = links(wanted, &there);
+        let own = |link: u32| BTreeSet::from([(link, prefix("192.168.10.11/32"))]);
+        let plan = links(wanted, &there, &own(5));
         assert_eq!(plan.make.len(), 3);
         assert_eq!(
             plan.make[0],
@@ -401,9 +419,10 @@ mod tests {
         let names: BTreeSet<&str> = wanted.iter().map(|tunnel| tunnel.name.as_str()).collect();
         assert_eq!(stale_links(&names, &there), [(old, Op::DeleteLink { link: 7 })], "links of others stay");
         let shut = Link { up: false, mtu: 1400, ..link(5, &right.name, Some(tunnel_link(&right))) };
-        let set = links([&right], &[shut]).set.into_iter().map(|(_, op)| op);
-        assert_eq!(texts(set), ["ip link set dev if5 mtu 1480", "ip link set dev if5 up"]);
-        let taken = links([&right], &[link(5, &right.name, None)]);
+        let set = links([&right], &[shut], &own(6)).set.into_iter().map(|(_, op)| op);
+        let ops = ["ip link set dev if5 mtu 1480", "ip link set dev if5 up", "ip address add 192.168.10.11/32 dev if5"];
+        assert_eq!(texts(set), ops);
+        let taken = links([&right], &[link(5, &right.name, None)], &own(6));
         assert_eq!(taken.taken, [right.name]);
     }
 

@@ -2,7 +2,8 @@
 //!
 //! The same functions as in the daemon. What only kernel and peers know is assumed: the node has the addresses of its
 //! Node object on links of 24 and 64 bits with an MTU of 1500, other nodes announce their pod prefixes and nobody
-//! anything else, and the service proxy has everything in force.
+//! anything else, and the service proxy has everything in force. Peers on those links answer with Ethernet addresses that
+//! are for documentation (RFC 7042), so that the return path is drawn with one for each.
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Display, Formatter, Write as _};
@@ -16,11 +17,13 @@ use super::bgp::types::Attributes;
 use super::boundary::Boundary;
 use super::config::Config;
 use super::desired::{Desired, pod_prefixes};
-use super::peers::build_peers;
-use super::speaker_config::{build, own_route};
+use super::peers::{DesiredPeers, build_peers};
+use super::return_path::{self, Mode, ReturnPath};
+use super::speaker_config::{Leaving, build, own_route};
+use super::speakers::{self, next_hops};
 use super::{egress, overlay, plan};
 use crate::kernel::nft::text as nft_text;
-use crate::kernel::rtnl::{Address, Op, Route};
+use crate::kernel::rtnl::{Address, Link, Neighbour, Op, Route};
 use crate::model::{Node, NodeName, Notice, Snapshot};
 use crate::net::{Family, Prefix, host_prefix};
 
@@ -60,16 +63,67 @@ pub fn render(snapshot: &Snapshot, config: &Config) -> Rendered {
     let prefixes: Vec<Prefix> = links.iter().map(|address| address.prefix).collect();
     let mut routes: BTreeMap<Prefix, Vec<Attributes>> =
         pods.iter().map(|pod| (pod.prefix, vec![own_route(pod.next_hop)])).collect();
-    let hop = |vip: &IpAddr| snapshot.own_node().and_then(|node| node.best_ip(Family::of(*vip)));
-    routes.extend(desired.vips().keys().filter_map(|vip| Some((host_prefix(*vip), vec![own_route(hop(vip)?)]))));
-    let speaker = build(&wanted, snapshot, config, &prefixes, desired.vips().keys(), []);
-    let notices = wanted.notices.iter().chain(desired.notices()).cloned().chain(missing).collect();
+    let hops = |vip: IpAddr| next_hops(vip, &desired, snapshot, config, desired.vips().contains_key(&vip));
+    let vips: BTreeMap<IpAddr, Vec<Attributes>> = desired
+        .listed()
+        .map(|vip| (vip, hops(vip).into_iter().map(own_route).collect::<Vec<Attributes>>()))
+        .filter(|(_, paths)| !paths.is_empty())
+        .collect();
+    let speaker = build(&wanted, snapshot, config, &prefixes, vips.keys(), &Leaving::default());
+    routes.extend(vips.into_iter().map(|(vip, paths)| (host_prefix(vip), paths)));
+    let back = way_back(snapshot, config, &wanted, &prefixes);
+    let mut ruleset = egress::ruleset(snapshot, config, Some(UPLINK_NAME));
+    back.add_to(&mut ruleset, snapshot);
+    let told = wanted.notices.iter().chain(desired.notices()).cloned().chain(missing);
+    let notices = told.chain(speakers::notices(snapshot, config)).chain(back.notices.iter().cloned()).collect();
     Rendered {
         node: snapshot.node_name.clone(),
         bgp: speaker.map(|speaker| peers(&speaker)).unwrap_or_default() + &originated(&routes),
-        ip: ip(snapshot, config, &desired, &links),
-        nft: nft_text::render(egress::TABLE, &egress::ruleset(snapshot, config, Some(UPLINK_NAME))),
+        ip: ip(snapshot, config, &desired, &links, &back),
+        nft: nft_text::render(egress::TABLE, &ruleset),
         notices,
+    }
+}
+
+/// The ways back to the external peers, where answers are to leave by them.
+fn way_back(snapshot: &Snapshot, config: &Config, wanted: &DesiredPeers, links: &[Prefix]) -> ReturnPath {
+    let Some(own) = snapshot.own_node() else { return ReturnPath::default() };
+    let (mode, notice) = Mode::of(&snapshot.node_name, own, config.return_path);
+    let mut path = match mode {
+        Mode::Off => ReturnPath::default(),
+        Mode::Peer => {
+            let neighbours = neighbours(wanted, links);
+            let peers = neighbours.iter().map(|neighbour| neighbour.address).chain(outside(wanted));
+            return_path::build(&snapshot.node_name, peers, links, &[uplink()], &neighbours)
+        }
+    };
+    path.notices.extend(notice);
+    path
+}
+
+fn outside(wanted: &DesiredPeers) -> impl Iterator<Item = IpAddr> + '_ {
+    wanted.peers.iter().filter(|peer| !peer.node).map(|peer| peer.address)
+}
+
+/// The external peers on a link of the node, each with an Ethernet address for documentation.
+pub fn neighbours(wanted: &DesiredPeers, links: &[Prefix]) -> Vec<Neighbour> {
+    let on_link = outside(wanted).filter(|peer| links.iter().any(|link| link.contains(peer)));
+    let station = |number| [0, 0, 0x5e, 0, 0x53, number];
+    on_link.zip(1..).map(|(address, number)| Neighbour { link: UPLINK, address, station: station(number) }).collect()
+}
+
+/// The link with the node's addresses.
+fn uplink() -> Link {
+    Link {
+        index: UPLINK,
+        name: UPLINK_NAME.to_owned(),
+        kind: String::new(),
+        up: true,
+        no_arp: false,
+        loopback: false,
+        mtu: MTU,
+        master: None,
+        tunnel: None,
     }
 }
 
@@ -84,7 +138,7 @@ fn links_of(node: Option<&Node>) -> Vec<Address> {
 }
 
 /// Tunnels, rules and routes, as what makes them.
-fn ip(snapshot: &Snapshot, config: &Config, desired: &Desired, links: &[Address]) -> String {
+fn ip(snapshot: &Snapshot, config: &Config, desired: &Desired, links: &[Address], back: &ReturnPath) -> String {
     let prefixes: Vec<Prefix> = links.iter().map(|address| address.prefix).collect();
     let tunnels = overlay::tunnels(snapshot, config, &prefixes, MTU);
     let indexes: BTreeMap<String, u32> =
@@ -95,6 +149,7 @@ fn ip(snapshot: &Snapshot, config: &Config, desired: &Desired, links: &[Address]
         let link = indexes.get(&tunnel.name).copied().unwrap_or_default();
         ops.push(Op::SetMtu { link, mtu: tunnel.mtu });
         ops.push(Op::SetUp { link, up: true });
+        ops.push(Op::AddAddress(plan::tunnel_address(tunnel, link)));
     }
     ops.extend(overlay::rules(snapshot, config).into_iter().map(Op::AddRule));
     let mut routes: Vec<Route> = Vec::new();
@@ -111,6 +166,7 @@ fn ip(snapshot: &Snapshot, config: &Config, desired: &Desired, links: &[Address]
             routes.extend(route.and_then(|route| plan::route(&route, &indexes, links)));
         }
     }
+    ops.extend(return_path::plan(back, &[], &[]));
     ops.extend(routes.into_iter().map(Op::ReplaceRoute));
     let names: Vec<(String, &str)> = indexes
         .iter()
@@ -181,11 +237,20 @@ pub fn peer(address: &IpAddr, peer: &PeerConfig) -> String {
     if !peer.password.0.is_empty() {
         more.push("md5".to_owned());
     }
+    if let Some(text) = &peer.shutdown {
+        more.push(format!("no session: {text}"));
+    }
     if peer.passive {
         more.push("passive".to_owned());
     }
+    if peer.next_hop_unchanged {
+        more.push("next hops unchanged".to_owned());
+    }
     if peer.client {
         more.push("reflector client".to_owned());
+    }
+    if !peer.add_path_send.is_empty() {
+        more.push("all paths".to_owned());
     }
     if peer.extended_next_hop {
         more.push("ipv6 next hops for ipv4".to_owned());

@@ -47,8 +47,12 @@ pub async fn follow(questions: Handle, sessions: watch::Sender<Sessions>) {
             };
             let Some(event) = event else { break };
             // A removed peer is not news by itself: all are read again with each change.
-            if matches!(event, Event::PeerInitial(_) | Event::Routes(_)) {
-                continue;
+            let between = |state| !matches!(state, SessionState::Established | SessionState::Idle);
+            match event {
+                Event::PeerInitial(_) | Event::Routes(_) => continue,
+                // Steps on the way to a session change nothing here.
+                Event::PeerState(peer) if between(peer.row.state) => continue,
+                _ => {}
             }
             while news.try_recv().is_ok() {}
             let Ok(rows) = questions.peers(None, false).await else { break };

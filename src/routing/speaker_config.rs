@@ -3,10 +3,10 @@
 //! [`build`] makes the speaker's configuration; [`Told`] remembers what the speaker heard and gives the difference:
 //! withdrawals first, then configuration or one edit of the VIP set, then announcements. One VIP more costs one VIP.
 //! [`Leaving`] keeps sessions with other nodes for a while when the mesh becomes a reflected one or the other way
-//! round: new sessions come up before old ones go.
+//! round, and a reflector goes on reflecting: new sessions come up before old ways go.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use super::bgp::bfd::session::Timers;
@@ -35,14 +35,14 @@ pub fn own_route(next_hop: IpAddr) -> Attributes {
 }
 
 /// The speaker's configuration; `None` while the node has no identifier. `links` are this node's addresses with the
-/// length of their links' prefixes, `vips` what is announced now, `lingering` sessions that go soon.
+/// length of their links' prefixes, `vips` what is announced now, `leaving` what goes soon.
 pub fn build<'a>(
     desired: &DesiredPeers,
     snapshot: &Snapshot,
     config: &Config,
     links: &[Prefix],
     vips: impl IntoIterator<Item = &'a IpAddr>,
-    lingering: impl IntoIterator<Item = &'a DesiredPeer>,
+    leaving: &Leaving,
 ) -> Option<SpeakerConfig> {
     let own = snapshot.own_node()?;
     let router_id = router_id(own, config.router_id)?;
@@ -52,12 +52,19 @@ pub fn build<'a>(
         .iter()
         .flat_map(|(name, node)| node.addresses().map(move |address| (address, name.as_str())))
         .collect();
+    let reflects = match desired.reflector {
+        Some(Reflector::Server(id)) => Some(id),
+        // A client with its reflector's id would take every reflected route for a loop (RFC 4456 8).
+        Some(Reflector::Client(_)) => leaving.reflector().map(|_| router_id),
+        None => leaving.reflector(),
+    };
     // Routers beside a speaker or a reflector hear of every way there is, where they can.
-    let several = config.advertise_style == Style::Speakers || matches!(desired.reflector, Some(Reflector::Server(_)));
+    let several = config.advertise_style == Style::Speakers || reflects.is_some();
     // A node that does not speak knows the routers outside only as ways back for answers.
     let silent = config.advertise_style == Style::Speakers && !is_speaker(own, &config.speaker_selector);
     let peer = |peer: &DesiredPeer| {
         let mut made = peer_config(peer, asn, links);
+        made.client |= leaving.is_client(&peer.address);
         made.shutdown = (silent && !peer.node).then(|| "this node is no speaker".to_owned());
         if several && !peer.node {
             made.add_path_send.clone_from(&made.families);
@@ -68,18 +75,13 @@ pub fn build<'a>(
         };
         (peer.address, made)
     };
-    let mut peers: BTreeMap<IpAddr, PeerConfig> = lingering.into_iter().map(peer).collect();
+    let mut peers: BTreeMap<IpAddr, PeerConfig> = leaving.peers().map(peer).collect();
     peers.extend(desired.peers.iter().map(peer));
-    // A client with its reflector's id would take every reflected route for a loop (RFC 4456 8).
-    let cluster_id = match desired.reflector {
-        Some(Reflector::Server(id)) => id,
-        Some(Reflector::Client(_)) | None => router_id,
-    };
     let listen = if desired.asn.is_some() { desired.listen.as_slice() } else { &[] };
     Some(SpeakerConfig {
         asn,
         router_id,
-        cluster_id,
+        cluster_id: reflects.unwrap_or(router_id),
         listen: listen.iter().map(|address| SocketAddr::new(*address, config.bgp_port)).collect(),
         decision: rib::Settings {
             multipath: true,
@@ -96,6 +98,10 @@ pub fn build<'a>(
                 Vec::new()
             },
             external_peers: desired.peers.iter().filter(|peer| !peer.node).map(|peer| peer.address).collect(),
+            unchanged_peers: {
+                let unchanged = desired.peers.iter().filter(|peer| peer.next_hop_unchanged);
+                unchanged.map(|peer| peer.address).collect()
+            },
             own_as_peers: desired
                 .peers
                 .iter()
@@ -107,7 +113,7 @@ pub fn build<'a>(
             import_reject: desired.import_reject.clone(),
             advertise_pod_cidr: config.advertise_pod_cidr,
             override_next_hop: config.override_next_hop,
-            reflector: matches!(desired.reflector, Some(Reflector::Server(_))),
+            reflector: reflects.is_some(),
         }),
         peers,
         dynamic: BTreeMap::new(),
@@ -152,6 +158,7 @@ fn peer_config(peer: &DesiredPeer, asn: crate::net::Asn, links: &[Prefix]) -> Pe
         long_lived: 0,
         client: peer.reflector_client,
         next_hop_self: false,
+        next_hop_unchanged: peer.next_hop_unchanged,
         next_hop_v4: None,
         next_hop_v6: None,
         shared: links.iter().filter(is_shared).map(Prefix::trunc).collect(),
@@ -298,17 +305,28 @@ fn edits(new: &[IpAddr], gone: &[IpAddr]) -> Vec<Change> {
     Family::ALL.into_iter().filter_map(edit).collect()
 }
 
-/// Sessions with nodes that are not wanted any more but stay until the wanted ones are up.
+/// What is not wanted any more but stays until what is wanted is up: sessions with nodes, and reflecting between them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Leaving {
     peers: BTreeMap<IpAddr, (DesiredPeer, Duration)>,
+    /// Nodes that were clients of this one, and since when they are none.
+    clients: BTreeMap<IpAddr, Duration>,
+    /// This node's cluster as a reflector, and since when it is none.
+    reflector: Option<(Ipv4Addr, Duration)>,
     last: Vec<DesiredPeer>,
+    last_reflector: Option<Reflector>,
 }
 
 impl Leaving {
-    /// Takes in what is wanted now. A session with a node that is still in the cluster lingers; one with a node that
-    /// is gone, or with a router outside, does not. `up` are the addresses of peers with an established session.
-    pub fn update(&mut self, wanted: &DesiredPeers, snapshot: &Snapshot, up: &BTreeSet<IpAddr>, now: Duration) {
+    /// Takes in what is wanted now, and says whether what lingers is another than before. A session with a node that is
+    /// still in the cluster lingers; one with a node that is gone, or with a router outside, does not. `up` are the
+    /// addresses of peers with an established session.
+    ///
+    /// Reflecting lingers for [`LINGER_AT_MOST`], and not shorter: the sessions that take its place are between other
+    /// nodes, and this one does not see when they are up.
+    pub fn update(&mut self, wanted: &DesiredPeers, snapshot: &Snapshot, up: &BTreeSet<IpAddr>, now: Duration) -> bool {
+        let before = self.lingering();
+        self.update_reflecting(wanted, now);
         let is_wanted = |address: &IpAddr| wanted.peers.iter().any(|peer| peer.address == *address);
         for peer in self.last.iter().filter(|peer| peer.node && !is_wanted(&peer.address)) {
             self.peers.entry(peer.address).or_insert_with(|| (peer.clone(), now));
@@ -327,6 +345,29 @@ impl Leaving {
             nodes.contains(address) && !is_wanted(address) && asn_of(peer) && lingers < enough
         });
         self.last.clone_from(&wanted.peers);
+        before != self.lingering()
+    }
+
+    fn update_reflecting(&mut self, wanted: &DesiredPeers, now: Duration) {
+        let recent = |since: Duration| now.saturating_sub(since) < LINGER_AT_MOST;
+        let older = std::mem::replace(&mut self.last_reflector, wanted.reflector);
+        self.reflector = match (older, wanted.reflector) {
+            (_, Some(Reflector::Server(_))) => None,
+            (Some(Reflector::Server(id)), _) => Some((id, now)),
+            _ => self.reflector.filter(|(_, since)| recent(*since)),
+        };
+        let were = self.last.iter().chain(self.peers()).filter(|peer| peer.node && peer.reflector_client);
+        let were: BTreeSet<IpAddr> = were.map(|peer| peer.address).collect();
+        let none_now = wanted.peers.iter().filter(|peer| peer.node && !peer.reflector_client);
+        let none_now: BTreeSet<IpAddr> = none_now.map(|peer| peer.address).collect();
+        self.clients.retain(|address, since| none_now.contains(address) && recent(*since));
+        for address in were.intersection(&none_now) {
+            self.clients.entry(*address).or_insert(now);
+        }
+    }
+
+    fn lingering(&self) -> (Vec<IpAddr>, Vec<IpAddr>, Option<Ipv4Addr>) {
+        (self.peers.keys().copied().collect(), self.clients.keys().copied().collect(), self.reflector())
     }
 
     /// The sessions that linger.
@@ -334,8 +375,18 @@ impl Leaving {
         self.peers.values().map(|(peer, _)| peer)
     }
 
-    /// True where none does.
+    /// Whether a node that is no client any more is still treated as one.
+    pub fn is_client(&self, address: &IpAddr) -> bool {
+        self.clients.contains_key(address)
+    }
+
+    /// The cluster id of a node that is no reflector any more but still reflects.
+    pub fn reflector(&self) -> Option<Ipv4Addr> {
+        self.reflector.map(|(id, _)| id)
+    }
+
+    /// True where nothing lingers.
     pub fn is_empty(&self) -> bool {
-        self.peers.is_empty()
+        self.peers.is_empty() && self.clients.is_empty() && self.reflector.is_none()
     }
 }

@@ -104,6 +104,17 @@ pub struct RouteLabels {
     pub what: &'static str,
 }
 
+/// A denied packet.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct DeniedLabels {
+    /// The namespace of the pod whose policies denied it; `other` beyond a bounded number of them.
+    pub namespace: String,
+    /// `ingress` or `egress`.
+    pub direction: String,
+    /// `no_rule`, `cluster_policy` or `changed`.
+    pub reason: &'static str,
+}
+
 /// Everything that is counted. Clones share their values.
 #[derive(Clone, Debug)]
 pub struct Metrics {
@@ -147,6 +158,8 @@ pub struct Metrics {
     pub host_routes_removed: Counter,
     /// How long a pass of the router takes (kube-router's name).
     pub host_routes_sync_time: Histogram,
+    /// Denied packets that were logged.
+    pub denied: Family<DeniedLabels, Counter>,
     /// How long a pass of the firewall takes (kube-router's name).
     pub iptables_sync_time: Histogram,
     /// Chains of the firewall's table (kube-router's name).
@@ -210,6 +223,7 @@ described! {
     "ferrovia_bgp_prefixes", "gauge", "peer, family, direction", "Routes received from a peer, accepted, and advertised to it";
     "ferrovia_routes", "gauge", "what", "Routes: learned, refused, kernel, inherited (of a former run), originated, vips, vips_waiting (for the service proxy)";
     "ferrovia_tunnels", "gauge", "", "Tunnels to other nodes";
+    "ferrovia_firewall_denied_logged_total", "counter", "namespace, direction, reason", "Denied packets that were logged, of a rate-limited sample; reason: no_rule, cluster_policy, changed (the policies changed since)";
     "ferrovia_generation", "gauge", "stage, room", "Newest snapshot of the cluster, published and applied";
     "ferrovia_reconcile_duration_seconds", "histogram", "room, read", "Seconds a pass took, by how much of the kernel it read: nothing, links, everything";
     "ferrovia_ops_total", "counter", "room, result", "Changes written to the kernel";
@@ -255,6 +269,7 @@ impl Default for Metrics {
             host_routes_added: Counter::default(),
             host_routes_removed: Counter::default(),
             host_routes_sync_time: seconds(),
+            denied: Family::default(),
             iptables_sync_time: seconds(),
             policy_chains: Gauge::default(),
             policy_ipsets: Gauge::default(),
@@ -315,6 +330,7 @@ impl Scrape {
         );
         register_firewall(&mut registry, metrics);
         register_router(&mut registry, metrics);
+        register(&mut registry, "ferrovia_firewall_denied_logged_total", metrics.denied.clone());
         register(&mut registry, "ferrovia_generation", metrics.generation.clone());
         register(&mut registry, "ferrovia_reconcile_duration_seconds", metrics.reconcile_duration.clone());
         register(&mut registry, "ferrovia_ops_total", metrics.ops.clone());
@@ -447,6 +463,8 @@ mod tests {
         metrics.watch_in_sync.get_or_create(&KindLabels { kind: "Service" }).set(1);
         metrics.watch_restarts.get_or_create(&KindLabels { kind: "Service" }).inc();
         let peer = PeerLabels { peer: "192.0.2.1".into(), asn: 64512, kind: "external" };
+        let denied = DeniedLabels { namespace: "a".into(), direction: "ingress".into(), reason: "no_rule" };
+        metrics.denied.get_or_create(&denied).inc();
         metrics.bgp_peer_state.get_or_create(&peer).set(6);
         metrics.bgp_session_drops.get_or_create(&peer).inc();
         let prefixes = PrefixLabels { peer: "192.0.2.1".into(), family: "ipv4".into(), direction: "received" };

@@ -30,6 +30,20 @@ pub fn cluster(node: &str) -> ClusterBuilder {
     ClusterBuilder { snapshot }
 }
 
+/// The addresses of that node with the length of their links' prefixes.
+pub fn own_links() -> Vec<Prefix> {
+    ["192.168.10.11/24", "fd10::11/64"].map(prefix).to_vec()
+}
+
+/// The cluster with two more nodes: n2 on the same subnet, n3 behind a router.
+pub fn with_nodes(mut snapshot: Snapshot) -> Snapshot {
+    for (name, address, pods) in [("n2", "192.168.10.12", "10.244.2.0/24"), ("n3", "192.168.30.13", "10.244.3.0/24")] {
+        let node = Node { internal_ips: vec![ip(address)], pod_cidrs: vec![prefix(pods)], ..Node::default() };
+        snapshot.nodes.insert(NodeName::new(name), Arc::new(node));
+    }
+    snapshot
+}
+
 /// A ClusterIP Service without ports.
 pub fn service(name: &str, cluster_ip: &str) -> ServiceBuilder {
     ServiceBuilder {

@@ -13,6 +13,7 @@ pub mod contract;
 pub mod expand;
 pub mod golden;
 pub mod lab;
+pub mod meter;
 pub mod node;
 pub mod oracle;
 pub mod policy_oracle;

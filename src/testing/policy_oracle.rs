@@ -1,14 +1,14 @@
 //! What Kubernetes says policies allow, read naively from the API text.
 //!
-//! Written from the descriptions of `networking.k8s.io/v1`, with no look at how the firewall does it; slow and obvious on
+//! Written from the descriptions of `networking.k8s.io/v1` and `policy.networking.k8s.io/v1alpha2`, with no look at how the firewall does it; slow and obvious on
 //! purpose. Quotes are the API's.
 
 use std::net::IpAddr;
 
 use super::tracer::Packet;
 use crate::model::{
-    Labels, NamespaceName, Namespaces, NetworkPolicy, Peer, Peers, Pod, PodKey, PolicyRule, PortMatch, Ports, Selector,
-    Snapshot,
+    Action, ClusterNetworkPolicy, Labels, NamespaceName, Namespaces, NetworkPolicy, Peer, Peers, Pod, PodKey,
+    PolicyRule, PortMatch, Ports, Selector, Snapshot, Tier,
 };
 
 /// Which way a packet is looked at.
@@ -56,12 +56,57 @@ impl<'a> PolicyOracle<'a> {
             // are policies, because the next pod may be one of those they isolate.
             let ours =
                 self.snapshot.own_node().is_some_and(|node| node.pod_cidrs.iter().any(|cidr| cidr.contains(&address)));
-            return !ours || self.snapshot.policies.is_empty();
+            return !ours || (self.snapshot.policies.is_empty() && self.snapshot.cluster_policies.is_empty());
         }
         here.iter().all(|(key, pod)| self.pod_may(direction, key, pod, packet))
     }
 
+    /// "Policy tiers are evaluated in the following order: Admin tier, NetworkPolicy tier, Baseline tier."
     fn pod_may(&self, direction: Direction, key: &PodKey, pod: &Pod, packet: Packet) -> bool {
+        // "If Admin tier has made a final decision (Accept or Deny) on a connection, then no further evaluation is done."
+        match self.tier(Tier::Admin, direction, key, pod, packet) {
+            Some(Action::Accept) => return true,
+            Some(Action::Deny) => return false,
+            Some(Action::Pass) | None => {}
+        }
+        // "v1.NetworkPolicy always makes a final decision for selected pods."
+        if let Some(allowed) = self.network_policies(direction, key, pod, packet) {
+            return allowed;
+        }
+        // "If a given connection wasn't allowed or denied by any of the tiers, the default kubernetes policy is applied,
+        // which says that all pods can communicate with each other."
+        self.tier(Tier::Baseline, direction, key, pod, packet) != Some(Action::Deny)
+    }
+
+    /// What the first rule of a tier says that matches; `None` where none does.
+    fn tier(&self, tier: Tier, direction: Direction, key: &PodKey, pod: &Pod, packet: Packet) -> Option<Action> {
+        let about = |policy: &ClusterNetworkPolicy| {
+            let namespace = self.snapshot.namespaces.get(&NamespaceName(key.namespace.clone()));
+            let labels = namespace.map(|found| found.labels.clone()).unwrap_or_default();
+            policy.tier == tier && chooses(&policy.namespaces, &labels) && chooses(&policy.pods, &pod.labels)
+        };
+        // "Policies with lower priority values have higher precedence." Of equal ones "the implementation can apply any":
+        // ours promises the order of names.
+        let mut policies: Vec<_> = self.snapshot.cluster_policies.iter().filter(|(_, policy)| about(policy)).collect();
+        policies.sort_by(|a, b| (a.1.priority, a.0).cmp(&(b.1.priority, b.0)));
+        for (_, policy) in policies {
+            let rules = match direction {
+                Direction::Ingress => &policy.ingress,
+                Direction::Egress => &policy.egress,
+            };
+            // "A rule that appears at the top … would take the highest precedence."
+            for rule in rules {
+                let plain = PolicyRule { peers: rule.peers.clone(), ports: rule.ports.clone() };
+                if self.rule(direction, "", &plain, packet, pod) {
+                    return Some(rule.action);
+                }
+            }
+        }
+        None
+    }
+
+    /// Whether the NetworkPolicies that isolate a pod allow a packet; `None` where none isolates it.
+    fn network_policies(&self, direction: Direction, key: &PodKey, pod: &Pod, packet: Packet) -> Option<bool> {
         let rules_of = |policy: &'a NetworkPolicy| match direction {
             Direction::Ingress => policy.ingress.as_ref(),
             Direction::Egress => policy.egress.as_ref(),
@@ -78,10 +123,11 @@ impl<'a> PolicyOracle<'a> {
             })
             .collect();
         // "By default, a pod is non-isolated"; "the order of evaluation does not affect the policy result".
-        isolating.is_empty()
-            || isolating.iter().any(|(namespace, _, rules)| {
+        (!isolating.is_empty()).then(|| {
+            isolating.iter().any(|(namespace, _, rules)| {
                 rules.iter().any(|rule| self.rule(direction, namespace, rule, packet, pod))
             })
+        })
     }
 
     /// "traffic which matches both the `from` and `ports` sections".

@@ -58,7 +58,7 @@ impl FakeSpeaker {
             let address: IpAddr = text.parse().unwrap();
             LearnedHop { next_hop: NextHop::from(address), peer: address, kind: PeerKind::External }
         };
-        let route = LearnedRoute { hops: next_hops.iter().map(hop).collect(), blackhole: false };
+        let route = LearnedRoute { hops: next_hops.iter().map(hop).collect(), blackhole: false, leaving: false };
         self.open().learned.routes.insert(prefix.parse().unwrap(), Arc::new(route));
     }
 

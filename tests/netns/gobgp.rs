@@ -223,6 +223,7 @@ fn peer() -> PeerConfig {
         long_lived: 0,
         client: false,
         next_hop_self: false,
+        next_hop_unchanged: false,
         next_hop_v4: None,
         next_hop_v6: Some(IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1]).into()),
         shared: Vec::new(),

@@ -24,6 +24,7 @@ fn timings() -> Timings {
         list_idle: Duration::from_secs(10),
         settled: Duration::from_millis(200),
         folder_poll: Duration::from_millis(100),
+        unknown_kind: Duration::from_millis(50),
         ..Timings::default()
     }
 }

@@ -123,6 +123,11 @@ impl Script {
         self.say(Reply::Whole(code, status));
     }
 
+    /// The next request gets this.
+    pub(crate) fn whole(&self, code: u16, value: &Value) {
+        self.say(Reply::Whole(code, value.clone()));
+    }
+
     /// The next request gets a page of a list.
     pub(crate) fn page(&self, items: &[Value], version: &str, next: Option<&str>) {
         let metadata = json!({"resourceVersion": version, "continue": next.unwrap_or_default()});

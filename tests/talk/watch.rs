@@ -344,6 +344,48 @@ async fn pods_and_all_nodes_come_only_when_needed() {
     assert!(!server.queries("nodes")[0].contains("fieldSelector"));
 }
 
+fn cluster_policy(name: &str, spec: &Value, version: &str) -> Value {
+    json!({
+        "kind": "ClusterNetworkPolicy", "apiVersion": "policy.networking.k8s.io/v1alpha2",
+        "metadata": {"name": name, "resourceVersion": version}, "spec": spec
+    })
+}
+
+#[tokio::test]
+async fn a_kind_the_server_does_not_know_is_watched_from_when_it_does() {
+    let server = Server::start().await;
+    let discovery = server.script("v1alpha2");
+    let served = json!({
+        "kind": "APIResourceList", "apiVersion": "v1", "groupVersion": "policy.networking.k8s.io/v1alpha2",
+        "resources": [{"name": "clusternetworkpolicies", "singularName": "", "namespaced": false,
+                       "kind": "ClusterNetworkPolicy", "verbs": ["list", "watch"]}]
+    });
+    let policies = server.script("clusternetworkpolicies");
+    discovery.refuse(404, "NotFound", "the server could not find the requested resource");
+    let needs = Needs { policies: true, ..Needs::default() };
+    let (mut door, _stop) = opened(Config { needs, ..config(&server) }).await;
+    let first = until(&mut door, "anything", |_| true).await;
+    assert!(first.snapshot.cluster_policies.is_empty() && door.status.in_sync());
+    assert!(server.queries("clusternetworkpolicies").is_empty(), "what is not there is not asked for");
+    // The definition appears.
+    discovery.whole(200, &served);
+    let feed = policies.stream();
+    let good = json!({"tier": "Admin", "priority": 1, "subject": {"namespaces": {}}});
+    // A field of the wrong type costs only itself.
+    let odd = json!({"tier": 7, "priority": "high", "subject": [], "ingress": "all"});
+    feed.added(&cluster_policy("good", &good, "1")).added(&cluster_policy("odd", &odd, "2")).listed("3");
+    let both = until(&mut door, "both policies", |snapshot| snapshot.cluster_policies.len() == 2).await;
+    assert_eq!(both.snapshot.changes_since(&first.snapshot).cluster_policies.len(), 2);
+    assert_eq!(door.status.n_rejected(Kind::ClusterNetworkPolicy), 1);
+    // It is taken away, with everything of its kind.
+    policies.refuse(404, "NotFound", "the server could not find the requested resource");
+    policies.refuse(404, "NotFound", "the server could not find the requested resource");
+    discovery.refuse(404, "NotFound", "the server could not find the requested resource");
+    drop(feed);
+    until(&mut door, "no policies", |snapshot| snapshot.cluster_policies.is_empty()).await;
+    assert!(door.status.connected(), "that is no trouble");
+}
+
 #[tokio::test]
 async fn what_an_owner_should_know_becomes_one_event() {
     let server = Server::start().await;

@@ -106,7 +106,7 @@ const KUBE_ROUTER: [Row; 79] = [
 ];
 
 /// What kube-router does not have.
-const OWN: [Row; 19] = [
+const OWN: [Row; 20] = [
     ("config", "", "", "", Nobody),
     ("manifests", "", "/etc/cluster", "", Nobody),
     ("allowed-import-prefixes", "", "10.0.0.0/8", "10.0.0.0/40", ByConfig),
@@ -119,6 +119,7 @@ const OWN: [Row; 19] = [
     ("drain-taints", "ToBeDeletedByClusterAutoscaler", "a,b", "", Nobody),
     ("drain-tag-time", "5s", "0s", "-1s", ByConfig),
     ("drain-settle-time", "10s", "1m", "-1s", ByConfig),
+    ("log-denied", "false", "true", "x", Parser),
     ("log-format", "text", "json", "xml", ByConfig),
     ("dry-run", "false", "true", "x", Parser),
     ("admin-socket", "/run/ferrovia/ferrovia.sock", "/tmp/f.sock", "", Nobody),
@@ -500,6 +501,20 @@ fn cli_questions_to_a_running_daemon() {
     assert!(asks(route, Explained::Route("10.0.0.0/8".to_owned())));
     let peer = parse(&["explain", "peer", "fd00::1"]).unwrap();
     assert!(asks(peer, Explained::Peer("fd00::1".to_owned())));
+    let pod = ["explain", "pod", "a/b", "--from", "outside", "--to=c/d", "--port", "53/udp", "-o", "json"];
+    assert!(asks(parse(&pod).unwrap(), Explained::Pod("a/b/from/outside/to/c/d/port/53/udp/json".to_owned())));
+    let plain = parse(&["explain", "pod", "a/b", "--from=fd00::1"]).unwrap();
+    assert!(asks(plain, Explained::Pod("a/b/from/fd00::1".to_owned())));
+    for odd in [
+        &["explain", "pod", "a"][..],
+        &["explain", "pod", "a/b", "--from", "c"],
+        &["explain", "pod", "a/b", "--port", "80/tcp"],
+        &["explain", "pod", "a/b", "--to", "outside", "--port", "http"],
+        &["explain", "pod", "a/b", "--output", "yaml"],
+        &["explain", "route", "10.0.0.1", "--from", "outside"],
+    ] {
+        assert_eq!(code(odd), 2, "{odd:?}");
+    }
     assert_eq!(code(&["explain", "route", "home"]), 2);
     assert_eq!(code(&["explain", "peer", "10.0.0.0/8"]), 2);
     assert_eq!(code(&["explain", "service", "web"]), 2);

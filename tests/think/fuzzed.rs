@@ -1,4 +1,4 @@
-//! What fuzzing of the router's decoders found worth keeping, once more: every input of `fuzz/corpus` through the body of
+//! What fuzzing of decoders found worth keeping, once more: every input of `fuzz/corpus` through the body of
 //! its target, and variants of each: `FUZZ_VARIANTS=N` says how many. The fuzzer itself needs another compiler and knows
 //! where it has been; this does not.
 
@@ -16,6 +16,8 @@ mod bgp_hub;
 mod bgp_message;
 #[path = "../../fuzz/bodies/bgp_open.rs"]
 mod bgp_open;
+#[path = "../../fuzz/bodies/nflog.rs"]
+mod nflog;
 #[path = "../../fuzz/bodies/peers.rs"]
 mod peers;
 #[path = "../../fuzz/bodies/shape.rs"]
@@ -110,4 +112,9 @@ fn annotations_of_peers() {
 #[test]
 fn bfd_packets() {
     replay("bfd_packet", bfd_packet::run);
+}
+
+#[test]
+fn messages_of_a_log_group() {
+    replay("nflog", nflog::run);
 }

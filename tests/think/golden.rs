@@ -21,6 +21,8 @@ use ferrovia::proxy::render::{Picture, Rendered, render};
 use ferrovia::proxy::{Config, DUMMY_LINK, NodeView, TABLE};
 use ferrovia::reconcile::{Read, Subsystem};
 use ferrovia::routing;
+use ferrovia::routing::peers::build_peers;
+use ferrovia::testing::builders::own_links;
 use ferrovia::testing::golden::Golden;
 use ferrovia::testing::node::{FakeNode, Written, pass};
 use ferrovia::testing::router::RouterNode;
@@ -149,6 +151,10 @@ fn every_router_case_is_what_the_room_does() {
                 let hop = node.best_ip(Family::of(pods.addr())).unwrap_or_else(|| panic!("{name} has no address"));
                 router.speaker.learn(&pods.to_string(), &[&hop.to_string()]);
             }
+        }
+        // Peers answer as they are assumed to.
+        for neighbour in routing::render::neighbours(&build_peers(&snapshot, &config), &own_links()) {
+            router.node.rtnl.open().put_neighbour(neighbour);
         }
         let outcome = router.room(&config, false).sync(&snapshot, Read::Kernel, Duration::ZERO);
         assert!(outcome.failed.is_empty(), "{}: {:?}", case.display(), outcome.failed);

@@ -12,6 +12,7 @@ mod book;
 mod cli;
 mod convergence;
 mod drain;
+mod explain;
 mod firewall;
 mod fuzzed;
 mod generate;

@@ -1,7 +1,12 @@
 //! For random clusters, policies and packets: the firewall's rules do what Kubernetes says policies allow.
+//!
+//! The seed of the packets and clusters is printed; `FERROVIA_SEED` runs the same ones again.
 
+use std::hash::{BuildHasher as _, Hasher as _};
+use std::io::Write as _;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use ferrovia::firewall::Config;
 use ferrovia::firewall::book::Book;
@@ -10,16 +15,18 @@ use ferrovia::firewall::judge::{Connection, Judge};
 use ferrovia::firewall::table::Table;
 use ferrovia::kernel::filter::Hook;
 use ferrovia::model::{
-    Labels, NamedPort, Namespace, NamespaceName, Namespaces, NetworkPolicy, NodeName, Operator, Peer, Peers, Pod,
-    PodKey, PolicyKey, PolicyPort, PolicyRule, PortMatch, Ports, Requirement, Selector, Snapshot,
+    Action, ClusterNetworkPolicy, ClusterPolicyName, ClusterRule, Labels, NamedPort, Namespace, NamespaceName,
+    Namespaces, NetworkPolicy, NodeName, Operator, Peer, Peers, Pod, PodKey, PolicyKey, PolicyPort, PolicyRule,
+    PortMatch, Ports, Requirement, Selector, Snapshot, Tier,
 };
 use ferrovia::net::{Prefix, Protocol};
 use ferrovia::testing::builders::{cluster, ip, prefix};
 use ferrovia::testing::policy_oracle::PolicyOracle;
 use ferrovia::testing::tracer::{Origin, Packet, Tracer};
 use proptest::prelude::*;
+use proptest::test_runner::{RngAlgorithm, TestCaseError, TestError, TestRng, TestRunner};
 
-/// Packets tried on each cluster; with the number of clusters below, more than 100,000 verdicts.
+/// Packets tried on each cluster; with the number of clusters below, more than 100,000 cases.
 const PACKETS: usize = 120;
 const CLUSTERS: u32 = 900;
 
@@ -104,6 +111,40 @@ fn policy() -> impl Strategy<Value = NetworkPolicy> {
     (selector(), rules(), rules()).prop_map(|(targets, ingress, egress)| NetworkPolicy { targets, ingress, egress })
 }
 
+/// What an API server lets through: peers are always named, and namespaces never the policy's own.
+fn cluster_rule() -> impl Strategy<Value = ClusterRule> {
+    let pods = (selector(), selector())
+        .prop_map(|(namespaces, pods)| Peer::Pods { namespaces: Namespaces::Selected(namespaces), pods });
+    let block = block().prop_map(|cidr| Peer::Block { cidr, except: Vec::new() });
+    // A rule that could not be read is for everybody, or for nobody.
+    let peers = prop_oneof![
+        1 => Just(Peers::Any),
+        6 => prop::collection::vec(prop_oneof![3 => pods, 2 => block], 0..3).prop_map(Peers::Only),
+    ];
+    let ports = prop_oneof![
+        2 => Just(Ports::Any),
+        1 => prop::collection::vec(port(), 1..3).prop_map(Ports::Only),
+    ];
+    let action = prop::sample::select(vec![Action::Accept, Action::Deny, Action::Pass]);
+    (action, peers, ports).prop_map(|(action, peers, ports)| ClusterRule { name: Arc::from(""), action, peers, ports })
+}
+
+/// Few priorities, so that many are equal.
+fn cluster_policy() -> impl Strategy<Value = ClusterNetworkPolicy> {
+    let rules = || prop::collection::vec(cluster_rule(), 0..4);
+    let tier = prop::sample::select(vec![Tier::Admin, Tier::Baseline]);
+    (tier, 0..3_u16, selector(), selector(), rules(), rules()).prop_map(
+        |(tier, priority, namespaces, pods, ingress, egress)| ClusterNetworkPolicy {
+            tier,
+            priority,
+            namespaces,
+            pods,
+            ingress,
+            egress,
+        },
+    )
+}
+
 /// Pod number `n` is on node `n % 2 + 1` of two.
 fn pod() -> impl Strategy<Value = Pod> {
     let ports = prop::collection::vec((0..3_u8, protocol(), 1..6_u16), 0..3);
@@ -117,7 +158,8 @@ pub(super) fn snapshot() -> impl Strategy<Value = Snapshot> {
     let pods = prop::collection::vec((0..3_u8, pod()), 0..8);
     let policies = prop::collection::vec((0..3_u8, policy()), 0..5);
     let namespaces = prop::collection::vec(labels(), 3);
-    (pods, policies, namespaces).prop_map(|(pods, policies, namespaces)| {
+    let cluster_policies = prop::collection::vec((0..5_u8, cluster_policy()), 0..5);
+    (pods, policies, namespaces, cluster_policies).prop_map(|(pods, policies, namespaces, cluster_policies)| {
         let mut snapshot = cluster("n1").build();
         for (number, labels) in (0..).zip(namespaces) {
             snapshot
@@ -133,6 +175,9 @@ pub(super) fn snapshot() -> impl Strategy<Value = Snapshot> {
             };
             let pod = Pod { addresses: addresses.into(), node: Some(NodeName::new(format!("n{node}"))), ..pod };
             snapshot.pods.insert(PodKey::new(text(namespace), format!("p{number}")), Arc::new(pod));
+        }
+        for (number, policy) in cluster_policies {
+            snapshot.cluster_policies.insert(ClusterPolicyName(Arc::from(format!("cnp{number}"))), Arc::new(policy));
         }
         for (number, (namespace, policy)) in policies.into_iter().enumerate() {
             snapshot.policies.insert(PolicyKey::new(text(namespace), format!("np{number}")), Arc::new(policy));
@@ -168,45 +213,85 @@ fn packets() -> impl Strategy<Value = Vec<Packet>> {
     prop::collection::vec(one, PACKETS)
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig { cases: CLUSTERS, ..ProptestConfig::default() })]
-
-    #[test]
-    fn rules_allow_what_the_api_allows_and_nothing_else(snapshot in snapshot(), packets in packets()) {
-        let own = [ip("192.168.10.11"), ip("fd10::11")];
-        let config = Config::default();
-        let rules = ruleset(&Book::build(&snapshot, &config), &snapshot, &config);
-        let (tracer, oracle) = (Tracer::of_filter(&rules, &own), PolicyOracle::new(&snapshot));
-        let book = Book::build(&snapshot, &config);
-        let table = Table::build(&book, &snapshot, &config);
-        let judge = Judge::new(&table, &book);
-        for packet in packets {
-            let Packet { source, source_port, destination, port, protocol, .. } = packet;
-            let connection = Connection { source, source_port, destination, port, protocol };
-            prop_assert_eq!(judge.allows(&connection, false), oracle.allows(packet, false), "{:?}", connection);
-            // What is routed, and what IPVS has sent on: the same question in two hooks.
-            for hook in [Hook::Forward, Hook::Output] {
-                let stopped = tracer.hook(hook, packet);
-                prop_assert_eq!(stopped.is_none(), oracle.allows(packet, false), "{:?} {:?}: {:?}", hook, packet, stopped);
-            }
-            let from_node = Packet { source: own[usize::from(packet.source.is_ipv6())], ..packet };
-            prop_assert_eq!(tracer.hook(Hook::Output, from_node).is_none(), oracle.allows(from_node, true));
-        }
+/// A seed: the one asked for, else a new one.
+fn seed() -> u64 {
+    match std::env::var("FERROVIA_SEED") {
+        Ok(text) => text.parse().expect("FERROVIA_SEED is a number"),
+        Err(_) => std::hash::RandomState::new().build_hasher().finish(),
     }
+}
 
+#[test]
+fn rules_allow_what_the_api_allows_and_nothing_else() {
+    let seed = seed();
+    let mut bytes = [0; 32];
+    bytes[..8].copy_from_slice(&seed.to_be_bytes());
+    let config = ProptestConfig { cases: CLUSTERS, failure_persistence: None, ..ProptestConfig::default() };
+    let mut runner = TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &bytes));
+    let (cases, denied) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let outcome = runner.run(&(snapshot(), packets()), |(snapshot, packets)| {
+        for packet in &packets {
+            cases.fetch_add(1, Ordering::Relaxed);
+            if !PolicyOracle::new(&snapshot).allows(*packet, false) {
+                denied.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        agrees(&snapshot, &packets)
+    });
+    let (cases, denied) = (cases.into_inner(), denied.into_inner());
+    // Past the test harness, which keeps back what a test that passes prints.
+    let _ = writeln!(std::io::stderr(), "policies: seed {seed}, {cases} cases, {denied} of them denied");
+    match outcome {
+        Ok(()) => assert!(cases >= 100_000 && denied > cases / 10, "{cases} cases, {denied} denied"),
+        Err(TestError::Fail(reason, (snapshot, _))) => {
+            panic!("seed {seed}: {reason}\n{}", serde_json::to_string_pretty(&snapshot).unwrap())
+        }
+        Err(error) => panic!("seed {seed}: {error}"),
+    }
+}
+
+fn agrees(snapshot: &Snapshot, packets: &[Packet]) -> Result<(), TestCaseError> {
+    let own = [ip("192.168.10.11"), ip("fd10::11")];
+    let config = Config::default();
+    let book = Book::build(snapshot, &config);
+    let table = Table::build(&book, snapshot, &config);
+    let (rules, judge) = (table.whole(&book), Judge::new(&table, &book));
+    let (tracer, oracle) = (Tracer::of_filter(&rules, &own), PolicyOracle::new(snapshot));
+    for packet in packets.iter().copied() {
+        let Packet { source, source_port, destination, port, protocol, .. } = packet;
+        let connection = Connection { source, source_port, destination, port, protocol };
+        prop_assert_eq!(judge.allows(&connection, false), oracle.allows(packet, false), "{:?}", connection);
+        // What is routed, and what IPVS has sent on: the same question in two hooks.
+        for hook in [Hook::Forward, Hook::Output] {
+            let stopped = tracer.hook(hook, packet);
+            prop_assert_eq!(stopped.is_none(), oracle.allows(packet, false), "{:?} {:?}: {:?}", hook, packet, stopped);
+        }
+        let from_node = Packet { source: own[usize::from(packet.source.is_ipv6())], ..packet };
+        prop_assert_eq!(tracer.hook(Hook::Output, from_node).is_none(), oracle.allows(from_node, true));
+    }
+    Ok(())
+}
+
+proptest! {
     #[test]
     fn changes_lead_where_a_fresh_start_leads(states in prop::collection::vec(snapshot(), 2..5)) {
         let config = Config { legacy_isolation: true, ..Config::default() };
-        let mut book = Book::default();
+        let (mut book, mut table) = (Book::default(), Table::new(&config));
         let mut before = Snapshot::empty(NodeName::new("n1"));
         for state in states {
             book.apply(&state.changes_since(&before), &state, &config);
             let fresh = ruleset(&Book::build(&state, &config), &state, &config);
-            prop_assert_eq!(ruleset(&book, &state, &config), fresh);
+            prop_assert_eq!(&ruleset(&book, &state, &config), &fresh);
+            let touched = book.take_touched();
+            let _ = table.update(&book, &touched, &state);
+            prop_assert_eq!(table.whole(&book), fresh);
             before = state;
         }
         let empty = Snapshot { nodes: before.nodes.clone(), ..Snapshot::empty(NodeName::new("n1")) };
         book.apply(&empty.changes_since(&before), &empty, &config);
+        let touched = book.take_touched();
+        let _ = table.update(&book, &touched, &empty);
+        prop_assert_eq!(table.whole(&book), ruleset(&book, &empty, &config));
         prop_assert_eq!(book.members().sets().count(), 0, "no set is left behind");
         prop_assert_eq!(ruleset(&book, &empty, &config), ruleset(&Book::build(&empty, &config), &empty, &config));
     }

@@ -4,12 +4,12 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use ferrovia::kernel::rtnl::{Op, Route, RouteKind, Rtnl, Rule, protocol, table};
-use ferrovia::model::{Generation, Node, NodeName, Snapshot};
+use ferrovia::model::{Generation, NodeName, Snapshot};
 use ferrovia::net::Family;
 use ferrovia::reconcile::Read;
 use ferrovia::routing::config::{Config, Encapsulation, OverlayScope};
 use ferrovia::routing::overlay::tunnel_name;
-use ferrovia::testing::builders::{ClusterBuilder, cluster, ip, prefix, service};
+use ferrovia::testing::builders::{ClusterBuilder, cluster, ip, prefix, service, with_nodes};
 use ferrovia::testing::expand::{emptied, expand};
 use ferrovia::testing::node::{FakeNode, Fault, State};
 use ferrovia::testing::router::{FakeRouterRoom, RouterNode, pass};
@@ -26,15 +26,6 @@ fn config() -> Config {
         load_balancer_ip_ranges: vec![prefix("203.0.113.0/24")],
         ..Config::default()
     }
-}
-
-/// The cluster with two more nodes: n2 on the same subnet, n3 behind a router.
-fn with_nodes(mut snapshot: Snapshot) -> Snapshot {
-    for (name, address, pods) in [("n2", "192.168.10.12", "10.244.2.0/24"), ("n3", "192.168.30.13", "10.244.3.0/24")] {
-        let node = Node { internal_ips: vec![ip(address)], pod_cidrs: vec![prefix(pods)], ..Node::default() };
-        snapshot.nodes.insert(NodeName::new(name), Arc::new(node));
-    }
-    snapshot
 }
 
 fn at(builder: &ClusterBuilder, generation: u64) -> Snapshot {
@@ -307,6 +298,58 @@ fn mesh_and_reflector_follow_each_other_without_a_gap() {
     let outcome = pass(&mut room, &reflected, Read::Remembered, 31);
     assert_eq!(peers(&router), [ip("192.168.10.12")]);
     assert!(outcome.again_in.is_none());
+}
+
+/// The snapshot with what annotations say of route reflection: `(node, key, value)`.
+fn reflecting(mesh: &Snapshot, generation: u64, parts: &[(&str, &str)]) -> Snapshot {
+    let mut snapshot = mesh.clone();
+    snapshot.generation = Generation(generation);
+    for (name, key) in parts {
+        let mut node = (*snapshot.nodes[&NodeName::new(*name)]).clone();
+        node.annotations.insert(format!("kube-router.io/{key}").into(), "42".into());
+        snapshot.nodes.insert(NodeName::new(*name), Arc::new(node));
+    }
+    snapshot
+}
+
+#[test]
+fn a_node_that_stops_reflecting_goes_on_until_the_mesh_had_time_to_come_up() {
+    let router = host();
+    let mut room = router.room(&config(), false);
+    router.speaker.open().up.extend([ip("192.168.10.12"), ip("192.168.30.13")]);
+    let mesh = at(&web(), 1);
+    let star = reflecting(&mesh, 1, &[("n1", "rr.server"), ("n2", "rr.client"), ("n3", "rr.client")]);
+    succeeds(&mut room, &star, Read::Kernel, 0);
+    let told = |router: &RouterNode| {
+        let config = router.speaker.open().config.clone().unwrap();
+        let reflected = format!("{:?}", config.policies).contains("reflected");
+        let clients: Vec<String> =
+            config.peers.iter().filter(|(_, peer)| peer.client).map(|(address, _)| address.to_string()).collect();
+        (clients, reflected, config.cluster_id.to_string())
+    };
+    let reflects = (vec!["192.168.10.12".to_owned(), "192.168.30.13".to_owned()], true, "0.0.0.42".to_owned());
+    assert_eq!(told(&router), reflects);
+    // Annotations go one after the other: first the reflector is none, then its clients are none.
+    let between = reflecting(&mesh, 2, &[("n3", "rr.client")]);
+    let _ = pass(&mut room, &between, Read::Remembered, 1);
+    assert_eq!(told(&router), reflects, "n3 wants no session now, and keeps the one it has");
+    let mut plain = mesh.clone();
+    plain.generation = Generation(3);
+    let outcome = pass(&mut room, &plain, Read::Remembered, 2);
+    assert_eq!(told(&router), reflects, "former clients may not have found each other yet");
+    assert!(outcome.again_in.is_some());
+    let _ = pass(&mut room, &plain, Read::Remembered, 59);
+    assert_eq!(told(&router), reflects, "their sessions are not seen from here: no early end");
+    let outcome = pass(&mut room, &plain, Read::Remembered, 63);
+    assert_eq!(told(&router), (Vec::new(), false, "192.168.10.11".to_owned()));
+    assert!(outcome.again_in.is_none());
+    // A client of another reflector goes on as well, but not with a cluster id its new reflector may have.
+    let star = Snapshot { generation: Generation(4), ..star };
+    let _ = pass(&mut room, &star, Read::Remembered, 64);
+    let swapped = reflecting(&mesh, 5, &[("n1", "rr.client"), ("n2", "rr.server"), ("n3", "rr.client")]);
+    let _ = pass(&mut room, &swapped, Read::Remembered, 65);
+    let (clients, reflected, cluster) = told(&router);
+    assert_eq!((clients, reflected, cluster.as_str()), (reflects.0.clone(), true, "192.168.10.11"));
 }
 
 /// What a room that starts now over an untouched host makes of a state.

@@ -113,7 +113,9 @@ fn labels_choose_speakers_as_well() {
 /// The community of graceful shutdown is in what external peers get.
 fn tags(router: &RouterNode) -> bool {
     let config = router.speaker.open().config.clone().unwrap();
-    format!("{:?}", config.policies).contains(&drain::GRACEFUL_SHUTDOWN.to_string())
+    let statements = config.policies.policies.iter().flat_map(|policy| &policy.statements);
+    let added: Vec<_> = statements.flat_map(|statement| &statement.actions.communities).collect();
+    format!("{added:?}").contains(&drain::GRACEFUL_SHUTDOWN.to_string())
 }
 
 #[test]

@@ -21,17 +21,21 @@ macro_rules! guest {
 
 mod changes;
 mod cluster;
+mod cluster_policy;
 mod containerd;
 mod contracts_fou;
+mod contracts_ipset;
 mod contracts_ipvs;
 mod contracts_nft;
 mod contracts_rtnl;
+mod denied;
 mod dsr;
 mod faults;
 mod firewall;
 mod labs;
 mod listing;
 mod modules;
+mod overlay;
 mod packets;
 mod router;
 

@@ -3,12 +3,14 @@
 use std::fmt::Write as _;
 
 use super::Room;
+use crate::firewall::explain::explain;
+use crate::firewall::held::held;
 use crate::kernel::conntrack::Conntrack;
 use crate::kernel::filter::Elements;
 use crate::kernel::nft::{Nft, text};
 use crate::kernel::rtnl::Rtnl;
 use crate::kernel::sysctl::Sysctl;
-use crate::reconcile::query::View;
+use crate::reconcile::query::{PodQuestion, View};
 
 impl<N: Nft, R: Rtnl, C: Conntrack, S: Sysctl> Room<N, R, C, S> {
     /// Answers a question.
@@ -22,10 +24,30 @@ impl<N: Nft, R: Rtnl, C: Conntrack, S: Sysctl> Room<N, R, C, S> {
                 Err(error) => format!("# the table cannot be read: {error}\n"),
             },
             View::Findings => self.explain_findings(),
+            View::Pod(question) => self.explain_pod(question),
             View::Service(_) | View::Route(..) | View::Peer(_) => {
                 "the firewall knows policies and pods, not this: ask the room that does\n".to_owned()
             }
         }
+    }
+
+    /// The policies a pod is under and what they say, and whether the kernel holds it.
+    fn explain_pod(&mut self, question: &PodQuestion) -> String {
+        let Some(snapshot) = &self.last else { return "the cluster has not been read yet\n".to_owned() };
+        let mut answer = explain(snapshot, &self.config, question);
+        if self.book.pods().contains_key(&question.pod) {
+            answer.kernel = match self.observe() {
+                Ok(observed) => held(&answer.addresses, &self.table.whole(&self.book), observed.as_ref()),
+                Err(error) => vec![format!("the table cannot be read: {error}")],
+            };
+        } else if answer.unclear.is_none() {
+            answer.kernel =
+                vec![format!("its rules are on node {}: ask there whether its kernel holds them", answer.node)];
+        }
+        if !question.json {
+            return answer.to_string();
+        }
+        serde_json::to_string_pretty(&answer).map_or_else(|error| error.to_string(), |text| text + "\n")
     }
 
     /// Rules have no text when they are read back; what can be counted is.

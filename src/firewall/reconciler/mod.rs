@@ -15,15 +15,15 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use super::Config;
 use super::book::Book;
 use super::table::Table;
+use super::{Config, legacy};
 use crate::kernel::conntrack::Conntrack;
 use crate::kernel::filter::Name;
 use crate::kernel::nft::Nft;
 use crate::kernel::rtnl::Rtnl;
 use crate::kernel::sysctl::Sysctl;
-use crate::model::{Changes, NamespaceName, Notice, PolicyKey, Severity, Snapshot, Subject};
+use crate::model::{Changes, Notice, PolicyKey, Snapshot};
 use crate::reconcile::query::View;
 use crate::reconcile::{Outcome, Read, Subsystem};
 
@@ -109,22 +109,17 @@ impl<N: Nft, R: Rtnl, C: Conntrack, S: Sysctl> Room<N, R, C, S> {
                 policies: snapshot.policies.keys().cloned().collect(),
                 namespaces: snapshot.namespaces.keys().cloned().collect(),
                 pods: snapshot.pods.keys().cloned().collect(),
+                cluster_policies: snapshot.cluster_policies.keys().cloned().collect(),
                 ..Changes::default()
             },
         };
         self.book.apply(&changes, snapshot, &self.config);
         if self.last.is_none() || !changes.namespaces.is_empty() {
-            self.notices = self.legacy_notices(snapshot);
+            self.notices = legacy::notices(snapshot, &self.config);
         }
         self.last = Some(snapshot.clone());
         let touched = self.book.take_touched();
         self.table.update(&self.book, &touched, snapshot)
-    }
-
-    /// Namespaces with the old isolation annotation are told which NetworkPolicy says the same.
-    fn legacy_notices(&self, snapshot: &Snapshot) -> Vec<Notice> {
-        let isolated = snapshot.namespaces.iter().filter(|(_, namespace)| namespace.legacy_isolation);
-        isolated.map(|(name, _)| legacy_notice(name, self.config.legacy_isolation)).collect()
     }
 
     fn publish(&mut self) {
@@ -168,24 +163,4 @@ impl<N: Nft, R: Rtnl, C: Conntrack, S: Sysctl> Subsystem for Room<N, R, C, S> {
     fn answer(&mut self, what: &View) -> String {
         self.explain(what)
     }
-}
-
-/// What the owner of a namespace with the old annotation is told.
-fn legacy_notice(name: &NamespaceName, heeded: bool) -> Notice {
-    let policy = format!(
-        "{{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {{name: default-deny, namespace: {name}}}, \
-         spec: {{podSelector: {{}}, policyTypes: [Ingress]}}}}"
-    );
-    let (severity, message) = if heeded {
-        let message = format!("annotation {} is heeded; the same as a NetworkPolicy: {policy}", super::LEGACY_POLICY);
-        (Severity::Normal, message)
-    } else {
-        let message = format!(
-            "annotation {} is not heeded; create the NetworkPolicy {policy}, or start with \
-             --legacy-namespace-isolation",
-            super::LEGACY_POLICY
-        );
-        (Severity::Warning, message)
-    };
-    Notice { subject: Subject::Namespace(name.clone()), severity, reason: "LegacyIsolation", message }
 }

@@ -3,6 +3,7 @@
 //! Conversion cannot fail. What a field says that makes no sense is left out and reported as a [`Rejection`]; it
 //! affects only what it must. Every field of every object may be absent: nothing here may panic on odd input.
 
+pub mod cluster_policy;
 pub mod endpoint_slice;
 pub mod names;
 pub mod namespace;

@@ -23,31 +23,43 @@ pub(super) fn convert(
     rejections: &mut Rejections,
 ) -> Selector {
     let Some(selector) = selector else { return Selector::default() };
+    let (mut read, problems) = self::read(selector, field, context);
+    for (field, value, message) in problems {
+        let effect = match unreadable {
+            Unreadable::ChoosesMore => "the requirement is left out, so the policy isolates more pods",
+            Unreadable::ChoosesNothing => "the selector chooses nothing",
+        };
+        rejections.add("InvalidSelector", field, &value, format!("{message}; until then {effect}"));
+        if unreadable == Unreadable::ChoosesNothing {
+            read.0 = vec![Requirement { key: context.names.get(""), operator: Operator::Never }];
+        }
+    }
+    read
+}
+
+/// What of a selector can be read, and what cannot: field, value, and what would be right.
+pub(super) fn read(
+    selector: &LabelSelector,
+    field: &str,
+    context: Context<'_>,
+) -> (Selector, Vec<(String, String, String)>) {
     let labels = selector.match_labels.iter().flatten().map(|(key, value)| Requirement {
         key: context.names.get(key),
         operator: Operator::In([context.names.get(value)].into()),
     });
     let mut requirements: Vec<Requirement> = labels.collect();
+    let mut problems = Vec::new();
     for (index, expression) in selector.match_expressions.iter().flatten().enumerate() {
-        let key = context.names.get(&expression.key);
         match operator(expression, context) {
-            Ok(operator) => requirements.push(Requirement { key, operator }),
+            Ok(operator) => requirements.push(Requirement { key: context.names.get(&expression.key), operator }),
             Err((part, value, message)) => {
-                let effect = match unreadable {
-                    Unreadable::ChoosesMore => "the requirement is left out, so the policy isolates more pods",
-                    Unreadable::ChoosesNothing => "the selector chooses nothing",
-                };
-                let field = format!("{field}.matchExpressions[{index}].{part}");
-                rejections.add("InvalidSelector", field, &value, format!("{message}; until then {effect}"));
-                if unreadable == Unreadable::ChoosesNothing {
-                    requirements.push(Requirement { key, operator: Operator::Never });
-                }
+                problems.push((format!("{field}.matchExpressions[{index}].{part}"), value, message.to_owned()));
             }
         }
     }
     requirements.sort();
     requirements.dedup();
-    Selector(requirements)
+    (Selector(requirements), problems)
 }
 
 /// The operator, or which part of it makes no sense, its value and why.

@@ -11,6 +11,8 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tracing::debug;
 
+use crate::k8s::convert::cluster_policy::ClusterNetworkPolicy;
+
 use super::place::{self, Outline, Step};
 
 /// An object of a kind this daemon reads.
@@ -28,6 +30,8 @@ pub enum Object {
     Namespace(Box<Namespace>),
     /// `networking.k8s.io/v1` NetworkPolicy.
     NetworkPolicy(Box<NetworkPolicy>),
+    /// `policy.networking.k8s.io/v1alpha2` ClusterNetworkPolicy.
+    ClusterNetworkPolicy(Box<ClusterNetworkPolicy>),
 }
 
 /// Something in a manifest that could not be used.
@@ -220,6 +224,7 @@ fn object(
     let wanted = match kind {
         "Service" | "Node" | "Pod" | "Namespace" => "v1",
         "NetworkPolicy" => "networking.k8s.io/v1",
+        "ClusterNetworkPolicy" => "policy.networking.k8s.io/v1alpha2",
         "EndpointSlice" => "discovery.k8s.io/v1",
         "" => {
             reports.push(place.report("", "not a Kubernetes object, ignored: it has no kind"));
@@ -246,6 +251,7 @@ fn object(
         "Node" => typed(value).map(|object| Object::Node(Box::new(object))),
         "Namespace" => typed(value).map(|object| Object::Namespace(Box::new(object))),
         "NetworkPolicy" => typed(value).map(|object| Object::NetworkPolicy(Box::new(object))),
+        "ClusterNetworkPolicy" => typed(value).map(|object| Object::ClusterNetworkPolicy(Box::new(object))),
         _ => typed(value).map(|object| Object::Pod(Box::new(object))),
     };
     match read {
@@ -281,7 +287,7 @@ fn describe(kind: &str, value: &Value) -> String {
     let kind = kind.to_lowercase();
     match (kind.as_str(), namespace, name) {
         (_, _, "") => kind,
-        ("node" | "namespace", _, name) => format!("{kind} {name}"),
+        ("node" | "namespace" | "clusternetworkpolicy", _, name) => format!("{kind} {name}"),
         (_, "", name) => format!("{kind} default/{name}"),
         (_, namespace, name) => format!("{kind} {namespace}/{name}"),
     }

@@ -16,10 +16,12 @@ use manifest::{Object, Place, Report};
 
 use super::cluster::{Cluster, Update, whole_list};
 use super::convert::endpoint_slice::SliceId;
-use super::convert::{Context, Converted, Names, endpoint_slice, namespace, network_policy, node, pod, service};
+use super::convert::{
+    Context, Converted, Names, cluster_policy, endpoint_slice, namespace, network_policy, node, pod, service,
+};
 use crate::model::{
-    EndpointSlice, Generation, Namespace, NamespaceName, NetworkPolicy, Node, NodeName, Pod, PodKey, PolicyKey,
-    Service, ServiceKey, SliceKey, Snapshot,
+    ClusterNetworkPolicy, ClusterPolicyName, EndpointSlice, Generation, Namespace, NamespaceName, NetworkPolicy, Node,
+    NodeName, Pod, PodKey, PolicyKey, Service, ServiceKey, SliceKey, Snapshot,
 };
 
 /// How deep folders may nest: a bound for links that lead back up.
@@ -45,6 +47,7 @@ pub struct Loaded {
     pods: Vec<Converted<PodKey, PodKey, Pod>>,
     namespaces: Vec<Converted<NamespaceName, NamespaceName, Namespace>>,
     policies: Vec<Converted<PolicyKey, PolicyKey, NetworkPolicy>>,
+    cluster_policies: Vec<Converted<ClusterPolicyName, ClusterPolicyName, ClusterNetworkPolicy>>,
     /// Where each object was found, by kind and name.
     places: BTreeMap<String, (String, usize)>,
     /// What could not be used, in order of files and lines.
@@ -72,6 +75,9 @@ impl Loaded {
             Object::Pod(object) => keep(&mut self.pods, pod::convert(object, context)),
             Object::Namespace(object) => keep(&mut self.namespaces, namespace::convert(object, context)),
             Object::NetworkPolicy(object) => keep(&mut self.policies, network_policy::convert(object, context)),
+            Object::ClusterNetworkPolicy(object) => {
+                keep(&mut self.cluster_policies, cluster_policy::convert(object, context))
+            }
         };
         for rejection in rejections {
             let message = if rejection.value.is_empty() {
@@ -93,7 +99,9 @@ impl Loaded {
         let pods = whole_list(self.pods).into_iter().map(Update::Pod);
         let namespaces = whole_list(self.namespaces).into_iter().map(Update::Namespace);
         let policies = whole_list(self.policies).into_iter().map(Update::NetworkPolicy);
-        services.chain(slices).chain(nodes).chain(pods).chain(namespaces).chain(policies).collect()
+        let cluster_policies = whole_list(self.cluster_policies).into_iter().map(Update::ClusterNetworkPolicy);
+        let objects = services.chain(slices).chain(nodes).chain(pods).chain(namespaces);
+        objects.chain(policies).chain(cluster_policies).collect()
     }
 
     /// The content as the first snapshot, with the reports in order.

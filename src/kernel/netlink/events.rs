@@ -7,9 +7,10 @@ use netlink_sys::Socket as Raw;
 use rustix::net::RecvFlags;
 use tokio::io::unix::AsyncFd;
 
+use super::batch::Batch;
 use super::error::Fault;
 use super::message::{FIRST_OWN, Messages};
-use super::socket::{Protocol, awaited, open_raw, receive_into};
+use super::socket::{Protocol, Socket, awaited, open_raw, receive_into};
 
 /// Datagrams taken in one go, so that a storm of events cannot hold its reader for ever.
 const DATAGRAMS_AT_ONCE: usize = 256;
@@ -49,6 +50,20 @@ impl EventSocket {
             raw.add_membership(group)?;
         }
         raw.set_non_blocking(true)?;
+        Ok(EventSocket { raw, datagram: vec![0; DATAGRAM].into_boxed_slice() })
+    }
+
+    /// Listen to what the kernel sends to this socket alone once it took these requests.
+    ///
+    /// # Errors
+    /// The first request that was refused; failures of the socket.
+    pub fn subscribe(protocol: Protocol, requests: &mut Batch) -> Result<EventSocket, Fault> {
+        let mut socket = Socket::open(protocol).map_err(Fault::Socket)?;
+        for answer in socket.apply(requests) {
+            answer?;
+        }
+        let raw = socket.into_raw();
+        raw.set_non_blocking(true).map_err(Fault::Socket)?;
         Ok(EventSocket { raw, datagram: vec![0; DATAGRAM].into_boxed_slice() })
     }
 

@@ -114,6 +114,11 @@ impl Socket {
         }
     }
 
+    /// The descriptor alone.
+    pub(super) fn into_raw(self) -> Raw {
+        self.raw
+    }
+
     /// Receive one datagram; `None` where there is none (with `wait`: not even after the time-out).
     pub(super) fn receive(&mut self, wait: bool) -> Result<Option<&[u8]>, Fault> {
         let flags = if wait { RecvFlags::TRUNC } else { RecvFlags::TRUNC | RecvFlags::DONTWAIT };

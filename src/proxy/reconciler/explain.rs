@@ -28,6 +28,7 @@ impl<I: Ipvs, N: Nft, R: Rtnl, C: Conntrack, S: Sysctl> Room<I, N, R, C, S> {
             // What the proxy cannot do is in its failed keys and notices.
             View::Findings => String::new(),
             View::Route(..) | View::Peer(_) => "the service proxy knows no routes: ask routing\n".to_owned(),
+            View::Pod(_) => "the service proxy knows no policies: ask firewall\n".to_owned(),
         }
     }
 

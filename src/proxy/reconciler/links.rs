@@ -55,8 +55,10 @@ impl<I: Ipvs, N: Nft, R: Rtnl, C: Conntrack, S: Sysctl> Room<I, N, R, C, S> {
         self.loopback = links.iter().find(|link| link.loopback).map(|link| link.index);
         self.mtu = elsewhere
             .iter()
-            .find(|address| node_addresses.contains(&address.prefix.addr()))
-            .and_then(|address| links.iter().find(|link| link.index == address.link))
+            .filter(|address| node_addresses.contains(&address.prefix.addr()))
+            .filter_map(|address| links.iter().find(|link| link.index == address.link))
+            // Tunnels to other nodes have the node's address too.
+            .find(|link| link.tunnel.is_none())
             .map_or(self.mtu, |link| link.mtu);
         self.uplinks = uplinks(&links, &elsewhere);
         Ok(())

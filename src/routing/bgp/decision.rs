@@ -25,6 +25,8 @@ pub struct PeerInfo {
     pub client: bool,
     /// Its AS.
     pub asn: Asn,
+    /// Our AS towards it.
+    pub local_asn: Asn,
 }
 
 /// What an administrator can choose.
@@ -275,6 +277,7 @@ mod tests {
             address: IpAddr::from([192, 0, 2, last]),
             client: false,
             asn: Asn(64_512 + u32::from(last)),
+            local_asn: Asn(64_500),
         }
     }
 

@@ -14,6 +14,7 @@ pub mod output;
 pub mod policy;
 pub mod rib;
 pub mod session;
+pub mod shared;
 pub mod sockopt;
 pub mod speaker;
 pub mod tcp;

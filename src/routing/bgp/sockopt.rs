@@ -43,6 +43,15 @@ pub fn set_hop_limit(socket: &impl AsFd, family: Family, hops: u8) -> io::Result
     }
 }
 
+/// Lets the kernel hold no more than this many bytes that it has not sent yet (`TCP_NOTSENT_LOWAT`): what is on its way
+/// is not limited by it.
+///
+/// # Errors
+/// What the kernel answered.
+pub fn set_unsent_limit(socket: &impl AsFd, bytes: u32) -> io::Result<()> {
+    set(socket, libc::IPPROTO_TCP, libc::TCP_NOTSENT_LOWAT, &bytes.to_ne_bytes())
+}
+
 /// Drops segments that have come further than `hops` routers (RFC 5082): those with a hop limit below 256 - `hops`.
 ///
 /// # Errors

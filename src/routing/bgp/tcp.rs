@@ -13,6 +13,9 @@ use super::session::Transport;
 use super::sockopt;
 use crate::net::{Family, Prefix, host_prefix};
 
+/// Bytes the kernel may hold for a peer that does not take them: a few pieces of output, so that a fast one never waits.
+const MOST_UNSENT: u32 = 256 * 1024;
+
 /// How far away a peer may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Distance {
@@ -54,8 +57,7 @@ impl Transport for TcpTransport {
         }
         set_distance(&socket, Family::of(self.remote.ip()), self.distance)?;
         let stream = socket.connect(self.remote).await?;
-        stream.set_nodelay(true)?;
-        Ok(stream.into_split())
+        ready(stream)
     }
 
     fn local_address(reader: &OwnedReadHalf) -> Option<IpAddr> {
@@ -148,7 +150,13 @@ fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 pub fn accepted(stream: TcpStream, distance: Distance) -> io::Result<(OwnedReadHalf, OwnedWriteHalf)> {
     let family = Family::of(stream.peer_addr()?.ip());
     set_distance(&stream, family, distance)?;
+    ready(stream)
+}
+
+/// A connection whose last words do not wait long behind routes: those stay here, where they can be dropped.
+fn ready(stream: TcpStream) -> io::Result<(OwnedReadHalf, OwnedWriteHalf)> {
     stream.set_nodelay(true)?;
+    sockopt::set_unsent_limit(&stream, MOST_UNSENT)?;
     Ok(stream.into_split())
 }
 
@@ -183,6 +191,31 @@ mod tests {
             let (mut reader, _writer) = accepted(stream, Distance::Link).expect("ready");
             writer.write_all(b"x").await.expect("sent");
             assert_eq!(reader.read_u8().await.expect("received"), b'x');
+        });
+    }
+
+    #[test]
+    fn a_peer_that_does_not_read_holds_little_in_the_kernel() {
+        run(async {
+            let listener = loopback();
+            let transport = TcpTransport {
+                remote: listener.local_addr().expect("bound"),
+                local: None,
+                distance: Distance::Link,
+                key: Vec::new(),
+            };
+            let (connected, accept) = tokio::join!(transport.connect(), listener.accept());
+            let ((_reader, writer), (_peer, _)) = (connected.expect("connected"), accept.expect("accepted"));
+            let (piece, mut taken) = (vec![0; 64 * 1024], 0);
+            loop {
+                // Until it is not ready for a while, so that what can be sent is sent.
+                let wait = std::time::Duration::from_millis(300);
+                if tokio::time::timeout(wait, writer.writable()).await.is_err() {
+                    break;
+                }
+                taken += writer.try_write(&piece).unwrap_or_default();
+            }
+            assert!(taken > 64 * 1024 && taken < 1024 * 1024, "the kernel took {taken} bytes");
         });
     }
 

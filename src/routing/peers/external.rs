@@ -27,6 +27,7 @@ struct Entry {
     local: Option<IpAddr>,
     password: Option<Password>,
     bfd: Option<Bfd>,
+    next_hop_unchanged: bool,
 }
 
 /// The external peers, each with the place it comes from.
@@ -73,6 +74,7 @@ fn peer(entry: Entry, own: &Node, config: &Config, asn: Asn, reader: &mut Reader
         graceful_restart: config.graceful_restart,
         reflector_client: false,
         passive: false,
+        next_hop_unchanged: entry.next_hop_unchanged,
     };
     Some((entry.place, desired))
 }
@@ -89,6 +91,7 @@ fn from_flags(config: &Config) -> Vec<Entry> {
             local: None,
             password: peer.password.clone(),
             bfd: config.bfd,
+            next_hop_unchanged: false,
         })
         .collect()
 }
@@ -158,6 +161,11 @@ fn yaml_entry(place: String, map: &Map<String, Value>, config: &Config) -> Resul
             None
         },
         bfd: bfd(get("bfd"), config)?,
+        next_hop_unchanged: match get("nexthopunchanged") {
+            Value::Null => false,
+            Value::Bool(unchanged) => *unchanged,
+            other => return Err(fault("nexthopunchanged", other, "the peer is left out: use true or false")),
+        },
     })
 }
 
@@ -285,5 +293,6 @@ fn list_entry(
         None => None,
         Some(text) => Some(parse_address(&text).ok_or_else(|| fault(key::PEER_LOCAL_IPS, &text, cure))?),
     };
-    Ok(Entry { place: key::PEER_IPS.to_owned(), address, asn, port, local, password, bfd: None })
+    let place = key::PEER_IPS.to_owned();
+    Ok(Entry { place, address, asn, port, local, password, bfd: None, next_hop_unchanged: false })
 }

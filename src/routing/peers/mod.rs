@@ -90,6 +90,8 @@ pub struct DesiredPeer {
     pub reflector_client: bool,
     /// Wait for it to connect.
     pub passive: bool,
+    /// It is told next hops as they are, whatever `--override-nexthop` says.
+    pub next_hop_unchanged: bool,
 }
 
 /// A node's part in route reflection, with the cluster id (RFC 4456).
@@ -231,6 +233,7 @@ fn node_peers(
             graceful_restart: config.graceful_restart,
             reflector_client: is_server(reflector) && is_client(theirs),
             passive: false,
+            next_hop_unchanged: false,
         });
     }
     peers

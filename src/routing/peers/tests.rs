@@ -124,6 +124,20 @@ fn yaml_peers_read_and_a_bad_one_leaves_the_others() {
 }
 
 #[test]
+fn a_peer_may_ask_for_next_hops_as_they_are() {
+    let yaml = "
+- {remoteip: 192.0.2.1, remoteasn: 65001, nexthopunchanged: true}
+- {remoteip: 192.0.2.2, remoteasn: 65001}
+- {remoteip: 192.0.2.3, remoteasn: 65001, nexthopunchanged: 'yes'}
+";
+    let desired = build_peers(&alone(&[(key::PEERS, yaml)]), &Config::default());
+    let unchanged: Vec<bool> = desired.peers.iter().map(|peer| peer.next_hop_unchanged).collect();
+    assert_eq!(unchanged, [true, false]);
+    let message = &desired.notices[0].message;
+    assert!(message.contains("peers[2].nexthopunchanged") && message.contains("use true or false"), "{message}");
+}
+
+#[test]
 fn flags_win_over_the_yaml_and_that_over_the_lists() {
     let lists = [
         (key::PEER_IPS, "192.0.2.1, 192.0.2.2,192.0.2.x"),

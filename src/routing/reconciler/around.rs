@@ -271,10 +271,12 @@ impl<N: Nft, R: Rtnl, F: Fou, S: Sysctl, V: Voice> Room<N, R, F, S, V> {
             return "NotRead: the cluster has not been read yet\n".to_owned();
         };
         let main = RouteFilter { table: Some(table::MAIN), ..RouteFilter::default() };
-        let (routes, addresses) = match (self.kernel.rtnl.routes(main), self.kernel.rtnl.addresses(None)) {
+        let (routes, mut addresses) = match (self.kernel.rtnl.routes(main), self.kernel.rtnl.addresses(None)) {
             (Ok(routes), Ok(addresses)) => (routes, addresses),
             (Err(error), _) | (_, Err(error)) => return format!("KernelUnreadable: {error}\n"),
         };
+        // The node's address is on every tunnel as well, and no way in.
+        addresses.retain(|address| !self.tunnel_links.values().any(|link| *link == address.link));
         let mut sysctls = BTreeMap::new();
         for key in doctor::sysctls(&self.links) {
             if let Ok(Some(value)) = self.kernel.sysctl.read(&key) {

@@ -39,11 +39,12 @@ impl<N: Nft, R: Rtnl, F: Fou, S: Sysctl, V: Voice> Room<N, R, F, S, V> {
             View::Route(address, length) => self.explain_route(*address, *length),
             View::Peer(address) => self.explain_peer(*address),
             View::Findings => self.explain_findings(),
+            View::Pod(_) => "the router knows no policies: ask firewall\n".to_owned(),
         }
     }
 
     fn explain_plan(&self) -> String {
-        let links = plan::links(self.tunnels.values(), &self.links);
+        let links = plan::links(self.tunnels.values(), &self.links, &self.inner);
         let links = links.make.into_iter().chain(links.set).map(|(_, op)| op);
         let rules = plan::rules(&self.rules, &self.rules_observed);
         let routes = self.routes.plan().into_iter().map(|(_, op)| op);
@@ -129,6 +130,11 @@ impl<N: Nft, R: Rtnl, F: Fou, S: Sysctl, V: Voice> Room<N, R, F, S, V> {
         let Some(route) = self.learned.routes.get(prefix) else { return };
         for hop in &route.hops {
             let _ = writeln!(text, "  learned {prefix} via {} from {}", hop.next_hop.address, hop.peer);
+        }
+        if route.leaving {
+            text.push_str(
+                "    preference 0: its router is about to go (community 65535:0), and nobody else tells it\n",
+            );
         }
         let key = RouteKey::learned(*prefix);
         let tracker = self.routes.tracker();

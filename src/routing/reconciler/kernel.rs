@@ -6,10 +6,11 @@ use super::{Room, Voice, is_inner};
 use crate::kernel::filter::plan::plan;
 use crate::kernel::fou::{self, Fou};
 use crate::kernel::nft::Nft;
-use crate::kernel::rtnl::{Link, Op, RouteFilter, Rtnl, table};
+use crate::kernel::rtnl::{Address, Link, Op, RouteFilter, Rtnl, table};
 use crate::kernel::sysctl::Sysctl;
 use crate::kernel::{Disposition, Error};
 use crate::model::Snapshot;
+use crate::net::Prefix;
 use crate::reconcile::{Outcome, Read};
 use crate::routing::egress;
 use crate::routing::overlay::{TABLE, tunnel_routes};
@@ -38,6 +39,7 @@ impl<N: Nft, R: Rtnl, F: Fou, S: Sysctl, V: Voice> Room<N, R, F, S, V> {
     fn read_links(&mut self, snapshot: &Snapshot) -> Result<bool, Error> {
         let links = self.kernel.rtnl.links()?;
         let mut addresses = self.kernel.rtnl.addresses(None)?;
+        self.inner = inner_addresses(&links, &addresses);
         let usable: BTreeSet<u32> = links
             .iter()
             .filter(|link| link.up && !link.loopback && link.tunnel.is_none() && !is_inner(&link.name))
@@ -63,6 +65,18 @@ impl<N: Nft, R: Rtnl, F: Fou, S: Sysctl, V: Voice> Room<N, R, F, S, V> {
         Ok(changed)
     }
 
+    /// Reads links again, and what addresses tunnels have, after changing them.
+    fn reread_links(&mut self, outcome: &mut Outcome) {
+        let read = self.kernel.rtnl.links().and_then(|links| Ok((links, self.kernel.rtnl.addresses(None)?)));
+        match read {
+            Ok((links, addresses)) => {
+                self.inner = inner_addresses(&links, &addresses);
+                self.set_links(links);
+            }
+            Err(error) => outcome.fail_part("links and routes", error),
+        }
+    }
+
     pub(super) fn set_links(&mut self, links: Vec<Link>) {
         let tunnels = links.iter().filter(|link| link.tunnel.is_some());
         self.tunnel_links = tunnels.map(|link| (link.name.clone(), link.index)).collect();
@@ -71,14 +85,14 @@ impl<N: Nft, R: Rtnl, F: Fou, S: Sysctl, V: Voice> Room<N, R, F, S, V> {
 
     /// Makes tunnels and the ports they arrive on. True where links changed by it.
     pub(super) fn sync_links(&mut self, read: Read, outcome: &mut Outcome) -> bool {
-        let missing = plan::links(self.tunnels.values(), &self.links).make.len();
+        let missing = plan::links(self.tunnels.values(), &self.links, &self.inner).make.len();
         if read == Read::Kernel || missing > 0 {
             self.sync_ports(outcome);
         }
         let mut changed = false;
         // Links that were just made are set up in a second round.
         for _ in 0..2 {
-            let plan = plan::links(self.tunnels.values(), &self.links);
+            let plan = plan::links(self.tunnels.values(), &self.links, &self.inner);
             for name in &plan.taken {
                 outcome.fail(format!("link {name}"), "another kind of link has this name: remove or rename it");
             }
@@ -90,15 +104,35 @@ impl<N: Nft, R: Rtnl, F: Fou, S: Sysctl, V: Voice> Room<N, R, F, S, V> {
             if !changed {
                 break;
             }
-            match self.kernel.rtnl.links() {
-                Ok(links) => self.set_links(links),
-                Err(error) => outcome.fail_part("links and routes", error),
-            }
+            self.reread_links(outcome);
             if !makes {
                 break;
             }
         }
+        if changed || read == Read::Kernel {
+            self.sync_tunnel_settings(outcome);
+        }
         changed
+    }
+
+    /// What another node forwards into a tunnel for a client outside has a source that leads elsewhere: where the kernel
+    /// would check it strictly, the tunnel checks it loosely. The higher value of `all` and the link counts
+    /// (Documentation/networking/ip-sysctl.rst); a filter that is off stays off.
+    fn sync_tunnel_settings(&mut self, outcome: &mut Outcome) {
+        let key = |link: &str| format!("net/ipv4/conf/{link}/rp_filter");
+        let all = self.kernel.sysctl.read(&key("all")).unwrap_or_default();
+        for tunnel in self.tunnels.values().filter(|tunnel| tunnel.local.is_ipv4()) {
+            let key = key(&tunnel.name);
+            let own = self.kernel.sysctl.read(&key).unwrap_or_default();
+            let strict = own.is_some() && all.as_ref().max(own.as_ref()).is_some_and(|value| value == "1");
+            if !strict {
+                continue;
+            }
+            outcome.ops += 1;
+            if let Err(error) = self.kernel.sysctl.write(&key, "2") {
+                outcome.fail(format!("sysctl {key}"), error);
+            }
+        }
     }
 
     fn sync_ports(&mut self, outcome: &mut Outcome) {
@@ -250,4 +284,11 @@ pub(super) fn or_already_so(result: Result<(), Error>) -> Result<(), Error> {
         Err(error) if error.disposition() == Disposition::AlreadySo => Ok(()),
         other => other,
     }
+}
+
+/// The addresses of tunnels, each with its link.
+fn inner_addresses(links: &[Link], addresses: &[Address]) -> BTreeSet<(u32, Prefix)> {
+    let tunnels: BTreeSet<u32> = links.iter().filter(|link| link.tunnel.is_some()).map(|link| link.index).collect();
+    let inner = addresses.iter().filter(|address| tunnels.contains(&address.link));
+    inner.map(|address| (address.link, address.prefix)).collect()
 }

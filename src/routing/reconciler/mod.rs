@@ -133,6 +133,8 @@ pub struct Room<N, R, F, S, V> {
     links: Vec<Link>,
     tunnel_links: BTreeMap<String, u32>,
     addresses: Vec<Address>,
+    /// Those of tunnels, each with its link.
+    inner: BTreeSet<(u32, Prefix)>,
     uplink: Option<String>,
     mtu: u32,
     tunnels: BTreeMap<IpAddr, Tunnel>,
@@ -183,6 +185,7 @@ impl<N: Nft, R: Rtnl, F: Fou, S: Sysctl, V: Voice> Room<N, R, F, S, V> {
             links: Vec::new(),
             tunnel_links: BTreeMap::new(),
             addresses: Vec::new(),
+            inner: BTreeSet::new(),
             uplink: None,
             mtu: 1500,
             tunnels: BTreeMap::new(),

@@ -73,9 +73,7 @@ impl<N: Nft, R: Rtnl, F: Fou, S: Sysctl, V: Voice> Room<N, R, F, S, V> {
             return;
         }
         let up = self.voice.up();
-        let lingered: Vec<IpAddr> = self.leaving.peers().map(|peer| peer.address).collect();
-        self.leaving.update(&self.peers, snapshot, &up, now);
-        if !self.leaving.peers().map(|peer| peer.address).eq(lingered) {
+        if self.leaving.update(&self.peers, snapshot, &up, now) {
             self.reframe = true;
         }
         let mut announce: Vec<(Prefix, Vec<Attributes>)> = Vec::new();
@@ -163,8 +161,7 @@ impl<N: Nft, R: Rtnl, F: Fou, S: Sysctl, V: Voice> Room<N, R, F, S, V> {
             peers.to_mut().communities.push(drain::GRACEFUL_SHUTDOWN);
         }
         let (peers, config, leaving) = (peers.as_ref(), &self.config, &self.leaving);
-        let told =
-            self.told.tell(changes, reframe, |vips| build(peers, snapshot, config, &links, vips, leaving.peers()));
+        let told = self.told.tell(changes, reframe, |vips| build(peers, snapshot, config, &links, vips, leaving));
         if !told.is_empty() {
             self.voice.change(told);
         }

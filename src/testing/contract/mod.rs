@@ -2,6 +2,7 @@
 
 pub mod conntrack;
 pub mod fou;
+pub mod ipset;
 pub mod ipvs;
 pub mod nft;
 pub mod rtnl;

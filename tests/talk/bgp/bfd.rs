@@ -62,9 +62,16 @@ async fn a_neighbour_that_falls_silent_loses_its_session_long_before_the_hold_ti
     let mut script = Script::connect(2, SocketAddr::new(address(1), port), &offer(2)).await;
     script.until_end_of_rib().await;
     timeout(DEADLINE, bring_up(&neighbour, listens)).await.expect("BFD comes up");
+    let told = node.speaker.questions().peers(None, false).await.expect("an answer").next().expect("a peer");
+    let told = told.bfd.expect("BFD is told");
+    assert_eq!((told.state, told.failures, told.remote_discriminator), (State::Up, 0, 7));
+    assert!(told.sent > 0 && told.received > 0, "{told:?}");
     let silent_since = Instant::now();
     let (_, notification) = script.until_closed().await;
     assert_eq!(notification.map(|cease| (cease.code, cease.subcode)), Some((6, 10)));
+    let told = node.speaker.questions().peers(None, false).await.expect("an answer").next().expect("a peer");
+    let told = told.bfd.expect("BFD is told");
+    assert_eq!((told.state, told.diagnostic, told.failures), (State::Down, Diagnostic::DetectionTimeExpired, 1));
     assert!(silent_since.elapsed() < Duration::from_secs(10), "{:?}", silent_since.elapsed());
     node.stop(Goodbye::Restart).await;
 }

@@ -86,6 +86,51 @@ async fn a_peer_that_never_comes_is_waited_for_no_longer_than_the_deferral() {
 }
 
 #[tokio::test]
+async fn a_dead_peer_is_waited_for_no_longer_than_its_hold_time_and_one_without_restart_hardly() {
+    let port = free_port();
+    let options = Options { restarted: true, deferral: Duration::from_secs(600), ..Options::default() };
+    let dead = PeerConfig { hold_time: 3, ..with_restart(port) };
+    // This one takes part in no graceful restart, and never says that it has told all.
+    let plain = PeerConfig { passive: true, ..peer(1, 4, port) };
+    let node = Node::start_with(config(1, port, [(2, with_restart(port)), (3, dead), (4, plain)]), options);
+    node.announce([prefix("10.1.0.0/24")]).await;
+    let to = SocketAddr::new(address(1), port);
+    let _plain = Script::connect(4, to, &offer(4)).await;
+    let mut script = Script::connect(2, to, &restarting(2)).await;
+    script.end_of_rib().await;
+    assert_eq!(script.update().await.reach.len(), 1, "own routes are told at once");
+    assert!(script.is_quiet().await && !node.learned.borrow().settled, "the third peer may still come");
+    assert!(script.until_end_of_rib().await.is_empty());
+    node.learns("that this was all", |learned| learned.settled).await;
+    node.stop(Goodbye::Restart).await;
+}
+
+#[tokio::test]
+async fn a_peer_that_comes_back_late_but_in_time_is_heard_out() {
+    let port = free_port();
+    let options = Options { restarted: true, deferral: Duration::from_secs(600), ..Options::default() };
+    let late = PeerConfig { hold_time: 3, ..with_restart(port) };
+    let node = Node::start_with(config(1, port, [(2, late)]), options);
+    node.announce([prefix("10.1.0.0/24")]).await;
+    let mut script = Script::connect(2, SocketAddr::new(address(1), port), &restarting(2)).await;
+    assert_eq!(script.update().await.reach.len(), 1);
+    let keepalive = async {
+        // Longer than the wait for a peer that does not come.
+        for _ in 0..5 {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            let mut bytes = Vec::new();
+            wire::encode_keepalive(&mut bytes);
+            script.send(&bytes).await;
+            assert!(!node.learned.borrow().settled, "it has not told all it has");
+        }
+    };
+    keepalive.await;
+    script.end_of_rib().await;
+    node.learns("that this was all", |learned| learned.settled).await;
+    node.stop(Goodbye::Restart).await;
+}
+
+#[tokio::test]
 async fn leaving_takes_routes_back_before_it_says_why() {
     let port = free_port();
     let node = Node::start(config(1, port, [(2, with_restart(port))]));

@@ -70,6 +70,7 @@ pub(super) fn peer(from: u8, n: u8, port: u16) -> PeerConfig {
         long_lived: 0,
         client: false,
         next_hop_self: false,
+        next_hop_unchanged: false,
         next_hop_v4: Some(Ipv4Addr::new(192, 0, 2, from)),
         next_hop_v6: None,
         shared: Vec::new(),

@@ -49,7 +49,11 @@ pub(super) const STEPS: &[Step<Reflector>] = &[
     step("C7", "the same session named again is opened once, and the overlap is told", overlap),
     step("C8", "the list of peers shows address, AS and state", list),
     step("C9", "a client has one connection on port 179, the reflector one with each node", connections),
-    step("C10", "an outside host with two static routes reaches services, and pods in the reflector's subnet", outside),
+    step(
+        "C10",
+        "an outside host with two static routes reaches services and pods, in the reflector's subnet and beyond",
+        outside,
+    ),
     step("C16", "UDP and TCP replies come from the address that was asked", reply_source),
     step("C13", "the edge waits in Active or OpenSent while our side is missing", edge_waits),
     step("C14", "naming the edge starts the session on both sides, taking it back stops it", edge_session),
@@ -58,14 +62,10 @@ pub(super) const STEPS: &[Step<Reflector>] = &[
     step("C12", "CrossSubnet: plain inside a subnet, a tunnel across; none and full switch under open flows", overlays),
     step(
         "C11",
-        "full overlay: the cluster works, an outside host behind the reflector does not; with CrossSubnet it does again",
+        "full overlay: the cluster works, and an outside host behind the reflector too, which in the document it does not",
         full_overlay,
     ),
-    step(
-        "I9",
-        "reflector to mesh and back: at most a few requests in the moment the reflector stops reflecting",
-        back_to_mesh,
-    ),
+    step("I9", "reflector to mesh and back: not one request between nodes fails", back_to_mesh),
     not("C17", "security groups of the cloud", "documentation"),
 ];
 
@@ -243,7 +243,7 @@ fn outside(c: &mut Reflector) -> Result<()> {
     let redirects = ["net/ipv4/conf/all/accept_redirects", "net/ipv4/conf/eth0/accept_redirects"];
     c.lab.near.set_sysctls(&redirects.map(|key| (key, "0")))?;
     c.lab.near.ip("route replace 10.96.0.0/16 via 192.168.10.12\nroute replace 10.244.0.0/16 via 192.168.10.12\n")?;
-    for node in [2, 3] {
+    for node in [2, 3, 4] {
         let pod = c.pod(node)?;
         let to = (pod.address(Family::V4), 8080).into();
         let reply = wait::until(&format!("{} answers", pod.name), SOON, || {
@@ -351,16 +351,18 @@ fn full_overlay(c: &mut Reflector) -> Result<()> {
         Ok(())
     })?;
     c.all_pods_meet()?;
-    // As the document found: what comes from outside and goes on inside a tunnel is dropped by the node it comes out
-    // at, for the way back to its sender is another one (rp_filter, on a link without an address).
+    // In the document it is dropped where it comes out of the tunnel, for the way back to its sender is another one: the
+    // kernel drops that on a link without an address, and our tunnels have one.
     let to = (c.pod(3)?.address(Family::V4), 8080).into();
-    let outcome = traffic::http_once(&c.lab.near, to, Duration::from_secs(3));
-    ensure!(outcome.is_err(), "an outside host is answered through a tunnel now: say so in the list");
+    let answered = |c: &Reflector| {
+        wait::until("the outside host is answered", SOON, || {
+            Ok(traffic::http_once(&c.lab.near, to, Duration::from_secs(2)).map(drop)?)
+        })
+    };
+    answered(c)?;
     c.restart("subnet")?;
     c.all_pods_meet()?;
-    wait::until("the outside host is answered again", SOON, || {
-        Ok(traffic::http_once(&c.lab.near, to, Duration::from_secs(2)).map(drop)?)
-    })
+    answered(c)
 }
 
 fn back_to_mesh(c: &mut Reflector) -> Result<()> {
@@ -376,9 +378,6 @@ fn back_to_mesh(c: &mut Reflector) -> Result<()> {
         [1, 3, 4].into_iter().try_for_each(|node| c.lab.annotate(node, CLIENT, Some("244.0.0.1")))?;
         [1, 3, 4].into_iter().try_for_each(|node| wait_sessions(&c.lab, node, 1))
     })?;
-    // A reflector that is none any more stops reflecting at once, before the mesh is up: a gap of a moment.
-    let (failed, answered) = (tally.failed.len(), tally.n_answered());
-    report(&format!("I9: {failed} of {} requests failed", failed + answered));
-    ensure!(failed <= 4 && answered > 100, "{failed} failed, {answered} were answered: {:?}", tally.failed);
-    Ok(())
+    report(&format!("I9: {} requests answered, {} failed", tally.n_answered(), tally.failed.len()));
+    tally.flawless(100)
 }

@@ -10,7 +10,7 @@ use super::query::{
     Lookup, MessageCounts, PathQuery, PathRow, PeerChoice, PeerDetail, Policy, Refusal, SetKind, Statement, Table,
     Verdict, Watch,
 };
-use super::{capability, raw, typed};
+use super::{bfd, capability, raw, typed};
 use crate::net::{Family, Prefix};
 use crate::routing::bgp::types::{Nlri, PeerKind};
 
@@ -149,6 +149,7 @@ fn peer_state(version: Version, peer: &PeerDetail) -> m::PeerState {
         remote_cap: capabilities(&peer.remote_capabilities),
         local_cap: capabilities(&peer.local_capabilities),
         router_id: text(peer.router_id.as_ref()),
+        bfd: peer.bfd.as_ref().map(bfd::message),
     }
 }
 

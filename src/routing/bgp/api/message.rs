@@ -6,6 +6,8 @@
 
 use prost::Message;
 
+use super::bfd::BfdPeerState;
+
 pub use super::watch_message::*;
 
 /// Nothing. Stands for every empty answer too.
@@ -198,6 +200,9 @@ pub struct PeerState {
     /// Its identifier.
     #[prost(string, tag = "20")]
     pub router_id: String,
+    /// BFD towards it (4.x).
+    #[prost(message, optional, tag = "23")]
+    pub bfd: Option<BfdPeerState>,
 }
 
 /// Counters of messages.

@@ -1,10 +1,11 @@
 //! The speaker's API: gobgp's gRPC services in both majors, and the tables their command line prints.
 //!
 //! [`query`] has the plain values, [`handle`] how to ask the speaker for them. [`server`] is a thin adapter from gRPC
-//! ([`message`], [`policy_message`], [`typed`], [`adapt`]) to those, [`text`] prints them as `gobgp` does. Field numbers
+//! ([`message`], [`policy_message`], [`bfd`], [`typed`], [`adapt`]) to those, [`text`] prints them as `gobgp` does. Field numbers
 //! are those of gobgp 3.0 to 3.37 and 4.x. Passwords of peers are in no value here, so they cannot get out.
 
 pub mod adapt;
+pub mod bfd;
 pub mod capability;
 pub mod client;
 pub mod handle;

@@ -4,10 +4,11 @@
 //! Times are durations since 1970, in UTC.
 
 use std::net::{IpAddr, Ipv4Addr};
-use std::sync::Arc;
 use std::time::Duration;
 
+use super::bfd::BfdStatus;
 use crate::net::{Asn, Family, Prefix};
+use crate::routing::bgp::shared::Shared;
 use crate::routing::bgp::types::{Attributes, Nlri, PeerKind, PeerRestart};
 
 /// The speaker.
@@ -215,6 +216,8 @@ pub struct PeerDetail {
     pub local_capabilities: Vec<Capability>,
     /// What its OPEN said.
     pub remote_capabilities: Vec<Capability>,
+    /// BFD towards it, where it is wanted.
+    pub bfd: Option<BfdStatus>,
 }
 
 /// A table of routes.
@@ -280,7 +283,7 @@ pub struct Destination {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PathRow {
     /// Its attributes. Prefix and attributes become octets only when the row is written ([`super::raw`]).
-    pub attributes: Arc<Attributes>,
+    pub attributes: Shared,
     /// Since when it is known.
     pub since: Duration,
     /// The best one, or used beside it.

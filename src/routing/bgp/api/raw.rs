@@ -25,8 +25,30 @@ pub mod code {
     pub const AS4_PATH: u8 = 17;
     pub const AIGP: u8 = 26;
     pub const LARGE_COMMUNITIES: u8 = 32;
+    /// What the speaker reads, and MP_UNREACH_NLRI and AS4_AGGREGATOR, which only a session writes.
+    pub const KNOWN: [u8; 17] = [
+        ORIGIN,
+        AS_PATH,
+        NEXT_HOP,
+        MED,
+        LOCAL_PREF,
+        ATOMIC_AGGREGATE,
+        AGGREGATOR,
+        COMMUNITIES,
+        ORIGINATOR_ID,
+        CLUSTER_LIST,
+        MP_REACH,
+        15,
+        EXTENDED_COMMUNITIES,
+        AS4_PATH,
+        18,
+        AIGP,
+        LARGE_COMMUNITIES,
+    ];
 }
 
+/// The flag of attributes that a speaker need not know (RFC 4271, 4.3).
+pub const OPTIONAL: u8 = 0x80;
 const EXTENDED_LENGTH: u8 = 0x10;
 
 /// One attribute, taken apart.

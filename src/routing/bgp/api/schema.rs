@@ -151,6 +151,13 @@ shape! {
     }
     MESSAGES { 1 "received" one Inner(COUNTS), 2 "sent" one Inner(COUNTS) }
     QUEUES { 1 "input" one Unsigned, 2 "output" one Unsigned }
+    BFD_COUNTERS { 3 "transmitted_packets" one Unsigned, 4 "received_packets" one Unsigned }
+    BFD_STATE {
+        1 "session_state" one Enum, 2 "remote_session_state" one Enum, 3 "last_failure_time" one Unsigned,
+        4 "failure_transitions" one Unsigned, 5 "local_discriminator" one Unsigned,
+        6 "remote_discriminator" one Unsigned, 7 "local_diagnostic_code" one Enum, 8 "remote_diagnostic_code" one Enum,
+        9 "remote_minimum_receive_interval" one Unsigned, 10 "bfd_async" one Inner(BFD_COUNTERS),
+    }
     PEER_STATE {
         1 "auth_password" one Secret, 2 "description" one Text, 3 "local_asn" one Unsigned,
         4 "messages" one Inner(MESSAGES), 5 "neighbor_address" one Text, 6 "peer_asn" one Unsigned,
@@ -158,6 +165,7 @@ shape! {
         11 "route_flap_damping" one Bool, 12 "send_community" one Unsigned, 13 "session_state" one Enum,
         15 "admin_state" one Shifted, 16 "out_q" one Unsigned, 17 "flops" one Unsigned,
         18 "remote_cap" many Capability, 19 "local_cap" many Capability, 20 "router_id" one Text,
+        23 "bfd_state" one Inner(BFD_STATE),
     }
     TIMERS_CONFIG {
         1 "connect_retry" one Unsigned, 2 "hold_time" one Unsigned, 3 "keepalive_interval" one Unsigned,

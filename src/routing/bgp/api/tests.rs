@@ -1,5 +1,4 @@
 use std::net::{IpAddr, Ipv4Addr};
-use std::sync::Arc;
 use std::time::Duration;
 
 use prost::Message as _;
@@ -71,6 +70,7 @@ fn peer(now: Duration) -> PeerDetail {
         sent: MessageCounts { open: 1, update: 4, keepalive: 5, ..MessageCounts::default() },
         remote_capabilities: capabilities[..3].to_vec(),
         local_capabilities: capabilities,
+        bfd: None,
     }
 }
 
@@ -80,7 +80,7 @@ fn row(hop: &str, local_pref: Option<u32>, best: bool, now: Duration) -> PathRow
     let mut attributes = Attributes::new(Origin::Igp, AsPath::empty(), next_hop);
     attributes.local_pref = local_pref;
     PathRow {
-        attributes: Arc::new(attributes),
+        attributes: attributes.into(),
         since: now - Duration::from_secs(61),
         best,
         withdrawn: false,
@@ -210,6 +210,24 @@ fn reads_a_route_to_add_in_both_shapes() {
     let attributes = typed::attributes(Version::V4, &[origin, hop, med], &prefix("10.1.2.0/24")).unwrap();
     assert_eq!((attributes.origin, attributes.med), (Origin::Igp, Some(5)));
     assert_eq!(attributes.next_hop.address, address("0.0.0.0"));
+}
+
+#[test]
+fn refuses_attributes_by_number_that_would_end_sessions() {
+    let given = |flags: u8, code: u8| {
+        let all = vec![0x0a, 8, 0x08, flags, 0x01, 0x10, code, 0x1a, 1, b'0'];
+        typed::attributes(Version::V4, &[all], &prefix("10.1.2.0/24"))
+    };
+    // Numbers above 127 have two octets there: 0xc0 is c0 01.
+    assert_eq!(given(0xc0, 99).unwrap().unknown[0].flags, 0xc0);
+    let refusal = given(0x80 | 0x40, 5).unwrap_err();
+    assert!(refusal.contains("attribute 5 has a message of its own"), "{refusal}");
+}
+
+#[test]
+fn refuses_attributes_that_are_not_optional() {
+    let refusal = typed::attributes(Version::V4, &[vec![0x0a, 3, 0x1a, 1, b'0']], &prefix("10.1.2.0/9")).unwrap_err();
+    assert!(refusal.contains("attribute 0 with flags 0x00 is not optional"), "{refusal}");
 }
 
 #[test]

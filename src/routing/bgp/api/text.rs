@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use super::bfd;
 use super::capability::{self, Detail, Told};
 use super::message as m;
 use super::shown::Shown;
@@ -148,6 +149,9 @@ pub fn neighbor(peer: &m::Peer, family: Option<m::Family>, now: Duration) -> Str
     let config = p.timers.config.clone().unwrap_or_default();
     let (hold, keepalive) = (config.hold_time, config.keepalive_interval);
     put!(out, "  Configured hold time is {hold}, keepalive interval is {keepalive} seconds\n");
+    if let Some(state) = &p.state.bfd {
+        out.push_str(&bfd::line(state));
+    }
     put!(out, "  {}\n  Neighbor capabilities:\n", as_options(&p.conf));
     let told = |list: &[Vec<u8>]| list.iter().filter_map(|one| capability::told(one)).collect::<Vec<_>>();
     capabilities(&told(&p.state.local_cap), &told(&p.state.remote_cap), &mut out);

@@ -11,6 +11,7 @@ use super::message::{Any, Family};
 use super::raw;
 use crate::net::{Asn, Prefix};
 use crate::routing::bgp::types::{AsPath, Attributes, NextHop, Origin, RawAttribute};
+use crate::routing::bgp::wire;
 
 /// `IPAddressPrefix`.
 #[derive(Clone, PartialEq, Message)]
@@ -310,11 +311,30 @@ fn apply(version: Version, name: &str, value: &[u8], attributes: &mut Attributes
         "UnknownAttribute" => {
             let one: UnknownAttribute = read(value)?;
             let octet = |number: u32| u8::try_from(number).map_err(|_| format!("{number} has more than one octet"));
-            keep(attributes, octet(one.flags)?, octet(one.code)?, one.value);
+            let (flags, code) = (octet(one.flags)?, octet(one.code)?);
+            must_be_unknown(flags, code, &one.value)?;
+            keep(attributes, flags, code, one.value);
         }
         other => return Err(format!("{other} is not supported")),
     }
     Ok(())
+}
+
+/// An attribute given by number reaches peers as it is. One that is not optional ends the session of each peer that does
+/// not know it (RFC 4271, 6.3); one of those we know would be there twice, or past every check.
+fn must_be_unknown(flags: u8, code: u8, value: &[u8]) -> Result<(), String> {
+    if raw::code::KNOWN.contains(&code) {
+        return Err(format!("attribute {code} has a message of its own, use that one"));
+    }
+    if flags & raw::OPTIONAL == 0 {
+        return Err(format!(
+            "attribute {code} with flags {flags:#04x} is not optional: peers that do not know it end their session; \
+             set {:#04x}, too",
+            raw::OPTIONAL
+        ));
+    }
+    let octets = raw::write(flags, code, value);
+    wire::attributes_from_raw(&[octets]).map(drop).map_err(|error| format!("attribute {code} is not valid: {error}"))
 }
 
 fn keep(attributes: &mut Attributes, flags: u8, code: u8, value: Vec<u8>) {

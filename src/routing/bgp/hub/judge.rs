@@ -2,7 +2,6 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
 use super::{Hub, PeerSettings};
 use crate::net::{Family, Prefix};
@@ -10,7 +9,8 @@ use crate::routing::bgp::policy::{
     Assignment, Class, Direction, PeerPolicy, PolicySet, PrefixRange, RouteType, Verdict,
 };
 use crate::routing::bgp::rib::{Path, PeerInfo};
-use crate::routing::bgp::types::{Attributes, Nlri, PeerId, family_of};
+use crate::routing::bgp::shared::Shared;
+use crate::routing::bgp::types::{Nlri, PeerId, family_of};
 
 impl Hub {
     /// Every peer is told to forget all it heard from us: we leave.
@@ -151,11 +151,11 @@ impl Hub {
 pub(super) fn judge_alike(
     policy: &PeerPolicy,
     kind: RouteType,
-    received: &Arc<Attributes>,
+    received: &Shared,
     nlri: &[Nlri],
-    mut judged: impl FnMut(&[Nlri], Option<Arc<Attributes>>),
+    mut judged: impl FnMut(&[Nlri], Option<Shared>),
 ) {
-    let mut known: Vec<(Class, Option<Arc<Attributes>>)> = Vec::new();
+    let mut known: Vec<(Class, Option<Shared>)> = Vec::new();
     let mut rest = nlri;
     while let Some(first) = rest.first() {
         let class = policy.class(&first.prefix);
@@ -172,9 +172,9 @@ pub(super) fn judge_alike(
 }
 
 /// What import policy makes of a route.
-fn accepted(policy: &PeerPolicy, nlri: &Nlri, kind: RouteType, received: &Arc<Attributes>) -> Option<Arc<Attributes>> {
+fn accepted(policy: &PeerPolicy, nlri: &Nlri, kind: RouteType, received: &Shared) -> Option<Shared> {
     Some(match policy.evaluate(&nlri.prefix, kind, received, received.next_hop)? {
-        Cow::Borrowed(_) => Arc::clone(received),
-        Cow::Owned(changed) => Arc::new(changed),
+        Cow::Borrowed(_) => received.clone(),
+        Cow::Owned(changed) => changed.into(),
     })
 }

@@ -7,13 +7,13 @@ mod judge;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
-use std::sync::Arc;
 use std::time::Duration;
 
 use crate::net::{Asn, Family, Prefix};
 use crate::routing::bgp::output::{Groups, Mark, Offer, Own, Source, Target};
 use crate::routing::bgp::policy::{Direction, PeerPolicy, PeerView, PolicySet, PrefixSets};
 use crate::routing::bgp::rib::{self, Change, Changes, Path, PeerInfo, Rib, RibSettings};
+use crate::routing::bgp::shared::Shared;
 use crate::routing::bgp::types::{Attributes, Negotiated, NextHop, Nlri, PeerId, family_of};
 use crate::routing::bgp::wire::{Refresh, Update};
 
@@ -34,6 +34,24 @@ pub struct PeerSettings {
     pub client: bool,
     /// Always name ourselves as the next hop.
     pub next_hop_self: bool,
+    /// Pass on the next hop a route came with.
+    pub next_hop_unchanged: bool,
+}
+
+impl PeerSettings {
+    /// A peer that asks for nothing: neither a client nor on a subnet of ours.
+    pub fn new(address: IpAddr, local_asn: Asn, local: Ipv4Addr) -> PeerSettings {
+        PeerSettings {
+            address,
+            local_asn,
+            local_v4: Some(local),
+            local_v6: None,
+            shared: Vec::new(),
+            client: false,
+            next_hop_self: false,
+            next_hop_unchanged: false,
+        }
+    }
 }
 
 /// A peer as the hub has it.
@@ -130,6 +148,7 @@ impl Hub {
             address: entry.settings.address,
             client: entry.settings.client,
             asn: negotiated.peer_asn,
+            local_asn: entry.settings.local_asn,
         };
         self.rib.add_peer(peer, info, &mut self.changes);
         // Families the peer did not keep forwarding in while it was away (RFC 4724 4.2).
@@ -207,7 +226,7 @@ impl Hub {
             for reach in update.reach {
                 let received = self.rib.intern(reach.attributes);
                 judge::judge_alike(&entry.import, kind, &received, &reach.nlri, |nlri, accepted| {
-                    let offer = rib::Offer { received: Arc::clone(&received), accepted };
+                    let offer = rib::Offer { received: received.clone(), accepted };
                     self.rib.announce(peer, offer, nlri, now, &mut self.changes);
                 });
             }
@@ -290,7 +309,7 @@ impl Hub {
     }
 
     /// Routes of a family that a peer whose session is up was told, in order, as it was told them.
-    pub fn told(&self, peer: PeerId, family: Family) -> Vec<(Nlri, Arc<Attributes>)> {
+    pub fn told(&self, peer: PeerId, family: Family) -> Vec<(Nlri, Shared)> {
         self.groups.told(peer, family)
     }
 
@@ -351,9 +370,12 @@ impl Hub {
     }
 
     /// The prefixes whose best path changed since the last call, in order: the kernel's routes follow them.
-    pub fn take_best_changes(&mut self) -> BTreeSet<Prefix> {
+    pub fn take_best_changes(&mut self) -> Vec<Prefix> {
         self.sort_best_at = SORT_BEST_AT;
-        std::mem::take(&mut self.best_changed).into_iter().collect()
+        let mut changed = std::mem::take(&mut self.best_changed);
+        changed.sort_unstable();
+        changed.dedup();
+        changed
     }
 
     /// Tells one peer everything it may know.
@@ -442,6 +464,7 @@ impl PeerSettings {
             families: negotiated.families.clone(),
             extended_next_hop: negotiated.extended_next_hop,
             next_hop_self: self.next_hop_self,
+            next_hop_unchanged: self.next_hop_unchanged,
             takes_own_as: false,
             long_lived: negotiated.long_lived.iter().map(|(family, _)| *family).collect(),
             four_octet_as: negotiated.four_octet_as,
@@ -467,15 +490,7 @@ mod tests {
     }
 
     fn settings(n: u8) -> PeerSettings {
-        PeerSettings {
-            address: IpAddr::from([192, 0, 2, n]),
-            local_asn: Asn(64512),
-            local_v4: Some(Ipv4Addr::new(192, 0, 2, 1)),
-            local_v6: None,
-            shared: Vec::new(),
-            client: false,
-            next_hop_self: false,
-        }
+        PeerSettings::new(IpAddr::from([192, 0, 2, n]), Asn(64512), Ipv4Addr::new(192, 0, 2, 1))
     }
 
     fn negotiated(n: u8) -> Negotiated {

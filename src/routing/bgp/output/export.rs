@@ -66,6 +66,8 @@ pub struct Target {
     pub extended_next_hop: bool,
     /// An internal peer that gets our address as next hop.
     pub next_hop_self: bool,
+    /// An external peer that gets the next hop a route came with.
+    pub next_hop_unchanged: bool,
     /// It takes routes with its own AS on their path.
     pub takes_own_as: bool,
     /// Families in which it knows what a long-lived stale route is (RFC 9494).
@@ -185,8 +187,11 @@ fn next_hop(family: Family, received: NextHop, from: &Source, to: &Target) -> Op
     let keep = match to.kind {
         // Reflected routes always keep it, or traffic would take the detour through the reflector (RFC 4456 10).
         PeerKind::Internal => !unknown && (!to.next_hop_self || from.route_type == RouteType::Internal),
-        // What starts here names its next hop itself.
-        PeerKind::External => !unknown && (local || third_party(received, to)),
+        // What starts here names its next hop itself. Nobody is named to himself (RFC 4271 5.1.3).
+        PeerKind::External => {
+            let unchanged = to.next_hop_unchanged && received.address != to.address;
+            !unknown && (local || unchanged || third_party(received, to))
+        }
     };
     if keep && fits(family, received, to) {
         return Some(carried(received, to));

@@ -1,7 +1,5 @@
 //! One update group: peers that are told the same, but for what they told us themselves.
 
-use std::sync::Arc;
-
 use super::export::{may_send, rewrite};
 use super::groups::Offer;
 use super::share::{Luggage, Share, Wanted};
@@ -11,7 +9,8 @@ use super::{Mark, Own, Session, Target, V4, V6};
 use crate::net::{Family, Prefix};
 use crate::routing::bgp::hash::FastMap;
 use crate::routing::bgp::policy::{Class, PeerPolicy};
-use crate::routing::bgp::types::{Attributes, Nlri, PeerId, family_of};
+use crate::routing::bgp::shared::Shared;
+use crate::routing::bgp::types::{Nlri, PeerId, family_of};
 use crate::routing::bgp::wire::{self, Shape};
 
 /// What all groups share, and room to work in.
@@ -61,7 +60,7 @@ pub(super) struct Member {
 /// What became of attributes a moment ago.
 #[derive(Debug)]
 struct Known {
-    attributes: Arc<Attributes>,
+    attributes: Shared,
     from: PeerId,
     family: Family,
     class: Class,
@@ -180,10 +179,10 @@ impl Group {
     fn word(&mut self, nlri: &Nlri, offer: &Offer<'_>, shop: &mut Shop) -> Option<WordId> {
         let family = family_of(&nlri.prefix);
         // Attributes that nobody else has are not asked for again.
-        let class = (Arc::strong_count(offer.attributes) > 2).then(|| self.policy.class(&nlri.prefix)).flatten();
+        let class = (offer.attributes.holders() > 2).then(|| self.policy.class(&nlri.prefix)).flatten();
         let Some(class) = class else { return written(nlri, offer, &self.key, &self.policy, shop) };
         let known = self.memo.iter().find(|known| {
-            Arc::ptr_eq(&known.attributes, offer.attributes)
+            known.attributes.is(offer.attributes)
                 && (known.from, known.family, known.class) == (offer.from.peer, family, class)
         });
         if let Some(known) = known {
@@ -195,7 +194,7 @@ impl Group {
         if self.memo.len() >= KNOWN {
             self.forget(shop);
         }
-        let attributes = Arc::clone(offer.attributes);
+        let attributes = offer.attributes.clone();
         self.memo.push(Known { attributes, from: offer.from.peer, family, class, word });
         word
     }

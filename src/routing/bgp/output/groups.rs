@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
-use std::sync::Arc;
 
 use super::group::{Group, Member, Shop, Whom};
 use super::share::Luggage;
@@ -10,7 +9,8 @@ use super::words::Words;
 use super::{Mark, Own, Source, Stats, Target};
 use crate::net::{Asn, Family, Prefix};
 use crate::routing::bgp::policy::{PeerPolicy, PrefixSet};
-use crate::routing::bgp::types::{Attributes, Nlri, PeerId};
+use crate::routing::bgp::shared::Shared;
+use crate::routing::bgp::types::{Nlri, PeerId};
 use crate::routing::bgp::wire;
 
 /// A path to be told.
@@ -21,7 +21,7 @@ pub struct Offer<'a> {
     /// It is the best path: what peers without ADD-PATH hear of.
     pub leads: bool,
     /// Its attributes as the RIB has them.
-    pub attributes: &'a Arc<Attributes>,
+    pub attributes: &'a Shared,
     /// Where it came from.
     pub from: Source,
 }
@@ -155,7 +155,7 @@ impl Groups {
 
     /// Routes of a family that a peer holds, in order, with the attributes it was told; of one about which there are
     /// news on the way, the new ones.
-    pub fn told(&self, peer: PeerId, family: Family) -> Vec<(Nlri, Arc<Attributes>)> {
+    pub fn told(&self, peer: PeerId, family: Family) -> Vec<(Nlri, Shared)> {
         let Some(group) = self.homes.get(&peer).and_then(|at| self.groups.get(*at)?.as_ref()) else {
             return Vec::new();
         };
@@ -163,7 +163,7 @@ impl Groups {
         let mut known = BTreeMap::new();
         let mut all = Vec::new();
         for (nlri, word) in group.told(at, family) {
-            let read = || wire::read_prepared(self.shop.words.bytes(word), group.shape()).map(Arc::new);
+            let read = || wire::read_prepared(self.shop.words.bytes(word), group.shape()).map(Shared::from);
             let attributes = known.entry(word).or_insert_with(read);
             all.extend(attributes.clone().map(|attributes| (nlri, attributes)));
         }

@@ -1,12 +1,12 @@
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
-use std::sync::Arc;
 
 use proptest::prelude::*;
 
 use super::*;
 use crate::net::{Asn, Family, Prefix};
 use crate::routing::bgp::policy::{NodePolicy, PeerPolicy, RouteType, node_policies};
+use crate::routing::bgp::shared::Shared;
 use crate::routing::bgp::types::*;
 
 const OWN: Own =
@@ -27,6 +27,7 @@ fn target(peer: u32, kind: PeerKind) -> Target {
         families: Family::ALL.to_vec(),
         extended_next_hop: false,
         next_hop_self: false,
+        next_hop_unchanged: false,
         takes_own_as: false,
         long_lived: Vec::new(),
         four_octet_as: true,
@@ -112,6 +113,21 @@ fn keeps_the_med_and_next_hop_of_own_routes_towards_external_peers() {
     let result =
         told(&route("10.1.0.0/24"), &path("0.0.0.0", &[]), &Source::local(&OWN), &target(2, PeerKind::Internal));
     assert_eq!(result.unwrap().next_hop, path("10.0.0.1", &[]).next_hop);
+}
+
+#[test]
+fn passes_a_next_hop_on_unchanged_where_a_peer_is_to_see_it() {
+    let nlri = route("10.1.0.0/24");
+    let to = Target { next_hop_unchanged: true, ..target(2, PeerKind::External) };
+    let tell = |next_hop: &str, to: &Target| {
+        let from = source(1, RouteType::External, false);
+        told(&nlri, &path(next_hop, &[65009]), &from, to).unwrap().next_hop
+    };
+    let own = path("10.0.0.1", &[]).next_hop;
+    assert_eq!(tell("172.16.0.7", &to), path("172.16.0.7", &[]).next_hop);
+    assert_eq!(tell("172.16.0.7", &target(2, PeerKind::External)), own);
+    assert_eq!(tell("10.0.0.102", &to), own, "its own address is no next hop for it");
+    assert_eq!(tell("2001:db8::7", &to), own, "the session carries no IPv6 next hops for IPv4");
 }
 
 #[test]
@@ -260,12 +276,12 @@ fn nth(n: u8) -> Nlri {
     if n.is_multiple_of(3) { route(&format!("2001:db8:{n:x}::/48")) } else { route(&format!("10.{n}.0.0/16")) }
 }
 
-fn variant(med: u32) -> Arc<Attributes> {
-    Arc::new(Attributes { med: Some(med), ..path("10.0.0.7", &[]) })
+fn variant(med: u32) -> Shared {
+    Shared::from(Attributes { med: Some(med), ..path("10.0.0.7", &[]) })
 }
 
 /// Says that a route is this now, or is no more.
-fn say(groups: &mut Groups, nlri: Nlri, attributes: Option<&Arc<Attributes>>) {
+fn say(groups: &mut Groups, nlri: Nlri, attributes: Option<&Shared>) {
     let from = Source::local(&OWN);
     let offer = attributes.map(|attributes| Offer { path_id: 1, leads: true, attributes, from });
     groups.tell(nlri.prefix, offer.as_slice(), true);
@@ -345,7 +361,7 @@ fn attributes_without_room_for_a_route_take_the_old_ones_away() {
     say(&mut groups, nlri, Some(&variant(1)));
     peer.take(&mut groups, usize::MAX);
     let long = Attributes { communities: (0..1500).collect(), ..path("10.0.0.7", &[]) };
-    say(&mut groups, nlri, Some(&Arc::new(long)));
+    say(&mut groups, nlri, Some(&Shared::from(long)));
     peer.take(&mut groups, usize::MAX);
     assert_eq!((peer.held.len(), groups.stats(peer.id)), (0, Stats::default()));
     say(&mut groups, nlri, Some(&variant(1)));
@@ -363,7 +379,7 @@ fn peers_told_the_same_share_a_group_and_its_words() {
     groups.join(target(4, PeerKind::Internal), PeerPolicy::accept());
     assert_eq!(groups.len(), 2);
     let nlri = route("10.1.0.0/24");
-    let learned = Arc::new(path("10.0.0.7", &[65009]));
+    let learned = Shared::from(path("10.0.0.7", &[65009]));
     let from = source(1, RouteType::External, false);
     groups.tell(nlri.prefix, &[Offer { path_id: 1, leads: true, attributes: &learned, from }], true);
     groups.settle();
@@ -392,7 +408,7 @@ fn a_change_of_policy_sends_only_differences() {
     let direction = crate::routing::bgp::policy::Direction::Export;
     let view = to.view();
     groups.join(to.clone(), node_policies(&node).prepare(direction, &view));
-    let local = Arc::new(path("10.0.0.1", &[]));
+    let local = Shared::from(path("10.0.0.1", &[]));
     let offers = [Offer { path_id: 1, leads: true, attributes: &local, from: Source::local(&OWN) }];
     let mut peer = Peer::new(&to);
     let mut round = |groups: &mut Groups| {
@@ -425,7 +441,7 @@ fn a_route_through_the_peer_itself_is_its_own_matter() {
     assert_eq!(groups.len(), 1);
     let mut peers = [Peer::new(&targets[0]), Peer::new(&targets[1])];
     for hop in ["10.0.0.102", "10.0.0.103", "10.0.0.102", "10.0.0.9"] {
-        let offered = Arc::new(path(hop, &[65009]));
+        let offered = Shared::from(path(hop, &[65009]));
         let from = source(1, RouteType::External, false);
         groups.tell(
             route("10.1.0.0/24").prefix,
@@ -497,7 +513,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-type Paths = BTreeMap<u32, (Source, Arc<Attributes>)>;
+type Paths = BTreeMap<u32, (Source, Shared)>;
 
 /// The peers of the model: two external ones that share a subnet, one internal, a client, and two with ADD-PATH.
 fn targets() -> Vec<Target> {
@@ -531,9 +547,9 @@ fn policy(strict: bool, to: &Target) -> PeerPolicy {
     }
 }
 
-fn set(number: u32) -> Arc<Attributes> {
+fn set(number: u32) -> Shared {
     let hop = ["10.0.0.7", "10.0.0.101", "10.0.0.102", "10.0.1.7", "10.0.0.9"][number as usize];
-    Arc::new(Attributes { med: Some(number), ..path(hop, if number == 3 { &[65001] } else { &[65009] }) })
+    Shared::from(Attributes { med: Some(number), ..path(hop, if number == 3 { &[65001] } else { &[65009] }) })
 }
 
 fn offers(paths: &Paths) -> Vec<Offer<'_>> {
@@ -644,7 +660,7 @@ proptest! {
         if no_export {
             offered.communities = vec![community::NO_EXPORT].into();
         }
-        let offered = Arc::new(offered);
+        let offered = Shared::from(offered);
         let nlri = route("10.1.0.0/24");
         let mut groups = Groups::new(OWN);
         let targets: Vec<Target> = (1..5).map(|peer| {

@@ -3,7 +3,8 @@
 //! Export rejects all but the node's own pod CIDRs and VIPs; import takes all but the VIPs, default routes and what the
 //! operator refuses. Two differences, on purpose: IPv6 neighbours get the pod CIDRs by their own set instead of by an
 //! empty one that matched everybody, and a reflector keeps its export rules towards external peers while what other
-//! nodes sent it passes between internal ones, among which are routers outside that share the nodes' AS.
+//! nodes sent it passes between internal ones, among which are routers outside that share the nodes' AS. One addition, in
+//! a policy of its own: what a router of another AS is about to take back is preferred least (RFC 8326).
 
 use std::net::IpAddr;
 
@@ -12,6 +13,7 @@ use super::{
     Verdict,
 };
 use crate::net::{Family, Prefix, host_prefix};
+use crate::routing::bgp::types::community;
 
 /// What the policies of a node are made from.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -26,6 +28,8 @@ pub struct NodePolicy {
     pub external_peers: Vec<IpAddr>,
     /// Those of them in this node's own AS, such as an edge router that is a client of the reflector.
     pub own_as_peers: Vec<IpAddr>,
+    /// Those of them that are told next hops as they are, whatever `override_next_hop` says.
+    pub unchanged_peers: Vec<IpAddr>,
     /// In front of the AS path towards external peers.
     pub prepend: Option<Prepend>,
     /// Added towards external peers.
@@ -40,6 +44,7 @@ pub struct NodePolicy {
     pub reflector: bool,
 }
 
+const LEAVING: &str = "ferrovia_graceful_shutdown";
 const IMPORT: &str = "kube_router_import1";
 const EXPORT: &str = "kube_router_export1";
 const PODS: &str = "podcidrdefinedset";
@@ -50,6 +55,7 @@ const INTERNAL: &str = "iBGPpeerset";
 const EXTERNAL: &str = "externalpeerset";
 const ALL: &str = "allpeerset";
 const OWN_AS: &str = "ownaspeerset";
+const UNCHANGED: &str = "nexthopunchangedpeerset";
 
 /// The prefix set that holds the VIPs of a family: it changes by itself, without the rest of the configuration.
 pub fn vip_set(family: Family) -> String {
@@ -67,18 +73,37 @@ pub fn node_policies(node: &NodePolicy) -> PolicySet {
     if node.reflector && !node.own_as_peers.is_empty() {
         add_neighbor_set(&mut set, OWN_AS, &node.own_as_peers);
     }
+    if node.override_next_hop && !node.unchanged_peers.is_empty() {
+        add_neighbor_set(&mut set, UNCHANGED, &node.unchanged_peers);
+    }
     let import = [VIPS, DEFAULT_ROUTE, REFUSED]
         .into_iter()
         .flat_map(|prefixes| twins(&set, prefixes, ALL, &Actions::default(), Verdict::Reject))
         .collect();
     let export = export_statements(&set, node);
     set.policies = vec![
+        Policy { name: LEAVING.to_owned(), statements: leaving_statements(&mut set, node) },
         Policy { name: IMPORT.to_owned(), statements: import },
         Policy { name: EXPORT.to_owned(), statements: export },
     ];
-    set.import = Assignment { policies: vec![IMPORT.to_owned()], default: Verdict::Accept };
+    set.import = Assignment { policies: vec![LEAVING.to_owned(), IMPORT.to_owned()], default: Verdict::Accept };
     set.export = Assignment { policies: vec![EXPORT.to_owned()], default: Verdict::Reject };
     set
+}
+
+/// GRACEFUL_SHUTDOWN from another AS lowers the preference to 0: any other path is better (RFC 8326 4.1).
+fn leaving_statements(set: &mut PolicySet, node: &NodePolicy) -> Vec<Statement> {
+    if node.external_peers.is_empty() {
+        return Vec::new();
+    }
+    set.sets.community.insert(LEAVING.to_owned(), vec![community::GRACEFUL_SHUTDOWN]);
+    let conditions = Conditions {
+        community_set: Some(SetMatch::any(LEAVING)),
+        route_type: Some(RouteType::External),
+        ..Conditions::default()
+    };
+    let actions = Actions { local_pref: Some(0), ..Actions::default() };
+    vec![Statement { name: LEAVING.to_owned(), conditions, actions, verdict: None }]
 }
 
 fn export_statements(set: &PolicySet, node: &NodePolicy) -> Vec<Statement> {
@@ -88,9 +113,11 @@ fn export_statements(set: &PolicySet, node: &NodePolicy) -> Vec<Statement> {
     if !node.communities.is_empty() {
         actions.communities = vec![Change::Add(node.communities.clone())];
     }
-    statements.extend(twins(set, VIPS, EXTERNAL, &actions, Verdict::Accept));
-    if node.advertise_pod_cidr {
-        statements.extend(twins(set, PODS, EXTERNAL, &actions, Verdict::Accept));
+    let told: &[&str] = if node.advertise_pod_cidr { &[VIPS, PODS] } else { &[VIPS] };
+    // Before the rule for all of them, for the first one that applies decides.
+    let as_it_is = Actions { next_hop_v4: None, next_hop_v6: None, ..actions.clone() };
+    for (peers, actions) in [(UNCHANGED, as_it_is), (EXTERNAL, actions)] {
+        statements.extend(told.iter().flat_map(|prefixes| twins(set, prefixes, peers, &actions, Verdict::Accept)));
     }
     if node.reflector {
         let internal = [INTERNAL.to_owned(), twin(INTERNAL, Family::V6), OWN_AS.to_owned(), twin(OWN_AS, Family::V6)];

@@ -153,6 +153,7 @@ fn node() -> NodePolicy {
         node_addresses: vec![address("10.0.0.1"), address("10.0.0.2")],
         external_peers: vec![address("172.16.0.1"), address("2001:db8::f")],
         own_as_peers: Vec::new(),
+        unchanged_peers: Vec::new(),
         prepend: Some(Prepend { asn: Some(Asn(64512)), times: 3 }),
         communities: vec![77],
         import_reject: vec![prefix("10.9.0.0/16")],
@@ -207,6 +208,21 @@ fn external_peers_get_prepend_communities_and_next_hop_self() {
 }
 
 #[test]
+fn a_peer_that_is_to_see_next_hops_as_they_are_is_left_out_of_the_override() {
+    let set = node_policies(&NodePolicy { unchanged_peers: vec![address("172.16.0.1")], ..node() });
+    for route in PODS_AND_VIPS {
+        let result = exported(&set, "172.16.0.1", route, RouteType::Local).unwrap();
+        assert_eq!(result.next_hop, attributes().next_hop);
+        assert_eq!(
+            (result.as_path.to_string().as_str(), &*result.communities),
+            ("64512 64512 64512 65001 65002", &[1, 5, 77][..])
+        );
+        let other = exported(&set, "2001:db8::f", route, RouteType::Local).unwrap();
+        assert_ne!(other.next_hop, attributes().next_hop);
+    }
+}
+
+#[test]
 fn a_reflector_passes_routes_between_nodes_and_keeps_its_rules_outside() {
     let node = NodePolicy { reflector: true, ..node() };
     assert_eq!(told(&node, "10.0.0.2"), [true, true, false, false]);
@@ -249,6 +265,21 @@ fn import_refuses_own_vips_default_routes_and_what_the_operator_named() {
             assert!(result.is_none_or(|result| matches!(result, Cow::Borrowed(_))));
         }
     }
+}
+
+#[test]
+fn what_another_as_is_about_to_take_back_is_preferred_least() {
+    let set = node_policies(&node());
+    let policy = set.prepare(Direction::Import, &view("172.16.0.1"));
+    let leaving = Attributes { communities: [7, 0xffff_0000].into(), local_pref: Some(100), ..attributes() };
+    let imported = |route: &str, kind| {
+        let result = policy.evaluate(&prefix(route), kind, &leaving, leaving.next_hop);
+        result.map(|result| (result.local_pref, result.communities.clone()))
+    };
+    let kept: Box<[u32]> = [7, 0xffff_0000].into();
+    assert_eq!(imported("10.5.0.0/24", RouteType::External), Some((Some(0), kept.clone())), "others are told why");
+    assert_eq!(imported("10.5.0.0/24", RouteType::Internal), Some((Some(100), kept)), "our own AS has said it already");
+    assert_eq!(imported("192.0.2.1/32", RouteType::External), None, "what is refused stays so");
 }
 
 #[test]

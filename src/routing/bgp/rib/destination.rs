@@ -2,10 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::sync::Arc;
 
 use super::super::decision::{self, Candidate, PeerInfo, Reason, Settings};
-use super::super::types::{Attributes, PeerId};
+use super::super::shared::Shared;
+use super::super::types::PeerId;
 use super::{Changes, Filtered, Path};
 use crate::net::Prefix;
 
@@ -25,7 +25,7 @@ impl Default for Paths {
 }
 
 /// A path that is used: whose it is, and what it says.
-type Lead = (PeerId, u32, Arc<Attributes>);
+type Lead = (PeerId, u32, Shared);
 
 impl Paths {
     pub(super) fn as_slice(&self) -> &[Path] {

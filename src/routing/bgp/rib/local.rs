@@ -1,31 +1,25 @@
 //! Routes that start here, and settings that change while routes are there.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 use std::time::Duration;
 
-use super::super::types::{Attributes, Nlri, PeerId, family_of};
+use super::super::shared::Shared;
+use super::super::types::{Nlri, PeerId, family_of};
 use super::{Changes, Rib, RibSettings};
 use crate::net::{Family, Prefix};
 
 impl Rib {
     /// All paths to a prefix that start here, in the stead of those there were. One that stays keeps its identifier, so
     /// that a peer with ADD-PATH hears of the others only.
-    pub fn originate_paths(
-        &mut self,
-        prefix: Prefix,
-        paths: Vec<Arc<Attributes>>,
-        now: Duration,
-        changes: &mut Changes,
-    ) {
-        let before: Vec<(u32, Arc<Attributes>)> = self
+    pub fn originate_paths(&mut self, prefix: Prefix, paths: Vec<Shared>, now: Duration, changes: &mut Changes) {
+        let before: Vec<(u32, Shared)> = self
             .paths(&prefix)
             .iter()
             .filter(|path| path.peer == PeerId::LOCAL)
             .map(|path| (path.remote_id, path.attributes.clone()))
             .collect();
         let mut taken = BTreeSet::new();
-        let mut new: Vec<Arc<Attributes>> = Vec::new();
+        let mut new: Vec<Shared> = Vec::new();
         for attributes in paths {
             match before.iter().find(|(_, old)| *old == attributes) {
                 Some((id, _)) => {
@@ -48,7 +42,7 @@ impl Rib {
     }
 
     /// A path that starts here because somebody asked for it, beside what the daemon itself announces.
-    pub fn inject(&mut self, nlri: Nlri, attributes: Arc<Attributes>, now: Duration, changes: &mut Changes) {
+    pub fn inject(&mut self, nlri: Nlri, attributes: Shared, now: Duration, changes: &mut Changes) {
         self.put_all(PeerId::API, attributes.into(), None, &[nlri], now, changes);
     }
 
@@ -57,7 +51,7 @@ impl Rib {
         &mut self,
         prefix: Prefix,
         changes: &mut Changes,
-        mut policy: impl FnMut(PeerId, &Nlri, &Arc<Attributes>) -> Option<Arc<Attributes>>,
+        mut policy: impl FnMut(PeerId, &Nlri, &Shared) -> Option<Shared>,
     ) {
         let family = family_of(&prefix);
         let Rib { own, judge, table, pool, standings, .. } = self;
@@ -68,7 +62,8 @@ impl Rib {
                 let standing = standings.entry((path.peer, family)).or_default();
                 standing.count(path, -1);
                 let accepted = policy(path.peer, &Nlri { prefix, path_id: path.remote_id }, path.received());
-                path.judge(own, standing.epoch, accepted, pool);
+                let local_asn = judge.peers.get(&path.peer).map_or(own.asn, |info| info.local_asn);
+                path.judge(own, local_asn, standing.epoch, accepted, pool);
                 standing.count(path, 1);
             }
             true

@@ -13,7 +13,6 @@ mod table;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
-use std::sync::Arc;
 use std::time::Duration;
 
 use self::attributes::Pool;
@@ -21,6 +20,7 @@ use self::destination::{Judge, Paths};
 use self::stale::Standing;
 use self::table::Table;
 pub use super::decision::{PeerInfo, Reason, Settings};
+use super::shared::Shared;
 use super::types::{Attributes, Nlri, PeerId, family_of};
 use crate::net::{Asn, Family, Prefix};
 
@@ -74,9 +74,9 @@ pub struct Path {
     /// Our path identifier for it, unique within the prefix, for sending with ADD-PATH.
     pub local_id: u32,
     /// Attributes after import policy.
-    pub attributes: Arc<Attributes>,
+    pub attributes: Shared,
     /// Attributes as received, where import policy changed them.
-    original: Option<Arc<Attributes>>,
+    original: Option<Shared>,
     /// When it came or changed last, in tenths of a second.
     learned: u32,
     /// The peer's epoch it was last heard in; older than the peer's own: stale.
@@ -92,7 +92,7 @@ const _: () = assert!(size_of::<Path>() <= 40);
 
 impl Path {
     /// The attributes before import policy.
-    pub fn received(&self) -> &Arc<Attributes> {
+    pub fn received(&self) -> &Shared {
         self.original.as_ref().unwrap_or(&self.attributes)
     }
 
@@ -111,14 +111,14 @@ impl Path {
 #[derive(Clone, Debug)]
 pub struct Offer {
     /// As received.
-    pub received: Arc<Attributes>,
+    pub received: Shared,
     /// As accepted; `None` if rejected.
-    pub accepted: Option<Arc<Attributes>>,
+    pub accepted: Option<Shared>,
 }
 
-impl From<Arc<Attributes>> for Offer {
+impl From<Shared> for Offer {
     /// Accepted as it came.
-    fn from(received: Arc<Attributes>) -> Offer {
+    fn from(received: Shared) -> Offer {
         Offer { accepted: Some(received.clone()), received }
     }
 }
@@ -208,7 +208,7 @@ impl Rib {
     }
 
     /// The one shared value of these attributes.
-    pub fn intern(&self, attributes: Attributes) -> Arc<Attributes> {
+    pub fn intern(&self, attributes: Attributes) -> Shared {
         self.pool.share(attributes)
     }
 
@@ -228,22 +228,22 @@ impl Rib {
     ) {
         if self.judge.peers.contains_key(&peer) {
             let offer = offer.into();
-            let filtered = self.loops(&offer.received);
+            let filtered = self.loops(peer, &offer.received);
             self.put_all(peer, offer, filtered, nlri, now, changes);
         }
     }
 
     /// Routes that a peer took back.
     pub fn withdraw(&mut self, peer: PeerId, nlri: &[Nlri], changes: &mut Changes) {
-        for nlri in nlri {
-            self.remove(peer, *nlri, changes);
+        for nlri in nlri.chunk_by(|a, b| family_of(&a.prefix) == family_of(&b.prefix)) {
+            self.remove_all(peer, nlri, changes);
         }
         self.table.trim();
         self.pool.trim();
     }
 
     /// A route that starts here.
-    pub fn originate(&mut self, prefix: Prefix, attributes: Arc<Attributes>, now: Duration, changes: &mut Changes) {
+    pub fn originate(&mut self, prefix: Prefix, attributes: Shared, now: Duration, changes: &mut Changes) {
         self.put_all(PeerId::LOCAL, attributes.into(), None, &[Nlri::new(prefix)], now, changes);
     }
 
@@ -257,9 +257,9 @@ impl Rib {
         &mut self,
         peer: PeerId,
         changes: &mut Changes,
-        mut policy: impl FnMut(&Nlri, &Arc<Attributes>) -> Option<Arc<Attributes>>,
+        mut policy: impl FnMut(&Nlri, &Shared) -> Option<Shared>,
     ) {
-        let own = self.own;
+        let (own, towards) = (self.own, self.local_asn(peer));
         for family in Family::ALL {
             let epoch = self.standings.get(&(peer, family)).map_or(0, |standing| standing.epoch);
             self.walk(
@@ -268,7 +268,7 @@ impl Rib {
                 |path| path.peer == peer,
                 |prefix, path, pool| {
                     let accepted = policy(&Nlri { prefix, path_id: path.remote_id }, path.received());
-                    path.judge(&own, epoch, accepted, pool);
+                    path.judge(&own, towards, epoch, accepted, pool);
                     true
                 },
             );
@@ -328,8 +328,13 @@ impl Rib {
         self.table.len(family)
     }
 
-    fn loops(&self, received: &Attributes) -> Option<Filtered> {
-        looping(&self.own, received)
+    fn loops(&self, peer: PeerId, received: &Attributes) -> Option<Filtered> {
+        looping(&self.own, self.local_asn(peer), received)
+    }
+
+    /// Our AS towards a peer.
+    fn local_asn(&self, peer: PeerId) -> Asn {
+        self.judge.peers.get(&peer).map_or(self.own.asn, |info| info.local_asn)
     }
 
     fn put_all(
@@ -348,7 +353,7 @@ impl Rib {
         let filtered = filtered.or(offer.accepted.is_none().then_some(Filtered::Policy));
         let Offer { received, accepted } = offer;
         let accepted = accepted.unwrap_or_else(|| received.clone());
-        let unchanged = Arc::ptr_eq(&accepted, &received) || accepted == received;
+        let unchanged = accepted == received;
         let original = (!unchanged).then(|| self.pool.hold(&received, users));
         let attributes = self.pool.hold(&accepted, users);
         let learned = u32::try_from(learned.as_millis() / 100).unwrap_or(u32::MAX);
@@ -381,10 +386,7 @@ impl Rib {
                     standing.count(old, -1);
                     let same = old.says_the_same(&path);
                     if !same {
-                        changes.note(
-                            prefix,
-                            old.leads != eligible || eligible && !Arc::ptr_eq(&old.attributes, &path.attributes),
-                        );
+                        changes.note(prefix, old.leads != eligible || eligible && !old.attributes.is(&path.attributes));
                     }
                     let learned = if same { old.learned } else { path.learned };
                     let leads = if same { old.leads } else { eligible };
@@ -401,21 +403,26 @@ impl Rib {
         }
     }
 
-    fn remove(&mut self, peer: PeerId, nlri: Nlri, changes: &mut Changes) {
-        let Nlri { prefix, path_id } = nlri;
-        let family = family_of(&prefix);
-        let Some(paths) = self.table.get_mut(&prefix) else { return };
-        let Some(path) = paths.find_mut(peer, path_id) else { return };
-        self.standings.entry((peer, family)).or_default().count(path, -1);
-        path.release(&mut self.pool);
-        if let Paths::One(last) = paths {
-            changes.note(prefix, last.leads);
-            self.table.remove(&prefix);
-            return;
+    /// Takes away paths to prefixes of one family.
+    fn remove_all(&mut self, peer: PeerId, nlri: &[Nlri], changes: &mut Changes) {
+        let Some(family) = nlri.first().map(|nlri| family_of(&nlri.prefix)) else { return };
+        let Rib { judge, table, pool, standings, .. } = self;
+        let Some(standing) = standings.get_mut(&(peer, family)) else { return };
+        for Nlri { prefix, path_id } in nlri.iter().copied() {
+            table.work(&prefix, |paths| {
+                let Some(path) = paths.find_mut(peer, path_id) else { return };
+                standing.count(path, -1);
+                path.release(pool);
+                if let Paths::One(last) = paths {
+                    changes.note(prefix, last.leads);
+                    *paths = Paths::default();
+                    return;
+                }
+                let before = paths.lead();
+                paths.retain(|path| path.peer != peer || path.remote_id != path_id);
+                judge.settle(prefix, paths, &before, changes);
+            });
         }
-        let before = paths.lead();
-        paths.retain(|path| path.peer != peer || path.remote_id != path_id);
-        self.judge.settle(prefix, paths, &before, changes);
     }
 
     /// Goes over all paths that `concerns` is true for; `act` may change one, and says whether it stays.
@@ -475,7 +482,7 @@ fn put_among(paths: &mut Paths, mut path: Path, standing: &mut Standing, pool: &
 impl Path {
     fn says_the_same(&self, other: &Path) -> bool {
         // Both are from the pool, which has equal attributes once.
-        let same = |a: &Arc<Attributes>, b: &Arc<Attributes>| Arc::ptr_eq(a, b);
+        let same = |a: &Shared, b: &Shared| a.is(b);
         let same_original = match (&self.original, &other.original) {
             (None, None) => true,
             (Some(a), Some(b)) => same(a, b),
@@ -484,10 +491,10 @@ impl Path {
         same(&self.attributes, &other.attributes) && same_original && self.filtered == other.filtered
     }
 
-    /// Import policy makes this of it now. `epoch` is the peer's.
-    fn judge(&mut self, own: &RibSettings, epoch: u32, accepted: Option<Arc<Attributes>>, pool: &mut Pool) {
+    /// Import policy makes this of it now. `epoch` is the peer's, `local_asn` our AS towards it.
+    fn judge(&mut self, own: &RibSettings, local_asn: Asn, epoch: u32, accepted: Option<Shared>, pool: &mut Pool) {
         let received = self.received().clone();
-        let filtered = looping(own, &received).or(accepted.is_none().then_some(Filtered::Policy));
+        let filtered = looping(own, local_asn, &received).or(accepted.is_none().then_some(Filtered::Policy));
         let accepted = accepted.unwrap_or(received);
         let long_lived = self.epoch != epoch && stale::is_long_lived(&self.attributes);
         let accepted = if long_lived { stale::long_lived(&accepted) } else { accepted };
@@ -496,7 +503,7 @@ impl Path {
     }
 
     /// Gives it other attributes after import policy.
-    fn accept(&mut self, accepted: Arc<Attributes>, pool: &mut Pool) {
+    fn accept(&mut self, accepted: Shared, pool: &mut Pool) {
         let received = self.received().clone();
         let original = (accepted != received).then(|| pool.hold(&received, 1));
         let attributes = pool.hold(&accepted, 1);
@@ -513,8 +520,11 @@ impl Path {
     }
 }
 
-fn looping(own: &RibSettings, received: &Attributes) -> Option<Filtered> {
-    if received.as_path.contains(own.asn) {
+/// Whether a route has been here before. Towards the peer it came from we may have another AS than else (RFC 7705): a
+/// route with that one on its path is ours come back as well.
+fn looping(own: &RibSettings, local_asn: Asn, received: &Attributes) -> Option<Filtered> {
+    let has = |asn| received.as_path.contains(asn);
+    if has(own.asn) || (local_asn != own.asn && has(local_asn)) {
         Some(Filtered::AsLoop)
     } else if received.originator_id == Some(own.router_id) {
         Some(Filtered::OriginatorLoop)

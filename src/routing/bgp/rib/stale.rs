@@ -2,8 +2,7 @@
 //!
 //! A path remembers in which epoch of its peer it was heard. To mark all paths of a peer stale is to begin a new epoch.
 
-use std::sync::Arc;
-
+use super::super::shared::Shared;
 use super::super::types::{Attributes, PeerId, community};
 use super::{Changes, Path, Rib, Stats};
 use crate::net::Family;
@@ -109,13 +108,13 @@ pub(super) fn is_long_lived(attributes: &Attributes) -> bool {
 }
 
 /// The attributes with LLGR_STALE.
-pub(super) fn long_lived(attributes: &Arc<Attributes>) -> Arc<Attributes> {
+pub(super) fn long_lived(attributes: &Shared) -> Shared {
     match attributes.communities.binary_search(&community::LLGR_STALE) {
         Ok(_) => attributes.clone(),
         Err(at) => {
             let mut communities = attributes.communities.to_vec();
             communities.insert(at, community::LLGR_STALE);
-            Arc::new(Attributes { communities: communities.into(), ..Attributes::clone(attributes) })
+            Attributes { communities: communities.into(), ..attributes.attributes().clone() }.into()
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Prefixes with their paths. A key takes no more room than its family needs: with a hundred thousand routes that is a
 //! good part of the memory.
 
+use std::collections::hash_map::Entry;
 use std::hash::{Hash, Hasher};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -48,6 +49,14 @@ fn key(prefix: &Prefix) -> Key {
     }
 }
 
+fn work_in<K: Eq + Hash>(map: &mut PlainMap<K, Paths>, key: K, work: impl FnOnce(&mut Paths)) {
+    let Entry::Occupied(mut entry) = map.entry(key) else { return };
+    work(entry.get_mut());
+    if entry.get().is_empty() {
+        entry.remove();
+    }
+}
+
 /// Keys were prefixes, so there is one for each.
 fn prefix(address: impl Into<IpAddr>, length: u8) -> Option<Prefix> {
     Prefix::new(address.into(), length).ok()
@@ -84,11 +93,12 @@ impl Table {
         }
     }
 
-    pub(super) fn remove(&mut self, prefix: &Prefix) {
+    /// Lets `work` at the paths of a prefix that has some, and forgets the prefix when none is left.
+    pub(super) fn work(&mut self, prefix: &Prefix, work: impl FnOnce(&mut Paths)) {
         match key(prefix) {
-            Key::V4(key) => self.v4.remove(&key),
-            Key::V6(key) => self.v6.remove(&key),
-        };
+            Key::V4(key) => work_in(&mut self.v4, key, work),
+            Key::V6(key) => work_in(&mut self.v6, key, work),
+        }
     }
 
     /// Keeps what `keep` says true for.

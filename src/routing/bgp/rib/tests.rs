@@ -24,6 +24,7 @@ fn info(peer: PeerId) -> PeerInfo {
         address: IpAddr::from([192, 0, 2, last]),
         client: false,
         asn: Asn(65_000 + peer.0),
+        local_asn: settings(false).asn,
     }
 }
 
@@ -53,8 +54,8 @@ fn set(path: &[u32]) -> Attributes {
     Attributes::new(Origin::Igp, path.iter().copied().map(Asn).collect::<AsPath>(), next_hop)
 }
 
-fn shared(path: &[u32]) -> Arc<Attributes> {
-    Arc::new(set(path))
+fn shared(path: &[u32]) -> Shared {
+    set(path).into()
 }
 
 fn best(n: u8) -> Change {
@@ -117,7 +118,7 @@ fn loops_are_kept_with_their_reason_and_never_used() {
     ];
     for (attributes, reason) in cases {
         let (mut rib, mut changes) = rib();
-        rib.announce(ONE, Arc::new(attributes), &[nlri(1)], NOW, &mut changes);
+        rib.announce(ONE, Shared::from(attributes), &[nlri(1)], NOW, &mut changes);
         assert_eq!(changes.take(), [unused(1)]);
         assert_eq!(rib.paths(&prefix(1))[0].filtered, Some(reason));
         assert!(rib.best(&prefix(1)).is_none());
@@ -127,10 +128,32 @@ fn loops_are_kept_with_their_reason_and_never_used() {
 }
 
 #[test]
+fn a_route_that_comes_back_with_our_as_towards_its_peer_loops() {
+    let (mut rib, mut changes) = rib();
+    let other = PeerInfo { local_asn: Asn(64_999), ..info(ONE) };
+    rib.add_peer(ONE, other, &mut changes);
+    let back = shared(&[1, 64_999, 2]);
+    let filtered = |rib: &Rib, peer| rib.paths(&prefix(1)).iter().find(|path| path.peer == peer).unwrap().filtered;
+    rib.announce(ONE, back.clone(), &[nlri(1)], NOW, &mut changes);
+    assert_eq!(filtered(&rib, ONE), Some(Filtered::AsLoop));
+    // Towards another peer that number means nothing: it may be somebody else's.
+    rib.announce(PeerId(3), back, &[nlri(1)], NOW, &mut changes);
+    assert_eq!(filtered(&rib, PeerId(3)), None);
+    // A change of policy does not forget it, by peer or by prefix.
+    rib.reimport(ONE, &mut changes, |_, received| Some(received.clone()));
+    assert_eq!(filtered(&rib, ONE), Some(Filtered::AsLoop));
+    rib.reimport_prefix(prefix(1), &mut changes, |_, _, received| Some(received.clone()));
+    assert_eq!((filtered(&rib, ONE), filtered(&rib, PeerId(3))), (Some(Filtered::AsLoop), None));
+    let global = shared(&[1, settings(false).asn.0]);
+    rib.announce(ONE, global, &[nlri(1)], NOW, &mut changes);
+    assert_eq!(filtered(&rib, ONE), Some(Filtered::AsLoop), "the AS we have elsewhere counts as well");
+}
+
+#[test]
 fn import_policy_leaves_what_was_received() {
     let (mut rib, mut changes) = rib();
     let received = shared(&[1]);
-    let accepted = Arc::new(Attributes { local_pref: Some(200), ..set(&[1]) });
+    let accepted = Shared::from(Attributes { local_pref: Some(200), ..set(&[1]) });
     let offer = Offer { received: received.clone(), accepted: Some(accepted.clone()) };
     rib.announce(ONE, offer, &[nlri(1)], NOW, &mut changes);
     let path = rib.best(&prefix(1)).unwrap();
@@ -158,14 +181,14 @@ fn equal_attributes_are_one_value_until_the_last_path_goes() {
     rib.announce(ONE, shared(&[1]), &[nlri(1), nlri(2)], NOW, &mut changes);
     rib.announce(TWO, shared(&[1]), &[nlri(2)], NOW, &mut changes);
     let value = rib.best(&prefix(1)).unwrap().attributes.clone();
-    assert!(rib.paths(&prefix(2)).iter().all(|path| Arc::ptr_eq(&path.attributes, &value)));
-    assert!(Arc::ptr_eq(&rib.intern(set(&[1])), &value));
+    assert!(rib.paths(&prefix(2)).iter().all(|path| path.attributes.is(&value)));
+    assert!(rib.intern(set(&[1])).is(&value));
     rib.drop_peer(ONE, &mut changes);
     assert_eq!(rib.attribute_sets(), 1);
     rib.drop_peer(TWO, &mut changes);
     assert_eq!((rib.attribute_sets(), rib.prefixes(Family::V4)), (0, 0));
-    assert_eq!(Arc::strong_count(&value), 1);
-    assert!(!Arc::ptr_eq(&rib.intern(set(&[1])), &value));
+    assert_eq!(value.holders(), 1);
+    assert!(!rib.intern(set(&[1])).is(&value));
 }
 
 #[test]
@@ -202,7 +225,7 @@ fn a_second_restart_before_end_of_rib_drops_what_was_stale() {
 #[test]
 fn long_lived_stale_routes_are_the_last_resort() {
     let (mut rib, mut changes) = rib();
-    let never = Arc::new(Attributes { communities: [community::NO_LLGR].into(), ..set(&[1]) });
+    let never = Shared::from(Attributes { communities: [community::NO_LLGR].into(), ..set(&[1]) });
     rib.announce(ONE, shared(&[1]), &[nlri(1)], NOW, &mut changes);
     rib.announce(ONE, never, &[nlri(2)], NOW, &mut changes);
     rib.announce(TWO, shared(&[1, 2, 3]), &[nlri(1)], NOW, &mut changes);
@@ -224,7 +247,8 @@ fn long_lived_stale_routes_are_the_last_resort() {
 #[test]
 fn an_unreachable_next_hop_takes_its_paths_out_until_it_is_back() {
     let (mut rib, mut changes) = rib();
-    let via = |last: u8| Arc::new(Attributes { next_hop: NextHop::from(IpAddr::from([192, 0, 2, last])), ..set(&[1]) });
+    let via =
+        |last: u8| Shared::from(Attributes { next_hop: NextHop::from(IpAddr::from([192, 0, 2, last])), ..set(&[1]) });
     rib.announce(ONE, via(1), &[nlri(1)], NOW, &mut changes);
     rib.announce(TWO, via(2), &[nlri(1)], NOW, &mut changes);
     changes.take();
@@ -478,7 +502,7 @@ fn check(rib: &Rib, model: &Model, multipath: bool) -> Result<(), TestCaseError>
     Ok(())
 }
 
-fn used(rib: &Rib, at: u8) -> Vec<(PeerId, u32, Arc<Attributes>)> {
+fn used(rib: &Rib, at: u8) -> Vec<(PeerId, u32, Shared)> {
     rib.multipath(&prefix(at)).map(|path| (path.peer, path.remote_id, path.attributes.clone())).collect()
 }
 

@@ -5,6 +5,7 @@
 //! the speaker has packed and asks for more only when it is written, so that a slow peer holds a few chunks and no
 //! more. Generic over its transport: tests use pipes.
 
+mod connection;
 mod sockets;
 mod status;
 
@@ -15,23 +16,20 @@ use std::io;
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::net::Family;
-use crate::routing::bgp::fsm::{Action, DownReason, Event, Fsm, FsmConfig, Incoming, Out, Slot};
+use crate::routing::bgp::fsm::{Action, DownReason, Event, Fsm, FsmConfig, Incoming, Out, Slot, State};
 use crate::routing::bgp::negotiate::negotiate;
 use crate::routing::bgp::types::{Negotiated, Notification, OpenSettings, PeerId};
 use crate::routing::bgp::wire::{self, Message, Refresh, Update};
 
+use self::connection::Connection;
 use self::sockets::{halves, read, until, when, write};
 pub use self::status::{MessageCounts, Messages, Status};
-
-/// How long a closing connection may take to send its last words.
-const FAREWELL: Duration = Duration::from_secs(1);
 
 /// Opens connections to one peer.
 pub trait Transport {
@@ -114,57 +112,12 @@ pub enum What {
     Updates(Vec<Update>),
     /// A ROUTE-REFRESH.
     Refresh(Family, Refresh),
+    /// A step on the way to a session, or the end of trying. Connecting and waiting to connect are one, Active.
+    State(State),
     /// A chunk is written, or dropped because its session is over: there is room for the next.
     Written,
     /// The task is over; nothing more comes of it.
     Ended,
-}
-
-/// One connection's bytes.
-struct Connection<R, W> {
-    reader: R,
-    writer: W,
-    received: Vec<u8>,
-    outgoing: Vec<u8>,
-    written: usize,
-    /// Some of the bytes going out are a chunk of the speaker's.
-    has_chunk: bool,
-    /// The peer's OPEN, until the session is up.
-    open: Option<wire::Open>,
-    /// What our OPEN said on it, once it is sent.
-    ours: Option<Arc<OpenSettings>>,
-}
-
-impl<R, W> Connection<R, W> {
-    fn new((reader, writer): (R, W)) -> Connection<R, W> {
-        Connection {
-            reader,
-            writer,
-            received: Vec::new(),
-            outgoing: Vec::new(),
-            written: 0,
-            has_chunk: false,
-            open: None,
-            ours: None,
-        }
-    }
-}
-
-impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Connection<R, W> {
-    /// Closes the connection after its last words, which a peer that reads takes at once. What it still sends is read
-    /// and dropped: closing with bytes unread would reset the connection, and the last words might be lost with it.
-    async fn farewell(mut self) {
-        let rest = self.outgoing.get(self.written..).unwrap_or_default();
-        let farewell = async {
-            self.writer.write_all(rest).await?;
-            self.writer.shutdown().await?;
-            let mut dropped = vec![0; 4096];
-            while self.reader.read(&mut dropped).await? > 0 {}
-            io::Result::Ok(())
-        };
-        // Whatever comes of it, the connection ends here.
-        let _ = tokio::time::timeout(FAREWELL, farewell).await;
-    }
 }
 
 /// What woke the task.
@@ -218,6 +171,7 @@ pub async fn run<T: Transport + 'static>(
         wants_connection: false,
         started,
         updates: Vec::new(),
+        told: State::Idle,
     };
     let Err(Gone) = session.run(commands, chunks).await;
     // Nobody listens any more where this fails.
@@ -242,6 +196,8 @@ struct Session<T: Transport> {
     started: Instant,
     /// Read but not yet reported.
     updates: Vec<Update>,
+    /// The state that was reported last.
+    told: State,
 }
 
 /// A connection attempt under way.
@@ -388,7 +344,13 @@ impl<T: Transport> Session<T> {
         if let Some(connection) = self.connection(slot) {
             connection.received = rest;
         }
-        self.report_updates().await
+        if !self.updates.is_empty() {
+            self.report_updates().await?;
+            // First what was read is worked in and told, then more is read: others wait for it, and a pile of what was
+            // read takes many times the memory of the routes it becomes.
+            tokio::task::yield_now().await;
+        }
+        Ok(())
     }
 
     async fn message(&mut self, slot: Slot, bytes: &[u8]) -> Result<(), Gone> {
@@ -441,6 +403,7 @@ impl<T: Transport> Session<T> {
             }
         }
         self.status.set_state(self.fsm.state());
+        self.report_state().await?;
         // Last, because a peer that is dead takes its time: its routes must not wait for it.
         for connection in closed {
             connection.farewell().await;
@@ -478,6 +441,9 @@ impl<T: Transport> Session<T> {
         let open = Arc::clone(&self.open);
         let status = Arc::clone(&self.status);
         let Some(connection) = self.connection(slot) else { return };
+        if matches!(out, Out::Notification(_)) {
+            connection.drop_queue();
+        }
         let before = connection.outgoing.len();
         match out {
             Out::Open => {
@@ -528,6 +494,18 @@ impl<T: Transport> Session<T> {
             return Ok(());
         }
         self.report(What::Written).await
+    }
+
+    /// Tells a step that is new. Whether a session is up is told with what was agreed.
+    async fn report_state(&mut self) -> Result<(), Gone> {
+        let state = match self.fsm.state() {
+            State::Connect => State::Active,
+            other => other,
+        };
+        if std::mem::replace(&mut self.told, state) == state || state == State::Established {
+            return Ok(());
+        }
+        self.report(What::State(state)).await
     }
 
     async fn report_updates(&mut self) -> Result<(), Gone> {

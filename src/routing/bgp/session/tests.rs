@@ -1,9 +1,11 @@
 //! Two sessions over pipes, on a clock that jumps.
 
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
-use tokio::io::{DuplexStream, ReadHalf, WriteHalf, duplex, split};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, ReadHalf, WriteHalf, duplex, split};
 
+use super::connection::FAREWELL;
 use super::*;
 use crate::net::{Asn, Family};
 use crate::routing::bgp::types::{AsPath, Attributes, NextHop, Nlri, Origin};
@@ -43,7 +45,17 @@ impl Speaker {
         }
     }
 
+    /// What happens next, other than steps on the way.
     async fn report(&mut self) -> What {
+        loop {
+            let what = self.any_report().await;
+            if !matches!(what, What::State(_)) {
+                return what;
+            }
+        }
+    }
+
+    async fn any_report(&mut self) -> What {
         tokio::time::timeout(Duration::from_secs(600), self.reports.recv())
             .await
             .expect("a report")
@@ -227,5 +239,44 @@ fn the_routes_of_a_frozen_peer_do_not_wait_for_its_farewell() {
         here.tell(Command::BfdDown { independent: true }).await;
         assert!(matches!(here.report().await, What::Down { .. }));
         assert!(frozen.elapsed() < FAREWELL / 2, "{:?}", frozen.elapsed());
+    });
+}
+
+#[test]
+fn a_goodbye_overtakes_the_routes_that_wait_but_cuts_no_message() {
+    run_local(async {
+        let passive = FsmConfig { passive: true, ..FsmConfig::new(settings(64513, 2)) };
+        let mut here = start(passive, Pipe { accepts: None });
+        here.tell(Command::Start).await;
+        // The pipe holds less than one of the messages below.
+        let (ours, theirs) = duplex(1500);
+        let (reader, writer) = split(ours);
+        here.tell(Command::Accepted(reader, writer)).await;
+        let (mut reader, mut writer) = split(theirs);
+        let mut bytes = Vec::new();
+        wire::encode_open(&settings(64512, 1), &mut bytes);
+        wire::encode_keepalive(&mut bytes);
+        writer.write_all(&bytes).await.expect("the session reads");
+        let (session, _) = here.up().await;
+        // Ten UPDATEs of 2,000 bytes, of which no more than header and beginning matter here.
+        let mut message = vec![0xff; 16];
+        message.extend(2000u16.to_be_bytes());
+        message.push(2);
+        message.resize(2000, 0);
+        here.chunks.send(Chunk { session, bytes: message.repeat(10) }).await.expect("the session runs");
+        // Time for as much as the pipe takes, its OPEN and KEEPALIVE first.
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        here.tell(Command::Stop(Some(wire::cease(2, "maintenance")))).await;
+        // Heard before the pipe has room again, or the next message would begin.
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        let mut heard = Vec::new();
+        reader.read_to_end(&mut heard).await.expect("whole messages, then the end");
+        let (mut types, mut rest) = (Vec::new(), heard.as_slice());
+        while let Some(length) = wire::frame(rest, wire::MAX).expect("a header") {
+            types.push(rest[18]);
+            rest = &rest[length..];
+        }
+        assert!(rest.is_empty(), "{} bytes of half a message", rest.len());
+        assert_eq!(types, [1, 4, 2, 3], "OPEN, KEEPALIVE, the UPDATE that had begun, NOTIFICATION");
     });
 }

@@ -74,6 +74,7 @@ pub(super) fn effect(before: &PeerConfig, after: &PeerConfig, session: Option<&N
         description: _,
         shutdown: _,
         next_hop_self: _,
+        next_hop_unchanged: _,
         next_hop_v4: _,
         next_hop_v6: _,
         shared: _,

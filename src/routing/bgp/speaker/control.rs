@@ -82,6 +82,8 @@ pub struct PeerConfig {
     pub client: bool,
     /// Always name ourselves as next hop.
     pub next_hop_self: bool,
+    /// Pass on the next hop a route came with, also to a router of another AS that is on no link with it.
+    pub next_hop_unchanged: bool,
     /// Our next hop towards it for IPv4; `None` takes our end of the connection.
     pub next_hop_v4: Option<Ipv4Addr>,
     /// The same for IPv6.
@@ -151,6 +153,8 @@ pub struct LearnedRoute {
     pub hops: Vec<LearnedHop>,
     /// It carries BLACKHOLE (RFC 7999).
     pub blackhole: bool,
+    /// It carries GRACEFUL_SHUTDOWN and was preferred least for that: who told it is about to go (RFC 8326).
+    pub leaving: bool,
 }
 
 /// One way.

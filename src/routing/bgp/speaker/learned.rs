@@ -1,6 +1,6 @@
 //! Best routes of peers as the kernel is to have them, kept up prefix by prefix for as long as somebody wants them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use tokio::sync::watch;
@@ -24,7 +24,7 @@ impl Publisher {
 
     /// Publishes the routes to prefixes that changed. Costs what changed, however many there are; nothing where nobody
     /// listens, and one pass over all of them when somebody begins to.
-    pub(super) fn publish(&mut self, rib: &Rib, changed: &BTreeSet<Prefix>, settled: bool) {
+    pub(super) fn publish(&mut self, rib: &Rib, changed: &[Prefix], settled: bool) {
         let wanted = self.sender.receiver_count() > 0;
         match (self.follows, wanted) {
             (false, false) => {}
@@ -62,27 +62,38 @@ impl Publisher {
     }
 }
 
+/// What communities say of a route.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Marks {
+    blackhole: bool,
+    leaving: bool,
+}
+
 /// Routes as they are asked for. Nearly all lead one of few ways, and share what says so.
 struct Routes<'a> {
     rib: &'a Rib,
-    single: BTreeMap<(PeerId, NextHop, bool), Option<Arc<LearnedRoute>>>,
+    single: BTreeMap<(PeerId, NextHop, Marks), Option<Arc<LearnedRoute>>>,
 }
 
 impl Routes<'_> {
     /// The ways to a prefix; none where there is no route or it starts here.
     fn to(&mut self, prefix: &Prefix) -> Option<Arc<LearnedRoute>> {
         let best = self.rib.best(prefix).filter(|best| !best.peer.is_own())?;
-        let blackhole = best.attributes.communities.contains(&community::BLACKHOLE);
+        let has = |value| best.attributes.communities.contains(&value);
+        let marks = Marks {
+            blackhole: has(community::BLACKHOLE),
+            leaving: has(community::GRACEFUL_SHUTDOWN) && best.attributes.local_pref == Some(0),
+        };
         let rib = self.rib;
         if rib.multipath(prefix).nth(1).is_some() {
-            return route(rib, rib.multipath(prefix), blackhole);
+            return route(rib, rib.multipath(prefix), marks);
         }
-        let key = (best.peer, best.attributes.next_hop, blackhole);
-        self.single.entry(key).or_insert_with(|| route(rib, std::iter::once(best), blackhole)).clone()
+        let key = (best.peer, best.attributes.next_hop, marks);
+        self.single.entry(key).or_insert_with(|| route(rib, std::iter::once(best), marks)).clone()
     }
 }
 
-fn route<'a>(rib: &Rib, paths: impl Iterator<Item = &'a Path>, blackhole: bool) -> Option<Arc<LearnedRoute>> {
+fn route<'a>(rib: &Rib, paths: impl Iterator<Item = &'a Path>, marks: Marks) -> Option<Arc<LearnedRoute>> {
     let mut hops: Vec<LearnedHop> = paths
         .filter_map(|path| {
             let from = rib.peer(path.peer)?;
@@ -91,5 +102,5 @@ fn route<'a>(rib: &Rib, paths: impl Iterator<Item = &'a Path>, blackhole: bool) 
         .collect();
     hops.sort_unstable();
     hops.dedup();
-    (!hops.is_empty()).then(|| Arc::new(LearnedRoute { hops, blackhole }))
+    (!hops.is_empty()).then(|| Arc::new(LearnedRoute { hops, blackhole: marks.blackhole, leaving: marks.leaving }))
 }

@@ -7,7 +7,7 @@
 //! | --- | --- |
 //! | `description`, `max_prefixes` | at once |
 //! | `shutdown` | at once: the session ends, or one begins |
-//! | `next_hop_v4`, `next_hop_v6`, `next_hop_self`, `shared`, `client` | at once: routes that look different now are told again |
+//! | `next_hop_v4`, `next_hop_v6`, `next_hop_self`, `next_hop_unchanged`, `shared`, `client` | at once: routes that look different now are told again |
 //! | `bfd` | at once; timers without a new BFD session |
 //! | policies, `decision` | at once: routes are judged again, differences go out |
 //! | `listen` | at once; connections that are up stay |
@@ -126,18 +126,11 @@ pub fn spawn(config: Config, options: Options) -> io::Result<(Speaker, JoinHandl
                 clock: Clock::new(),
                 refused: 0,
                 answers: answers::Answers::default(),
-                changed_peers: BTreeSet::new(),
-            };
-            let task = Task {
-                state,
-                listeners,
-                settling,
+                steps: Vec::new(),
                 watching: Watching::new(options.bfd_ports),
-                reports,
-                ending: BTreeSet::new(),
-                learned: publisher,
-                sweep: None,
             };
+            let task =
+                Task { state, listeners, settling, reports, ending: BTreeSet::new(), learned: publisher, sweep: None };
             let inbox = Inbox {
                 batches: their_batches,
                 stops,

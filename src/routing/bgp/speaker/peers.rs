@@ -14,7 +14,7 @@ use super::listeners::Incoming;
 use super::state::{ADMINISTRATIVE_SHUTDOWN, Admin, DECONFIGURED, MAXIMUM_PREFIXES, OTHER_CONFIGURATION, Peer, Up};
 use super::task::{CHUNKS, Task};
 use crate::net::{Family, Prefix, host_prefix};
-use crate::routing::bgp::fsm::DownReason;
+use crate::routing::bgp::fsm::{self, DownReason};
 use crate::routing::bgp::session::{self, Channels, Command, Report, Status, What};
 use crate::routing::bgp::tcp;
 use crate::routing::bgp::types::{Notification, PeerId};
@@ -97,6 +97,7 @@ impl Task {
             admin: Admin::Up,
             status,
             up: None,
+            step: fsm::State::Idle,
             our_open: None,
             their_open: None,
             up_since: None,
@@ -184,7 +185,7 @@ impl Task {
                 (peer.our_open, peer.their_open) = (Some(ours), open);
                 peer.up_since = Some(now);
                 let settings = peer.settings();
-                self.state.changed_peers.insert(id);
+                self.state.step(id, fsm::State::Established);
                 self.state.hub.set_peer(id, settings);
                 self.state.hub.up(id, session, *negotiated);
             }
@@ -195,6 +196,7 @@ impl Task {
                 self.check_limit(id);
             }
             What::Refresh(family, kind) => self.state.hub.refresh(id, family, kind, now),
+            What::State(step) => self.state.step(id, step),
             What::Written => peer.in_flight = peer.in_flight.saturating_sub(1),
             What::Ended => {}
         }
@@ -210,7 +212,7 @@ impl Task {
         peer.down_since = Some(now);
         peer.down_reason = Some(reason);
         peer.flops = peer.flops.saturating_add(1);
-        self.state.changed_peers.insert(id);
+        self.state.step(id, fsm::State::Idle);
         self.state.hub.down(id, keep_routes, now);
     }
 

@@ -16,6 +16,9 @@ use crate::routing::bgp::types::PeerId;
 /// How long a peer without graceful restart is listened to before what it said counts as all it has.
 const LISTENING: Duration = Duration::from_secs(5);
 
+/// How long a peer whose session has no hold time may take to be back.
+const USUAL_HOLD_TIME: Duration = Duration::from_secs(90);
+
 /// How far it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Settling {
@@ -101,7 +104,13 @@ fn waits_for(id: PeerId, peer: &Peer, hub: &Hub, now: Duration) -> Wait {
     if !peer.is_wanted() || peer.dynamic.is_some() && peer.up.is_none() {
         return Wait::No;
     }
-    let Some(up) = &peer.up else { return Wait::Yes };
+    let Some(up) = &peer.up else {
+        // A peer that lives notices within its hold time that the old session is over, and takes the next one.
+        let hold = Duration::from_secs(peer.config.hold_time.into());
+        let patience = if hold.is_zero() { USUAL_HOLD_TIME } else { hold };
+        let until = peer.down_since.unwrap_or(peer.created).saturating_add(patience);
+        return if until <= now { Wait::No } else { Wait::Until(until) };
+    };
     if hub.is_complete(id) {
         return Wait::No;
     }

@@ -1,6 +1,6 @@
 //! What the speaker knows: routes, peers, and when things happened.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::answers::Answers;
 use super::control::{Config, PeerConfig};
+use super::watching::Watching;
 use crate::net::Prefix;
 use crate::routing::bgp::fsm::{DownReason, State as SessionState};
 use crate::routing::bgp::hub::{Hub, PeerSettings};
@@ -34,8 +35,10 @@ pub(super) struct State {
     pub(super) refused: u64,
     /// Whoever asked for news, and what came in through the API.
     pub(super) answers: Answers,
-    /// Peers whose session came up or went down since the last round.
-    pub(super) changed_peers: BTreeSet<PeerId>,
+    /// Steps that sessions took since the last round, in order.
+    pub(super) steps: Vec<(PeerId, SessionState)>,
+    /// BFD.
+    pub(super) watching: Watching,
 }
 
 /// What the operator wants of a peer beyond its configuration.
@@ -75,6 +78,8 @@ pub(super) struct Peer {
     pub(super) status: Arc<Status>,
     /// Its session, where one is up.
     pub(super) up: Option<Up>,
+    /// The last step of its session that was told.
+    pub(super) step: SessionState,
     /// What our last OPEN of an established session said.
     pub(super) our_open: Option<Arc<OpenSettings>>,
     /// What the peer's last OPEN of an established session said.
@@ -128,6 +133,7 @@ impl Peer {
             shared: self.config.shared.clone(),
             client: self.config.client,
             next_hop_self: self.config.next_hop_self,
+            next_hop_unchanged: self.config.next_hop_unchanged,
         }
     }
 }
@@ -136,6 +142,20 @@ impl State {
     /// The peer of this address.
     pub(super) fn peer_of(&self, address: IpAddr) -> Option<PeerId> {
         self.by_address.get(&address).copied()
+    }
+
+    /// A peer's session took a step. Coming up and going down are told by themselves, the same step twice is one.
+    pub(super) fn step(&mut self, peer: PeerId, step: SessionState) {
+        if let Some(entry) = self.peers.get_mut(&peer)
+            && std::mem::replace(&mut entry.step, step) != step
+        {
+            self.steps.push((peer, step));
+        }
+    }
+
+    /// What the operator wants of a peer is another: it is told with the step it was told with last.
+    pub(super) fn repeat_step(&mut self, peer: PeerId) {
+        self.steps.extend(self.peers.get(&peer).map(|entry| (peer, entry.step)));
     }
 
     /// Ends a peer's session for good, until [`State::enable`].

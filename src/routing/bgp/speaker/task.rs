@@ -13,7 +13,6 @@ use super::learned::Publisher;
 use super::listeners::{Incoming, Listeners};
 use super::restart::Settling;
 use super::state::State;
-use super::watching::Watching;
 use crate::routing::bgp::api::handle::Question;
 use crate::routing::bgp::bfd::driver::Event;
 use crate::routing::bgp::session::{Chunk, Report};
@@ -45,7 +44,6 @@ pub(super) struct Task {
     pub(super) state: State,
     pub(super) listeners: Listeners,
     pub(super) settling: Settling,
-    pub(super) watching: Watching,
     pub(super) reports: mpsc::Sender<Report>,
     /// Ids of peers that are no more, while their tasks say their last words.
     pub(super) ending: BTreeSet<PeerId>,
@@ -94,7 +92,7 @@ impl Task {
             Some(report) = inbox.reports.recv() => Wake::Report(report),
             Some(question) = inbox.questions.recv() => Wake::Question(question),
             Some(incoming) = inbox.connections.recv() => Wake::Connection(incoming),
-            event = self.watching.next() => Wake::Bfd(event),
+            event = self.state.watching.next() => Wake::Bfd(event),
             () = until(deadline) => Wake::Deadline,
         }
     }
@@ -117,10 +115,10 @@ impl Task {
     pub(super) fn finish_round(&mut self) {
         self.settle();
         let best = self.state.hub.take_best_changes();
-        let peers = std::mem::take(&mut self.state.changed_peers);
+        let steps = std::mem::take(&mut self.state.steps);
         self.learned.publish(self.state.hub.rib(), &best, self.settling.is_settled());
-        if !best.is_empty() || !peers.is_empty() {
-            answers::news(&mut self.state, &best, &peers);
+        if !best.is_empty() || !steps.is_empty() {
+            answers::news(&mut self.state, &best, &steps);
         }
         self.pump();
     }

@@ -8,7 +8,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use super::control::PeerConfig;
 use super::state::Peer;
 use super::task::Task;
-use crate::routing::bgp::bfd::driver::{BfdHandle, Event, Hops, PeerSettings, Ports, SessionId};
+use crate::routing::bgp::bfd::driver::{BfdHandle, Event, Hops, PeerSettings, Ports, SessionId, Snapshot};
 use crate::routing::bgp::session::Command;
 use crate::routing::bgp::tcp::Distance;
 use crate::routing::bgp::types::PeerId;
@@ -65,6 +65,13 @@ impl Watching {
         }
     }
 
+    /// How BFD towards a peer stands, where it is wanted.
+    pub(super) fn status(&self, peer: PeerId) -> Option<Snapshot> {
+        let (id, _) = self.sessions.get(&peer)?;
+        let (driver, _) = self.driver.as_ref()?;
+        driver.state().into_iter().find(|session| session.session == *id)
+    }
+
     fn peer_of(&self, session: SessionId) -> Option<PeerId> {
         self.sessions.iter().find(|(_, (id, _))| *id == session).map(|(peer, _)| *peer)
     }
@@ -75,25 +82,25 @@ impl Task {
     pub(super) fn watch_peer(&mut self, id: PeerId) {
         let peer = self.state.peers.get(&id);
         let wanted = peer.filter(|peer| peer.is_wanted()).and_then(|peer| settings(peer.address, &peer.config));
-        self.watching.follow(id, wanted);
+        self.state.watching.follow(id, wanted);
     }
 
     /// Ends BFD towards a peer on purpose.
     pub(super) fn unwatch_peer(&mut self, id: PeerId) {
-        self.watching.follow(id, None);
+        self.state.watching.follow(id, None);
     }
 
     /// Ends all of it on purpose, so that no neighbour takes our leaving for a broken path.
     pub(super) fn stop_bfd(&mut self) {
-        self.watching.sessions.clear();
-        self.watching.driver = None;
+        self.state.watching.sessions.clear();
+        self.state.watching.driver = None;
     }
 
     /// A BFD session came up or went down.
     pub(super) fn bfd_event(&mut self, event: Event) {
         // Ended on purpose, the path may be as good as before (RFC 5882 3.2).
         let Event::Down { session, administrative: false, independent, .. } = event else { return };
-        let peer: Option<&Peer> = self.watching.peer_of(session).and_then(|id| self.state.peers.get(&id));
+        let peer: Option<&Peer> = self.state.watching.peer_of(session).and_then(|id| self.state.peers.get(&id));
         if let Some(peer) = peer {
             peer.tell(Command::BfdDown { independent });
         }

@@ -104,7 +104,7 @@ fn follow(state: &mut State, command: Command) -> Result<Done, Refusal> {
                 }
                 tracing::info!(peer = %address(state, peer), "session is enabled by hand");
                 state.enable(peer);
-                state.changed_peers.insert(peer);
+                state.repeat_step(peer);
             }
         }
         Command::Disable(peer, words) => {
@@ -114,7 +114,7 @@ fn follow(state: &mut State, command: Command) -> Result<Done, Refusal> {
                 state.disable(peer, &words);
                 // Else its end is news.
                 if !is_up {
-                    state.changed_peers.insert(peer);
+                    state.repeat_step(peer);
                 }
             }
         }

@@ -1,6 +1,6 @@
 //! News for whoever watches. A watcher that does not read is dropped: its channel ends, and nobody waited for it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
@@ -8,7 +8,9 @@ use tokio::sync::mpsc::error::TrySendError;
 use super::{peer_named, peers, routes};
 use crate::net::{Family, Prefix};
 use crate::routing::bgp::api::query::{Event, PathRow, Refusal, Watch};
+use crate::routing::bgp::fsm;
 use crate::routing::bgp::rib::Path;
+use crate::routing::bgp::shared::Shared;
 use crate::routing::bgp::speaker::state::State;
 use crate::routing::bgp::types::{Nlri, PeerId};
 use crate::routing::bgp::wire::Update;
@@ -101,8 +103,8 @@ fn all_best(state: &State) -> BTreeMap<Prefix, PathRow> {
     best.map(|(prefix, path)| (prefix, routes::row(state, prefix, path, false, &sources))).collect()
 }
 
-/// Best paths of these prefixes are others, and sessions of these peers came up or went down.
-pub(in crate::routing::bgp::speaker) fn news(state: &mut State, best: &BTreeSet<Prefix>, changed: &BTreeSet<PeerId>) {
+/// Best paths of these prefixes are others, and sessions took these steps.
+pub(in crate::routing::bgp::speaker) fn news(state: &mut State, best: &[Prefix], steps: &[(PeerId, fsm::State)]) {
     let mut watchers = std::mem::take(&mut state.answers.watchers);
     watchers.list.retain(|watcher| !watcher.events.is_closed());
     if watchers.list.iter().any(|watcher| watcher.watch.best.is_some()) {
@@ -111,11 +113,13 @@ pub(in crate::routing::bgp::speaker) fn news(state: &mut State, best: &BTreeSet<
     } else {
         watchers.best.clear();
     }
-    for id in changed {
+    for (id, step) in steps {
         if let Some(peer) = state.peers.get(id)
             && watchers.list.iter().any(|watcher| watcher.watch.peers)
         {
-            let detail = peers::detail(state, *id, peer, false);
+            let mut detail = peers::detail(state, *id, peer, false);
+            // What it is by now comes with the steps after this one.
+            detail.row.state = peers::session_state(*step);
             watchers
                 .list
                 .retain(|watcher| !watcher.watch.peers || watcher.tell(Event::PeerState(Box::new(detail.clone()))));
@@ -125,11 +129,7 @@ pub(in crate::routing::bgp::speaker) fn news(state: &mut State, best: &BTreeSet<
 }
 
 /// What became of best routes that changed.
-fn best_changes(
-    state: &State,
-    known: &mut BTreeMap<Prefix, PathRow>,
-    changed: &BTreeSet<Prefix>,
-) -> Vec<(Prefix, PathRow)> {
+fn best_changes(state: &State, known: &mut BTreeMap<Prefix, PathRow>, changed: &[Prefix]) -> Vec<(Prefix, PathRow)> {
     let sources = routes::sources(state);
     let mut changes = Vec::new();
     for prefix in changed {
@@ -179,9 +179,9 @@ pub(in crate::routing::bgp::speaker) fn received(state: &mut State, peer: PeerId
             }
         }
         for reach in &update.reach {
-            let attributes = std::sync::Arc::new(reach.attributes.clone());
+            let attributes = Shared::from(reach.attributes.clone());
             let row = |nlri: &Nlri| PathRow {
-                attributes: std::sync::Arc::clone(&attributes),
+                attributes: attributes.clone(),
                 since,
                 best: false,
                 withdrawn: false,

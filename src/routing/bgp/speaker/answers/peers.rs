@@ -3,9 +3,12 @@
 use std::time::Duration;
 
 use crate::net::Family;
+use crate::routing::bgp::api::bfd::BfdStatus;
 use crate::routing::bgp::api::query::{
     AdminState, Capability, FamilyCounts, MessageCounts, PeerDetail, PeerRow, SessionState,
 };
+use crate::routing::bgp::bfd::driver::Snapshot;
+use crate::routing::bgp::bfd::packet;
 use crate::routing::bgp::fsm;
 use crate::routing::bgp::negotiate;
 use crate::routing::bgp::session::MessageCounts as Counted;
@@ -59,6 +62,24 @@ pub(super) fn detail(state: &State, id: PeerId, peer: &Peer, advertised: bool) -
         sent: counts(peer.status.sent.get()),
         local_capabilities: capabilities(negotiate::open_settings_capabilities(&open)),
         remote_capabilities: theirs.map(|open| capabilities(open.capabilities())).unwrap_or_default(),
+        bfd: state.watching.status(id).map(|session| bfd_status(&session, state.clock.since_epoch(state.clock.now()))),
+    }
+}
+
+/// BFD as it is `now`, since 1970.
+fn bfd_status(session: &Snapshot, now: Duration) -> BfdStatus {
+    BfdStatus {
+        state: session.state,
+        remote_state: session.remote.state,
+        diagnostic: session.diagnostic,
+        remote_diagnostic: session.remote.diagnostic,
+        discriminator: session.discriminator,
+        remote_discriminator: session.remote.discriminator,
+        remote_min_rx: session.remote.required_min_rx,
+        since: now.saturating_sub(session.since.elapsed()),
+        failures: session.times_up.saturating_sub(u64::from(session.state == packet::State::Up)),
+        sent: session.sent,
+        received: session.received,
     }
 }
 
@@ -94,7 +115,7 @@ fn row(state: &State, id: PeerId, peer: &Peer, advertised: bool) -> PeerRow {
     }
 }
 
-fn session_state(state: fsm::State) -> SessionState {
+pub(super) fn session_state(state: fsm::State) -> SessionState {
     match state {
         fsm::State::Idle => SessionState::Idle,
         fsm::State::Connect => SessionState::Connect,

@@ -2,15 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
-use std::sync::Arc;
 use std::time::Duration;
 
 use super::peer_named;
 use crate::net::{Asn, Family, Prefix};
 use crate::routing::bgp::api::query::{Destination, Lookup, PathQuery, PathRow, Refusal, Rows, Table, TableInfo};
 use crate::routing::bgp::rib::{Filtered, Path};
+use crate::routing::bgp::shared::Shared;
 use crate::routing::bgp::speaker::state::State;
-use crate::routing::bgp::types::{Attributes, Nlri, PeerId, family_of};
+use crate::routing::bgp::types::{Nlri, PeerId, family_of};
 
 /// Address, AS and identifier of each peer with routes.
 pub(super) type Sources = BTreeMap<PeerId, (IpAddr, Asn, Ipv4Addr)>;
@@ -18,7 +18,7 @@ pub(super) type Sources = BTreeMap<PeerId, (IpAddr, Asn, Ipv4Addr)>;
 /// A path on its way out of the speaker: little to gather, and all that a row is made of.
 struct Gathered {
     prefix: Prefix,
-    attributes: Arc<Attributes>,
+    attributes: Shared,
     peer: PeerId,
     since: Duration,
     remote_id: u32,
@@ -60,7 +60,7 @@ fn gather(state: &State, prefix: Prefix, path: &Path, received: bool) -> Gathere
     let rib = state.hub.rib();
     Gathered {
         prefix,
-        attributes: Arc::clone(if received { path.received() } else { &path.attributes }),
+        attributes: if received { path.received() } else { &path.attributes }.clone(),
         peer: path.peer,
         since: state.clock.since_epoch(path.learned()),
         // What starts here has identifiers only to tell paths apart.
@@ -185,7 +185,7 @@ fn told(state: &State, peer: PeerId, query: &PathQuery) -> Vec<Gathered> {
                 _ => how.admits(wanted, prefix),
             })
     };
-    let row = |(nlri, attributes): (Nlri, Arc<Attributes>)| {
+    let row = |(nlri, attributes): (Nlri, Shared)| {
         let paths = rib.paths(&nlri.prefix);
         let from = paths.iter().find(|path| path.local_id == nlri.path_id).or(paths.first());
         Gathered {

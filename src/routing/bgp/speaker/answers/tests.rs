@@ -61,6 +61,7 @@ fn peer(asn: u32, own: IpAddr, port: u16) -> PeerConfig {
         long_lived: 0,
         client: false,
         next_hop_self: false,
+        next_hop_unchanged: false,
         next_hop_v4: None,
         next_hop_v6: None,
         shared: Vec::new(),
@@ -276,6 +277,30 @@ async fn a_peer_its_routes_and_its_end_are_told() {
         }
     }
     ask.command(Command::Enable(PeerChoice::All)).await.unwrap();
+    stop(&first).await;
+    stop(&second).await;
+}
+
+#[tokio::test]
+async fn every_step_of_a_session_is_told_in_order() {
+    let (first, second) = pair().await;
+    let ask = first.questions().clone();
+    let mut events = ask.watch(Watch { peers: true, ..Watch::default() }).await.unwrap();
+    let of = || PeerChoice::One("127.0.0.22".to_owned());
+    ask.command(Command::Disable(of(), String::new())).await.unwrap();
+    ask.command(Command::Enable(of())).await.unwrap();
+    use SessionState::{Active, Established, Idle, OpenConfirm, OpenSent};
+    let mut steps = Vec::new();
+    while steps.last() != Some(&Established) {
+        match next(&mut events).await {
+            // What came before the session was disabled is no matter here.
+            Event::PeerState(peer) if !steps.is_empty() || peer.row.state == Idle => steps.push(peer.row.state),
+            _ => {}
+        }
+    }
+    // That it is enabled is news by itself.
+    steps.dedup();
+    assert_eq!(steps, [Idle, Active, OpenSent, OpenConfirm, Established]);
     stop(&first).await;
     stop(&second).await;
 }
