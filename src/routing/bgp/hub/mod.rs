@@ -392,11 +392,15 @@ impl Hub {
 
     /// Tells everybody what changed.
     fn spread(&mut self) {
-        for Change { prefix, best } in self.changes.take() {
+        for (Change { prefix, best }, gone) in self.changes.take_with_gone() {
             if best {
                 self.best_changed.push(prefix);
             }
-            self.tell(prefix, best);
+            if gone {
+                self.groups.tell(prefix, &[], best);
+            } else {
+                self.tell(prefix, best);
+            }
         }
         self.groups.settle();
         if self.best_changed.len() > self.sort_best_at {

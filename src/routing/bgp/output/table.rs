@@ -6,7 +6,7 @@ use hashbrown::HashTable;
 
 use super::words::{WordId, Words, reserve};
 use crate::net::Prefix;
-use crate::routing::bgp::hash::hash_prefix;
+use crate::routing::bgp::hash::{hash_v4, hash_v6};
 use crate::routing::bgp::types::Nlri;
 
 /// A route as a message has it with a path identifier, host octets and all: 9 octets for IPv4, 21 for IPv6.
@@ -41,9 +41,11 @@ pub(super) fn key<const SIZE: usize>(nlri: &Nlri) -> Key<SIZE> {
 
 fn hash<const SIZE: usize>(key: &Key<SIZE>) -> u64 {
     let Some((id, [length, address @ ..])) = key.split_first_chunk() else { return 0 };
-    let number = address.iter().fold(0, |number: u128, octet| number << 8 | u128::from(*octet));
-    let width = if SIZE == super::V4 { 32 } else { 128 };
-    hash_prefix(number, width, *length, u32::from_be_bytes(*id))
+    let id = u32::from_be_bytes(*id);
+    match address.first_chunk() {
+        Some(v6) => hash_v6(u128::from_be_bytes(*v6), *length, id),
+        None => address.first_chunk().map_or(0, |v4| hash_v4(u32::from_be_bytes(*v4), *length, id)),
+    }
 }
 
 /// The route of a key.

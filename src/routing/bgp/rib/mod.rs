@@ -144,9 +144,9 @@ pub struct Change {
     pub best: bool,
 }
 
-/// The prefixes that a series of calls changed.
+/// The prefixes that a series of calls changed, each with whether its last path went.
 #[derive(Clone, Debug, Default)]
-pub struct Changes(Vec<Change>);
+pub struct Changes(Vec<(Change, bool)>);
 
 impl Changes {
     /// Whether nothing changed.
@@ -156,17 +156,37 @@ impl Changes {
 
     /// Takes all, each prefix once, in order.
     pub fn take(&mut self) -> Vec<Change> {
+        self.take_with_gone().into_iter().map(|(change, _)| change).collect()
+    }
+
+    /// The same, with whether it is known that a prefix has no path any more.
+    pub(super) fn take_with_gone(&mut self) -> Vec<(Change, bool)> {
         let mut all = std::mem::take(&mut self.0);
-        all.sort_unstable_by(|a, b| a.prefix.cmp(&b.prefix).then(b.best.cmp(&a.best)));
-        all.dedup_by_key(|change| change.prefix);
+        all.sort_unstable_by_key(|(change, _)| change.prefix);
+        all.dedup_by(|(again, gone_again), (first, gone)| {
+            let same = again.prefix == first.prefix;
+            if same {
+                first.best |= again.best;
+                // Gone and back, in whichever order: not known.
+                *gone &= *gone_again;
+            }
+            same
+        });
         all
     }
 
     fn note(&mut self, prefix: Prefix, best: bool) {
         match self.0.last_mut() {
-            Some(last) if last.prefix == prefix => last.best |= best,
-            _ => self.0.push(Change { prefix, best }),
+            Some((last, gone)) if last.prefix == prefix => {
+                last.best |= best;
+                *gone = false;
+            }
+            _ => self.0.push((Change { prefix, best }, false)),
         }
+    }
+
+    fn note_gone(&mut self, prefix: Prefix, best: bool) {
+        self.0.push((Change { prefix, best }, true));
     }
 }
 
@@ -414,7 +434,7 @@ impl Rib {
                 standing.count(path, -1);
                 path.release(pool);
                 if let Paths::One(last) = paths {
-                    changes.note(prefix, last.leads);
+                    changes.note_gone(prefix, last.leads);
                     *paths = Paths::default();
                     return;
                 }

@@ -5,7 +5,7 @@ use std::collections::hash_map::Entry;
 use std::hash::{Hash, Hasher};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::super::hash::{PlainMap, hash_prefix, trim};
+use super::super::hash::{PlainMap, hash_v4, hash_v6, trim};
 use super::destination::Paths;
 use crate::net::{Family, Prefix};
 
@@ -26,13 +26,13 @@ struct V6([u8; 16], u8);
 
 impl Hash for V4 {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        state.write_u64(hash_prefix(self.0.into(), 32, self.1, 0));
+        state.write_u64(hash_v4(self.0, self.1, 0));
     }
 }
 
 impl Hash for V6 {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        state.write_u64(hash_prefix(u128::from_be_bytes(self.0), 128, self.1, 0));
+        state.write_u64(hash_v6(u128::from_be_bytes(self.0), self.1, 0));
     }
 }
 

@@ -11,8 +11,9 @@ use tokio::time::Instant;
 
 use super::Connection;
 
-/// How much is read at once.
-const READ_SIZE: usize = 64 * 1024;
+/// How much is read at once: some thousand routes, few enough that what they become is still in the cache when peers are
+/// told.
+const READ_SIZE: usize = 16 * 1024;
 
 /// What to read into, and what to write from, of one connection.
 pub(super) type Halves<'a, R, W> = (Option<(&'a mut R, &'a mut Vec<u8>)>, Option<(&'a mut W, &'a [u8])>);

@@ -320,6 +320,8 @@ fn ipv4_route(field: &[u8], ids: bool) -> Option<(Nlri, &[u8])> {
     let (octets, rest) = rest.split_at_checked(usize::from(length.div_ceil(8)))?;
     let mut address = [0; 4];
     address.get_mut(..octets.len())?.copy_from_slice(octets);
-    let prefix = Prefix::new(IpAddr::V4(Ipv4Addr::from(address)), length).ok()?.trunc();
-    Some((Nlri { prefix, path_id }, rest))
+    // Octets beyond the length say nothing.
+    let mask = u32::MAX.checked_shl(u32::from(32_u8.checked_sub(length)?)).unwrap_or(0);
+    let address = Ipv4Addr::from_bits(u32::from_be_bytes(address) & mask);
+    Some((Nlri { prefix: Prefix::new(IpAddr::V4(address), length).ok()?, path_id }, rest))
 }
