@@ -157,15 +157,9 @@ async fn daemon(config: &Config, node: NodeName) -> anyhow::Result<ExitCode> {
         rooms_of_router = Some(started?);
     }
     let router = rooms_of_router.as_ref().map(|(_, router, _)| router.clone());
-    let parts = Parts::new(
-        config,
-        node.clone(),
-        started,
-        vitals.clone(),
-        published.clone(),
-        Arc::clone(&counting),
-        ends.iter().map(|end| RoomParts { name: end.name, applied: end.reports.clone() }).collect(),
-    );
+    let rooms = ends.iter().map(|end| RoomParts { name: end.name, applied: end.reports.clone() }).collect();
+    let (node_name, counted) = (node.clone(), Arc::clone(&counting));
+    let parts = Parts::new(config, node_name, started, vitals.clone(), published.clone(), counted, rooms);
     let firewall = firewall_kernel.map(|kernel| firewall::room(config, kernel));
     let figures = firewall.as_ref().map(|(_, figures)| figures.clone());
     let parts = Arc::new(parts.with_router(router.clone()).with_firewall(figures));
@@ -197,17 +191,7 @@ async fn daemon(config: &Config, node: NodeName) -> anyhow::Result<ExitCode> {
         parts.clone(),
         config.families.clone(),
     );
-    tasks.spawn(async move {
-        let ended = door.task.await.context("the front door ended midway");
-        ("front door", ended.and_then(|ended| ended.map_err(Into::into)))
-    });
-    for (index, end) in ends.into_iter().enumerate() {
-        let vitals = vitals.clone();
-        tasks.spawn(async move {
-            vitals.follow(index, end.reports).await;
-            ("vitals", Ok(()))
-        });
-    }
+    spawn_followers(&mut tasks, door.task, ends, &vitals);
 
     let mut own_sockets = Vec::new();
     let wiring = |parts: RoomEnd, disturbances, wakes| Wiring {
@@ -220,9 +204,7 @@ async fn daemon(config: &Config, node: NodeName) -> anyhow::Result<ExitCode> {
         notices: notices.clone(),
         observer: Arc::clone(&counting) as Arc<dyn crate::reconcile::driver::Observer>,
     };
-    if config.features.firewall && config.firewall.log_denied {
-        denied::spawn(&mut tasks, &stopping, published.clone(), config, &metrics);
-    }
+    denied::spawn(&mut tasks, &stopping, &published, config, &metrics);
     if let (Some(parts), Some((mut room, _))) = (firewall_parts, firewall) {
         tokio::spawn(takeover::run(parts.reports.clone(), takeover::POLICIES));
         let disturbances = firewall::spawn_monitor(&mut tasks, &mut room)?;
@@ -245,6 +227,26 @@ async fn daemon(config: &Config, node: NodeName) -> anyhow::Result<ExitCode> {
     // Whoever waits for the last notice must see the last sender go.
     drop(notices);
     wait(&mut tasks, &mut signals, &stop, router).await
+}
+
+/// Ends with the front door, and keeps the vital signs of rooms up to date.
+fn spawn_followers(
+    tasks: &mut Tasks,
+    door: tokio::task::JoinHandle<Result<(), k8s::Error>>,
+    ends: Vec<End>,
+    vitals: &Vitals,
+) {
+    tasks.spawn(async move {
+        let ended = door.await.context("the front door ended midway");
+        ("front door", ended.and_then(|ended| ended.map_err(Into::into)))
+    });
+    for (index, end) in ends.into_iter().enumerate() {
+        let vitals = vitals.clone();
+        tasks.spawn(async move {
+            vitals.follow(index, end.reports).await;
+            ("vitals", Ok(()))
+        });
+    }
 }
 
 /// A room's end of what connects it with the rest.
