@@ -175,7 +175,7 @@ fn rules_left_by_kube_router_go_once_ours_are_in_force() {
     let options = Options { nodes: 1, ..dynamic() };
     with_lab(options, |lab| {
         as_kube_router_left_it(lab)?;
-        let _daemons = lab.start_daemons(&DaemonOptions::with(&["--run-router=true"]))?;
+        let _daemons = lab.start_daemons(&DaemonOptions::with(&["--run-router=true", "--enable-cni=false"]))?;
         let ns = &lab.node(1)?.ns;
         wait::until("its rules and sets are gone", SOON, || {
             let rules = ns.command("iptables-nft-save")?;
