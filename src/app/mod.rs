@@ -143,17 +143,12 @@ async fn daemon(config: &Config, node: NodeName) -> anyhow::Result<ExitCode> {
     let firewall_parts = features.firewall.then(|| parts_of(firewall::NAME, config.firewall.sync_period, &mut ends));
     let router_parts = features.router.then(|| parts_of(ROUTING, config.router.resync(), &mut ends));
     // Nothing is announced before policies are in force: the router waits for both.
-    let reports = |parts: &Option<RoomEnd>| parts.as_ref().map(|parts| parts.reports.clone());
-    let (proxy_reports, firewall_reports) = (reports(&proxy_parts), reports(&firewall_parts));
-    let in_force = firewall::both(proxy_reports, firewall_reports, &mut tasks);
+    let in_force = firewall::both(reports_of(&proxy_parts), reports_of(&firewall_parts), &mut tasks);
     let healths = ends.iter().map(|end: &End| RoomHealth::new(end.name, end.resync)).collect();
     let vitals = Vitals::new(started, config.cache_sync_timeout, healths);
 
-    let mut rooms_of_router = None;
-    if features.router {
-        let started = router::start(config, api, in_force, published.clone(), &stopping, &mut tasks);
-        rooms_of_router = Some(started?);
-    }
+    let router_needs = || router::start(config, api, in_force, published.clone(), &stopping, &mut tasks);
+    let rooms_of_router = features.router.then(router_needs).transpose()?;
     let router = rooms_of_router.as_ref().map(|(_, router, _)| router.clone());
     let parts = Parts::new(
         config,
@@ -195,17 +190,7 @@ async fn daemon(config: &Config, node: NodeName) -> anyhow::Result<ExitCode> {
         parts.clone(),
         config.families.clone(),
     );
-    tasks.spawn(async move {
-        let ended = door.task.await.context("the front door ended midway");
-        ("front door", ended.and_then(|ended| ended.map_err(Into::into)))
-    });
-    for (index, end) in ends.into_iter().enumerate() {
-        let vitals = vitals.clone();
-        tasks.spawn(async move {
-            vitals.follow(index, end.reports).await;
-            ("vitals", Ok(()))
-        });
-    }
+    watch_over(&mut tasks, door, ends, &vitals);
 
     let mut own_sockets = Vec::new();
     let wiring = |parts: RoomEnd, disturbances, wakes| Wiring {
@@ -241,6 +226,26 @@ async fn daemon(config: &Config, node: NodeName) -> anyhow::Result<ExitCode> {
     // Whoever waits for the last notice must see the last sender go.
     drop(notices);
     wait(&mut tasks, &mut signals, &stop, router).await
+}
+
+/// Where a room says what it has in force.
+fn reports_of(parts: &Option<RoomEnd>) -> Option<watch::Receiver<Applied>> {
+    parts.as_ref().map(|parts| parts.reports.clone())
+}
+
+/// Ends with the front door, and keeps the times of each room's passes.
+fn watch_over(tasks: &mut Tasks, door: k8s::Handle, ends: Vec<End>, vitals: &Vitals) {
+    tasks.spawn(async move {
+        let ended = door.task.await.context("the front door ended midway");
+        ("front door", ended.and_then(|ended| ended.map_err(Into::into)))
+    });
+    for (index, end) in ends.into_iter().enumerate() {
+        let vitals = vitals.clone();
+        tasks.spawn(async move {
+            vitals.follow(index, end.reports).await;
+            ("vitals", Ok(()))
+        });
+    }
 }
 
 /// A room's end of what connects it with the rest.

@@ -6,7 +6,9 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use super::Room;
 use crate::firewall::judge::{Connection, Judge};
