@@ -12,16 +12,20 @@ use crate::kernel::nflog::Reader;
 use crate::model::Published;
 use crate::telemetry::registry::{DeniedLabels, Metrics};
 
-/// Reads the group until the daemon stops. That it cannot be read is no reason to end the daemon: policies are enforced
-/// without it.
+/// With `--log-denied`, reads the group until the daemon stops. That it cannot be read is no reason to end the daemon:
+/// policies are enforced without it.
 pub(super) fn spawn(
     tasks: &mut Tasks,
     stopping: &watch::Receiver<bool>,
-    snapshots: watch::Receiver<Option<Published>>,
+    snapshots: &watch::Receiver<Option<Published>>,
     config: &Config,
     metrics: &Metrics,
 ) {
-    let (config, count, mut stopping) = (firewall_config(config), counter(metrics), stopping.clone());
+    if !config.features.firewall || !config.firewall.log_denied {
+        return;
+    }
+    let (config, count) = (firewall_config(config), counter(metrics));
+    let (snapshots, mut stopping) = (snapshots.clone(), stopping.clone());
     tasks.spawn(async move {
         let reading = async {
             match Reader::open(firewall::LOG_GROUP) {

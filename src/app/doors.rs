@@ -2,21 +2,21 @@
 
 use anyhow::Context;
 
+use super::backend::{Found, NodeTables};
 use crate::config::{Encapsulation, OverlayScope, RouterConfig};
 use crate::kernel::conntrack::client::ConntrackClient;
 use crate::kernel::fou::FouClient;
 use crate::kernel::ipvs::client::IpvsClient;
 use crate::kernel::modules::{ModuleError, Modules};
-use crate::kernel::nft::NftClient;
 use crate::kernel::rtnl::RtnlClient;
 use crate::kernel::sysctl::ProcSys;
 use crate::proxy::reconciler::Kernel;
 
 /// The real kernel, as the service proxy uses it.
-pub(super) type ProxyKernel = Kernel<IpvsClient, NftClient, RtnlClient, ConntrackClient, ProcSys>;
+pub(super) type ProxyKernel = Kernel<IpvsClient, NodeTables, RtnlClient, ConntrackClient, ProcSys>;
 
 /// The real kernel, as the router uses it.
-pub(super) type RouterKernel = crate::routing::reconciler::Kernel<NftClient, RtnlClient, FouClient, ProcSys>;
+pub(super) type RouterKernel = crate::routing::reconciler::Kernel<NodeTables, RtnlClient, FouClient, ProcSys>;
 
 /// What the service proxy needs of the kernel and can load by itself.
 const MODULES: [&str; 5] = ["ip_vs", "nf_conntrack", "nf_conntrack_netlink", "nf_tables", "dummy"];
@@ -25,7 +25,7 @@ const MODULES: [&str; 5] = ["ip_vs", "nf_conntrack", "nf_conntrack_netlink", "nf
 ///
 /// # Errors
 /// The part of the kernel that is missing, and what to do about it.
-pub(super) fn open() -> anyhow::Result<ProxyKernel> {
+pub(super) fn open(tables: &Found) -> anyhow::Result<ProxyKernel> {
     let missing = load_modules(&MODULES);
     let advice = move || {
         if missing.is_empty() { "is CAP_NET_ADMIN missing?".to_owned() } else { missing.join("; ") }
@@ -33,7 +33,7 @@ pub(super) fn open() -> anyhow::Result<ProxyKernel> {
     let needed = |part: &str| format!("the service proxy cannot reach {part} in the kernel: {}", advice());
     Ok(Kernel {
         ipvs: IpvsClient::open().with_context(|| needed("IPVS"))?,
-        nft: NftClient::open().with_context(|| needed("nftables"))?,
+        nft: tables.open().with_context(|| needed("the packet filter"))?,
         rtnl: RtnlClient::open().with_context(|| needed("links and routes"))?,
         conntrack: ConntrackClient::open().with_context(|| needed("connection tracking"))?,
         sysctl: ProcSys::default(),
@@ -41,7 +41,7 @@ pub(super) fn open() -> anyhow::Result<ProxyKernel> {
 }
 
 /// The real kernel, as the firewall uses it.
-pub(super) type FirewallKernel = crate::firewall::reconciler::Kernel<NftClient, RtnlClient, ConntrackClient, ProcSys>;
+pub(super) type FirewallKernel = crate::firewall::reconciler::Kernel<NodeTables, RtnlClient, ConntrackClient, ProcSys>;
 
 /// What the firewall needs of the kernel and can load by itself.
 const FIREWALL_MODULES: [&str; 5] =
@@ -51,14 +51,14 @@ const FIREWALL_MODULES: [&str; 5] =
 ///
 /// # Errors
 /// The part of the kernel that is missing, and what to do about it.
-pub(super) fn open_firewall() -> anyhow::Result<FirewallKernel> {
+pub(super) fn open_firewall(tables: &Found) -> anyhow::Result<FirewallKernel> {
     let missing = load_modules(&FIREWALL_MODULES);
     let advice = move || {
         if missing.is_empty() { "is CAP_NET_ADMIN missing?".to_owned() } else { missing.join("; ") }
     };
     let needed = |part: &str| format!("the firewall cannot reach {part} in the kernel: {}", advice());
     Ok(FirewallKernel {
-        nft: NftClient::open().with_context(|| needed("nftables"))?,
+        nft: tables.open().with_context(|| needed("the packet filter"))?,
         rtnl: RtnlClient::open().with_context(|| needed("routes"))?,
         conntrack: ConntrackClient::open().with_context(|| needed("connection tracking"))?,
         sysctl: ProcSys::default(),
@@ -75,7 +75,7 @@ const FOU_MODULES: [&str; 2] = ["fou", "fou6"];
 ///
 /// # Errors
 /// The part of the kernel that is missing, and what to do about it.
-pub(super) fn open_router(config: &RouterConfig) -> anyhow::Result<RouterKernel> {
+pub(super) fn open_router(config: &RouterConfig, tables: &Found) -> anyhow::Result<RouterKernel> {
     let tunnels = config.overlay != OverlayScope::Off;
     let mut modules: Vec<&str> = ROUTER_MODULES.into_iter().filter(|name| tunnels || !name.starts_with("ip")).collect();
     if tunnels && matches!(config.encapsulation, Encapsulation::Fou { .. }) {
@@ -87,7 +87,7 @@ pub(super) fn open_router(config: &RouterConfig) -> anyhow::Result<RouterKernel>
     };
     let needed = |part: &str| format!("the router cannot reach {part} in the kernel: {}", advice());
     Ok(RouterKernel {
-        nft: NftClient::open().with_context(|| needed("nftables"))?,
+        nft: tables.open().with_context(|| needed("the packet filter"))?,
         rtnl: RtnlClient::open().with_context(|| needed("links and routes"))?,
         fou: FouClient::open().with_context(|| needed("tunnel ports"))?,
         sysctl: ProcSys::default(),

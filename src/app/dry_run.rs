@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::kernel::Error;
 use crate::kernel::conntrack::{Conntrack, Flow};
-use crate::kernel::filter::Name;
 use crate::kernel::filter::plan::{Observed, Transaction};
+use crate::kernel::filter::{Name, Ruleset};
 use crate::kernel::fou::{self, Fou};
 use crate::kernel::ipvs::{
     self, Connections, Ipvs, RealServerKey, Stats, Table, Timeouts, VirtualServer, VirtualServerKey,
@@ -121,6 +121,10 @@ impl<D: Ipvs> Ipvs for Dry<D> {
 impl<D: Nft> Nft for Dry<D> {
     fn dump(&mut self, table: &Name) -> Result<Option<Observed>, Error> {
         self.door.dump(table)
+    }
+
+    fn plan(&mut self, table: &Name, desired: &Ruleset) -> Result<Transaction, Error> {
+        self.door.plan(table, desired)
     }
 
     fn commit(&mut self, transaction: &Transaction) -> Result<(), Error> {

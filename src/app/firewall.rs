@@ -3,6 +3,7 @@
 use anyhow::Context;
 use tokio::sync::{mpsc, watch};
 
+use super::backend::NodeTables;
 use super::doors::FirewallKernel;
 use super::servers::Tasks;
 use super::translate::firewall_config;
@@ -11,7 +12,6 @@ use crate::firewall::TABLE;
 use crate::firewall::reconciler::{Figures, Room};
 use crate::kernel::conntrack::client::ConntrackClient;
 use crate::kernel::filter::Name;
-use crate::kernel::nft::NftClient;
 use crate::kernel::nft::monitor::Monitor;
 use crate::kernel::rtnl::RtnlClient;
 use crate::kernel::sysctl::ProcSys;
@@ -19,7 +19,7 @@ use crate::reconcile::{Applied, Subsystem};
 use crate::telemetry::registry::Metrics;
 
 /// The room on the real kernel.
-pub(super) type FirewallRoom = Room<NftClient, RtnlClient, ConntrackClient, ProcSys>;
+pub(super) type FirewallRoom = Room<NodeTables, RtnlClient, ConntrackClient, ProcSys>;
 /// The room's name.
 pub(super) const NAME: &str = <FirewallRoom as Subsystem>::NAME;
 

@@ -6,6 +6,7 @@
 
 pub mod translate;
 
+mod backend;
 mod denied;
 mod doors;
 mod dry_run;
@@ -56,7 +57,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// The service proxy as it runs on a node.
 type ProxyRoom = Room<
     crate::kernel::ipvs::client::IpvsClient,
-    crate::kernel::nft::NftClient,
+    backend::NodeTables,
     crate::kernel::rtnl::RtnlClient,
     crate::kernel::conntrack::client::ConntrackClient,
     crate::kernel::sysctl::ProcSys,
@@ -126,8 +127,9 @@ async fn daemon(config: &Config, node: NodeName) -> anyhow::Result<ExitCode> {
     let started = Instant::now();
     let mut signals = Signals::new().context("cannot listen to signals")?;
     let features = config.features;
-    let kernel = features.proxy.then(doors::open).transpose()?;
-    let firewall_kernel = features.firewall.then(doors::open_firewall).transpose()?;
+    let tables = backend::find(config.rule_backend)?;
+    let kernel = features.proxy.then(|| doors::open(&tables)).transpose()?;
+    let firewall_kernel = features.firewall.then(|| doors::open_firewall(&tables)).transpose()?;
     let counters = features.proxy.then(IpvsClient::open).transpose().context("cannot reach IPVS")?;
     let servers = Servers::bind(config).await?;
     let api = router::bind_api(config).await?;
@@ -151,19 +153,13 @@ async fn daemon(config: &Config, node: NodeName) -> anyhow::Result<ExitCode> {
 
     let mut rooms_of_router = None;
     if features.router {
-        let started = router::start(config, api, in_force, published.clone(), &stopping, &mut tasks);
+        let started = router::start(config, &tables, api, in_force, published.clone(), &stopping, &mut tasks);
         rooms_of_router = Some(started?);
     }
     let router = rooms_of_router.as_ref().map(|(_, router, _)| router.clone());
-    let parts = Parts::new(
-        config,
-        node.clone(),
-        started,
-        vitals.clone(),
-        published.clone(),
-        Arc::clone(&counting),
-        ends.iter().map(|end| RoomParts { name: end.name, applied: end.reports.clone() }).collect(),
-    );
+    let rooms = ends.iter().map(|end| RoomParts { name: end.name, applied: end.reports.clone() }).collect();
+    let (node_name, counted) = (node.clone(), Arc::clone(&counting));
+    let parts = Parts::new(config, node_name, started, vitals.clone(), published.clone(), counted, rooms);
     let firewall = firewall_kernel.map(|kernel| firewall::room(config, kernel));
     let figures = firewall.as_ref().map(|(_, figures)| figures.clone());
     let parts = Arc::new(parts.with_router(router.clone()).with_firewall(figures));
@@ -195,8 +191,49 @@ async fn daemon(config: &Config, node: NodeName) -> anyhow::Result<ExitCode> {
         parts.clone(),
         config.families.clone(),
     );
+    spawn_followers(&mut tasks, door.task, ends, &vitals);
+
+    let mut own_sockets = Vec::new();
+    let shared = rooms::Shared {
+        snapshots: published.clone(),
+        stop: stopping.clone(),
+        notices: notices.clone(),
+        observer: Arc::clone(&counting) as Arc<dyn crate::reconcile::driver::Observer>,
+    };
+    denied::spawn(&mut tasks, &stopping, &published, config, &metrics);
+    if let (Some(parts), Some((mut room, _))) = (firewall_parts, firewall) {
+        tokio::spawn(takeover::run(parts.reports.clone(), takeover::POLICIES));
+        let disturbances = firewall::spawn_monitor(&mut tasks, &mut room)?;
+        let wiring = shared.wiring(parts, disturbances, mpsc::channel(1).1);
+        rooms::spawn(&mut tasks, room, wiring, Timing { resync: config.firewall.sync_period, started })?;
+    }
+    if let (Some(parts), Some(kernel)) = (proxy_parts, kernel) {
+        tokio::spawn(takeover::run(parts.reports.clone(), takeover::SERVICES));
+        own_sockets.extend(kernel.rtnl.port());
+        let wiring = shared.wiring(parts, rooms::spawn_monitor(&mut tasks, Vec::new())?, mpsc::channel(1).1);
+        let room = proxy_room(config, kernel, &mut tasks, notices.clone())?;
+        rooms::spawn(&mut tasks, room, wiring, Timing { resync: config.proxy.sync_period, started })?;
+    }
+    if let (Some(parts), Some((mut room, _, wakes))) = (router_parts, rooms_of_router) {
+        tokio::spawn(takeover::run(parts.reports.clone(), takeover::ROUTES));
+        own_sockets.extend(room.kernel_mut().rtnl.port());
+        let wiring = shared.wiring(parts, rooms::spawn_monitor(&mut tasks, own_sockets)?, wakes);
+        rooms::spawn(&mut tasks, room, wiring, Timing { resync: config.router.resync(), started })?;
+    }
+    // Whoever waits for the last notice must see the last sender go.
+    drop((notices, shared));
+    wait(&mut tasks, &mut signals, &stop, router).await
+}
+
+/// Ends with the front door, and keeps the vital signs of rooms up to date.
+fn spawn_followers(
+    tasks: &mut Tasks,
+    door: tokio::task::JoinHandle<Result<(), k8s::Error>>,
+    ends: Vec<End>,
+    vitals: &Vitals,
+) {
     tasks.spawn(async move {
-        let ended = door.task.await.context("the front door ended midway");
+        let ended = door.await.context("the front door ended midway");
         ("front door", ended.and_then(|ended| ended.map_err(Into::into)))
     });
     for (index, end) in ends.into_iter().enumerate() {
@@ -206,37 +243,6 @@ async fn daemon(config: &Config, node: NodeName) -> anyhow::Result<ExitCode> {
             ("vitals", Ok(()))
         });
     }
-
-    let mut own_sockets = Vec::new();
-    let shared = rooms::Shared {
-        snapshots: published.clone(),
-        stop: stopping.clone(),
-        notices: notices.clone(),
-        observer: Arc::clone(&counting) as Arc<dyn crate::reconcile::driver::Observer>,
-    };
-    if config.features.firewall && config.firewall.log_denied {
-        denied::spawn(&mut tasks, &stopping, published.clone(), config, &metrics);
-    }
-    if let (Some(parts), Some((mut room, _))) = (firewall_parts, firewall) {
-        let disturbances = firewall::spawn_monitor(&mut tasks, &mut room)?;
-        let wiring = shared.wiring(parts, disturbances, mpsc::channel(1).1);
-        rooms::spawn(&mut tasks, room, wiring, Timing { resync: config.firewall.sync_period, started })?;
-    }
-    if let (Some(parts), Some(kernel)) = (proxy_parts, kernel) {
-        tokio::spawn(takeover::run(parts.reports.clone()));
-        own_sockets.extend(kernel.rtnl.port());
-        let wiring = shared.wiring(parts, rooms::spawn_monitor(&mut tasks, Vec::new())?, mpsc::channel(1).1);
-        let room = proxy_room(config, kernel, &mut tasks, notices.clone())?;
-        rooms::spawn(&mut tasks, room, wiring, Timing { resync: config.proxy.sync_period, started })?;
-    }
-    if let (Some(parts), Some((mut room, _, wakes))) = (router_parts, rooms_of_router) {
-        own_sockets.extend(room.kernel_mut().rtnl.port());
-        let wiring = shared.wiring(parts, rooms::spawn_monitor(&mut tasks, own_sockets)?, wakes);
-        rooms::spawn(&mut tasks, room, wiring, Timing { resync: config.router.resync(), started })?;
-    }
-    // Whoever waits for the last notice must see the last sender go.
-    drop((notices, shared));
-    wait(&mut tasks, &mut signals, &stop, router).await
 }
 
 /// A room's end of what connects it with the rest.

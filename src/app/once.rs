@@ -7,7 +7,7 @@ use anyhow::Context;
 use tokio::sync::watch;
 
 use super::dry_run::{Journal, dry, dry_firewall, dry_router};
-use super::{door_config, doors, router, translate};
+use super::{backend, door_config, doors, router, translate};
 use crate::config::Config;
 use crate::k8s;
 use crate::model::{NodeName, Snapshot};
@@ -38,24 +38,26 @@ pub(super) fn clean_up(config: &Config, node: NodeName) -> anyhow::Result<ExitCo
     };
     told(
         "firewall",
-        doors::open_firewall().map(|kernel| {
+        backend::find(config.rule_backend).and_then(|tables| doors::open_firewall(&tables)).map(|kernel| {
             let figures = watch::channel(firewall::reconciler::Figures::default()).0;
             firewall::reconciler::Room::new(translate::firewall_config(config), kernel, figures).clean_up()
         }),
     );
     told(
         "proxy",
-        doors::open().map(|kernel| {
+        backend::find(config.rule_backend).and_then(|tables| doors::open(&tables)).map(|kernel| {
             proxy::reconciler::Room::new(translate::proxy_config(config), kernel, Outputs::default()).clean_up(node)
         }),
     );
     told(
         "routing",
-        doors::open_router(&config.router).map(|kernel| {
-            let figures = watch::channel(Figures::default()).0;
-            let settings = translate::routing_config(config);
-            routing::reconciler::Room::new(settings, kernel, Mute, None, figures).clean_up()
-        }),
+        backend::find(config.rule_backend).and_then(|tables| doors::open_router(&config.router, &tables)).map(
+            |kernel| {
+                let figures = watch::channel(Figures::default()).0;
+                let settings = translate::routing_config(config);
+                routing::reconciler::Room::new(settings, kernel, Mute, None, figures).clean_up()
+            },
+        ),
     );
     tracing::info!(n_ops, n_failed, "cleaned up");
     Ok(ExitCode::SUCCESS)
@@ -84,22 +86,23 @@ pub(super) async fn dry_run(config: &Config, node: NodeName) -> anyhow::Result<E
 /// What each room would write, and whether that would be everything.
 fn passes(config: &Config, snapshot: &Snapshot) -> anyhow::Result<(String, bool)> {
     let journal = Journal::default();
+    let tables = backend::find(config.rule_backend)?;
     let mut whole = true;
     let mut outcomes = Vec::new();
     if config.features.firewall {
-        let kernel = dry_firewall(doors::open_firewall()?, &journal);
+        let kernel = dry_firewall(doors::open_firewall(&tables)?, &journal);
         let figures = watch::channel(firewall::reconciler::Figures::default()).0;
         let mut room = firewall::reconciler::Room::new(translate::firewall_config(config), kernel, figures);
         outcomes.push(room.sync(snapshot, Read::Kernel, Duration::ZERO));
     }
     if config.features.proxy {
-        let kernel = dry(doors::open()?, &journal);
+        let kernel = dry(doors::open(&tables)?, &journal);
         let mut room = proxy::reconciler::Room::new(translate::proxy_config(config), kernel, Outputs::default());
         outcomes.push(room.sync(snapshot, Read::Kernel, Duration::ZERO));
     }
     let mut told = String::new();
     if config.features.router {
-        let kernel = dry_router(doors::open_router(&config.router)?, &journal);
+        let kernel = dry_router(doors::open_router(&config.router, &tables)?, &journal);
         let figures = watch::channel(Figures::default()).0;
         let mut room = routing::reconciler::Room::new(router::settings(config)?, kernel, Mute, None, figures);
         outcomes.push(room.sync(snapshot, Read::Kernel, Duration::ZERO));

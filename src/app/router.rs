@@ -10,6 +10,7 @@ use prometheus_client::metrics::counter::Counter;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 
+use super::backend::{Found, NodeTables};
 use super::doors;
 use super::servers::Tasks;
 use super::translate::routing_config;
@@ -17,7 +18,6 @@ use crate::admin;
 use crate::admin::status::PeerStatus;
 use crate::config::Config;
 use crate::kernel::fou::FouClient;
-use crate::kernel::nft::NftClient;
 use crate::kernel::rtnl::{RouteFilter, Rtnl, RtnlClient, protocol, table};
 use crate::kernel::sysctl::ProcSys;
 use crate::model::Published;
@@ -37,7 +37,7 @@ use crate::routing::sessions::{self, Line, Sessions};
 use crate::telemetry::registry::{Metrics, PeerInfoLabels, PeerLabels, PrefixLabels, RouteLabels, SentLabels};
 
 /// The room on the real kernel.
-pub(super) type RouterRoom = Room<NftClient, RtnlClient, FouClient, ProcSys, Line>;
+pub(super) type RouterRoom = Room<NodeTables, RtnlClient, FouClient, ProcSys, Line>;
 
 /// How long peers may take to hear the last word.
 const GOODBYE: Duration = Duration::from_secs(3);
@@ -96,6 +96,7 @@ pub(super) async fn bind_api(config: &Config) -> anyhow::Result<Vec<ApiPort>> {
 /// What of the kernel is missing, an unreadable passwords file.
 pub(super) fn start(
     config: &Config,
+    tables: &Found,
     api: Vec<ApiPort>,
     proxy: Option<watch::Receiver<Applied>>,
     snapshots: watch::Receiver<Option<Published>>,
@@ -106,7 +107,7 @@ pub(super) fn start(
         forward_on_ec2();
     }
     let settings = settings(config)?;
-    let mut kernel = doors::open_router(&config.router)?;
+    let mut kernel = doors::open_router(&config.router, tables)?;
     let ours = RouteFilter { table: Some(table::MAIN), protocol: Some(protocol::OURS), link: None };
     let restarted = !kernel.rtnl.routes(ours).context("cannot read the routes of a former run")?.is_empty();
     let deferral = settings.graceful_restart.map_or(Options::default().deferral, |restart| restart.deferral_time);

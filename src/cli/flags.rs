@@ -453,6 +453,9 @@ flags! {
         vip_binding, "vip-binding", String = "auto",
             "How Service addresses become local: address puts each on kube-dummy-if, route adds a local route, auto \
              takes addresses while there are few";
+        firewall_backend, "firewall-backend", String = "auto",
+            "Where packet filter rules are written: nftables, iptables (with ipset, by the node's own programs), or auto, \
+             nftables where the kernel has it";
         advertise_style, "advertise-style", String = "node",
             "Who announces Service addresses: node, each node for itself, or speakers, chosen nodes for all nodes with a \
              ready endpoint";

@@ -61,8 +61,22 @@ pub struct Config {
     pub router: RouterConfig,
     /// The firewall.
     pub firewall: FirewallConfig,
+    /// `--firewall-backend`: where the rules of all rooms are written.
+    pub rule_backend: RuleBackend,
     /// The load balancer allocator.
     pub balancer: BalancerConfig,
+}
+
+/// Where rules are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RuleBackend {
+    /// nftables where the kernel has it, else iptables.
+    #[default]
+    Auto,
+    /// nftables over netlink.
+    Nftables,
+    /// iptables by the node's programs, and ipset.
+    Iptables,
 }
 
 /// What runs.
@@ -246,6 +260,7 @@ impl Config {
                 nftables: flags.use_nftables_for_netpol,
                 log_denied: flags.log_denied,
             },
+            rule_backend: rule_backend(&mut check, &flags.firewall_backend),
             balancer: BalancerConfig {
                 default_class: flags.loadbalancer_default_class,
                 sync_period: check.duration("loadbalancer-sync-period", flags.loadbalancer_sync_period),
@@ -383,6 +398,18 @@ fn vip_binding(check: &mut Check, text: &str) -> VipBinding {
         other => {
             check.fault("vip-binding", other, "must be auto, address or route");
             VipBinding::Auto
+        }
+    }
+}
+
+fn rule_backend(check: &mut Check, text: &str) -> RuleBackend {
+    match text {
+        "auto" => RuleBackend::Auto,
+        "nftables" => RuleBackend::Nftables,
+        "iptables" => RuleBackend::Iptables,
+        other => {
+            check.fault("firewall-backend", other, "must be auto, nftables or iptables");
+            RuleBackend::Auto
         }
     }
 }

@@ -24,6 +24,7 @@ pub mod reconciler;
 pub mod render;
 pub mod resolve;
 pub mod table;
+pub mod takeover;
 pub mod tiers;
 
 /// The nftables table of this room (family `inet`).

@@ -448,6 +448,9 @@ fn group_of(book: &Book, pods: &[PodKey], direction: Direction) -> Option<Group>
     counting.map(|key| Group::of(book, key, direction)).find(|group| !group.is_open())
 }
 
+/// Entries of a map.
+type Entries = BTreeMap<Key, Value>;
+
 /// What an update has touched so far.
 #[derive(Debug, Default)]
 struct Draft {
@@ -458,7 +461,7 @@ struct Draft {
     /// Sets of pods and of the frame.
     sets: (BTreeMap<Name, Set>, BTreeMap<Name, Set>),
     /// Entries of maps that go, and those that come.
-    entries: BTreeMap<Name, (BTreeMap<Key, Value>, BTreeMap<Key, Value>)>,
+    entries: BTreeMap<Name, (Entries, Entries)>,
     /// Elements of the sets of pods to themselves, likewise.
     itself: BTreeMap<Name, (BTreeSet<Key>, BTreeSet<Key>)>,
     had_frame: bool,

@@ -23,3 +23,4 @@ pub mod return_path;
 pub mod sessions;
 pub mod speaker_config;
 pub mod speakers;
+pub mod takeover;

@@ -12,6 +12,7 @@ pub mod cluster;
 pub mod contract;
 pub mod expand;
 pub mod golden;
+pub mod iptables;
 pub mod lab;
 pub mod meter;
 pub mod node;

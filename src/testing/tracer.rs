@@ -249,7 +249,8 @@ impl<'a> Tracer<'a> {
                     _ => return Step::Next,
                 },
                 Statement::VerdictMap { selectors, map } => match self.look_up(selectors, map, walker) {
-                    Some(Value::Jump(chain)) => self.jump(chain, walker, depth),
+                    // Whoever comes back from a jump goes on with the next rule.
+                    Some(Value::Jump(chain)) => return self.jump(chain, walker, depth),
                     Some(Value::Accept) => Step::End(Verdict::Accept),
                     Some(Value::Drop) => Step::End(Verdict::Drop),
                     Some(Value::Mark(_)) => panic!("marks in the verdict map {map}"),
@@ -266,7 +267,7 @@ impl<'a> Tracer<'a> {
                 Statement::Drop => Step::End(Verdict::Drop),
                 Statement::Accept => Step::End(Verdict::Accept),
                 Statement::Return => Step::Back,
-                Statement::Jump(chain) => self.jump(chain, walker, depth),
+                Statement::Jump(chain) => return self.jump(chain, walker, depth),
             };
             if step != Step::Next {
                 return step;

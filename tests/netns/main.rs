@@ -21,6 +21,8 @@ macro_rules! guest {
 
 #[path = "../vm/contracts_ipset.rs"]
 mod contracts_ipset;
+#[path = "../vm/contracts_iptables.rs"]
+mod contracts_iptables;
 #[path = "../vm/contracts_nft.rs"]
 mod contracts_nft;
 #[path = "../vm/contracts_rtnl.rs"]

@@ -106,12 +106,13 @@ const KUBE_ROUTER: [Row; 79] = [
 ];
 
 /// What kube-router does not have.
-const OWN: [Row; 20] = [
+const OWN: [Row; 21] = [
     ("config", "", "", "", Nobody),
     ("manifests", "", "/etc/cluster", "", Nobody),
     ("allowed-import-prefixes", "", "10.0.0.0/8", "10.0.0.0/40", ByConfig),
     ("legacy-namespace-isolation", "false", "true", "x", Parser),
     ("vip-binding", "auto", "route", "magic", ByConfig),
+    ("firewall-backend", "auto", "iptables", "ipchains", ByConfig),
     ("advertise-style", "node", "speakers", "rack", ByConfig),
     ("speaker-selector", "", "dedicated=master,rack", "=master", ByConfig),
     ("return-path", "off", "peer", "on", ByConfig),

@@ -14,6 +14,7 @@ use ferrovia::firewall::compile::ruleset;
 use ferrovia::firewall::judge::{Connection, Judge};
 use ferrovia::firewall::table::Table;
 use ferrovia::kernel::filter::Hook;
+use ferrovia::kernel::iptables::render::render;
 use ferrovia::model::{
     Action, ClusterNetworkPolicy, ClusterPolicyName, ClusterRule, Labels, NamedPort, Namespace, NamespaceName,
     Namespaces, NetworkPolicy, NodeName, Operator, Peer, Peers, Pod, PodKey, PolicyKey, PolicyPort, PolicyRule,
@@ -21,6 +22,7 @@ use ferrovia::model::{
 };
 use ferrovia::net::{Prefix, Protocol};
 use ferrovia::testing::builders::{cluster, ip, prefix};
+use ferrovia::testing::iptables::IptablesTracer;
 use ferrovia::testing::policy_oracle::PolicyOracle;
 use ferrovia::testing::tracer::{Origin, Packet, Tracer};
 use proptest::prelude::*;
@@ -256,6 +258,8 @@ fn agrees(snapshot: &Snapshot, packets: &[Packet]) -> Result<(), TestCaseError> 
     let book = Book::build(snapshot, &config);
     let table = Table::build(&book, snapshot, &config);
     let (rules, judge) = (table.whole(&book), Judge::new(&table, &book));
+    let rendered = render(&Arc::from("ferrovia-firewall"), &rules).expect("iptables can say it");
+    let iptables = IptablesTracer::new(&rendered, &own);
     let (tracer, oracle) = (Tracer::of_filter(&rules, &own), PolicyOracle::new(snapshot));
     for packet in packets.iter().copied() {
         let Packet { source, source_port, destination, port, protocol, .. } = packet;
@@ -265,6 +269,7 @@ fn agrees(snapshot: &Snapshot, packets: &[Packet]) -> Result<(), TestCaseError> 
         for hook in [Hook::Forward, Hook::Output] {
             let stopped = tracer.hook(hook, packet);
             prop_assert_eq!(stopped.is_none(), oracle.allows(packet, false), "{:?} {:?}: {:?}", hook, packet, stopped);
+            prop_assert_eq!(iptables.hook(hook, packet), stopped, "by iptables: {:?} {:?}", hook, packet);
         }
         let from_node = Packet { source: own[usize::from(packet.source.is_ipv6())], ..packet };
         prop_assert_eq!(tracer.hook(Hook::Output, from_node).is_none(), oracle.allows(from_node, true));

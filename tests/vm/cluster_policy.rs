@@ -72,8 +72,9 @@ fn tiers_decide_in_their_order_and_denied_packets_are_told() {
             first,
             &["ingress of default/p11: denied: clusternetworkpolicy floor rule 0 (\"pods\"): Deny", "in the kernel"],
         )?;
-        let far = SocketAddr::new(lab.pod("p11")?.address(Family::V4), topology::HTTP_PORT);
-        ensure!(traffic::http_once(&lab.far, far, SOON).is_ok(), "a client outside is no pod, and nobody isolates");
+        let to = SocketAddr::new(lab.pod("p11")?.address(Family::V4), topology::HTTP_PORT);
+        let another_node = &lab.node(2)?.ns;
+        ensure!(traffic::http_once(another_node, to, SOON).is_ok(), "a node is no pod, and nobody isolates p11");
 
         write(&[cluster_policy("floor", "Baseline", 5, "Accept"), deny_all()])?;
         becomes(lab, false, "a NetworkPolicy decides before the Baseline tier")?;

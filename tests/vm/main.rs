@@ -25,6 +25,7 @@ mod cluster_policy;
 mod containerd;
 mod contracts_fou;
 mod contracts_ipset;
+mod contracts_iptables;
 mod contracts_ipvs;
 mod contracts_nft;
 mod contracts_rtnl;

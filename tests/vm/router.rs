@@ -150,3 +150,71 @@ fn routes_that_somebody_removes_come_back_and_a_restart_adopts_them() {
         Ok(())
     });
 }
+
+/// What kube-router's router writes into iptables, and one rule of somebody else.
+fn as_kube_router_left_it(lab: &Lab) -> Result<()> {
+    let ns = &lab.node(1)?.ns;
+    ns.feed(
+        "ipset restore",
+        "create kube-router-pod-subnets hash:net timeout 0\nadd kube-router-pod-subnets 10.244.0.0/16\n\
+         create kube-router-node-ips hash:ip timeout 0\nadd kube-router-node-ips 192.168.10.11\n",
+    )?;
+    ns.feed(
+        "iptables-nft-restore --noflush",
+        "*filter\n-A FORWARD -m comment --comment \"allow outbound traffic from pods\" -i kube-bridge -j ACCEPT\n\
+         -A FORWARD -m comment --comment \"allow inbound traffic to pods\" -o kube-bridge -j ACCEPT\n\
+         -A FORWARD -p tcp --dport 22 -j ACCEPT\nCOMMIT\n\
+         *nat\n-A POSTROUTING -m set --match-set kube-router-pod-subnets src -m set ! --match-set kube-router-pod-subnets dst \
+         -m set ! --match-set kube-router-node-ips dst -j MASQUERADE --random-fully\nCOMMIT\n",
+    )
+    .map(drop)
+}
+
+#[test]
+fn rules_left_by_kube_router_go_once_ours_are_in_force() {
+    let options = Options { nodes: 1, ..dynamic() };
+    with_lab(options, |lab| {
+        as_kube_router_left_it(lab)?;
+        let _daemons = lab.start_daemons(&DaemonOptions::with(&["--run-router=true", "--enable-cni=false"]))?;
+        let ns = &lab.node(1)?.ns;
+        wait::until("its rules and sets are gone", SOON, || {
+            let rules = ns.command("iptables-nft-save")?;
+            ensure!(!rules.contains("pods\"") && !rules.contains("kube-router"), "{rules}");
+            ensure!(rules.contains("--dport 22 -j ACCEPT"), "somebody else's rule is gone: {rules}");
+            let sets = ns.command("ipset list -name")?;
+            ensure!(!sets.contains("kube-router"), "{sets}");
+            Ok(())
+        })?;
+        ensure!(ns.command("nft list table inet ferrovia-routing")?.contains("masquerade"), "ours is in force");
+        Ok(())
+    });
+}
+
+#[test]
+fn rules_on_iptables_do_what_those_on_nftables_do() {
+    let options = Options { nodes: 2, ..dynamic() };
+    with_lab(options, |lab| {
+        let flags = ["--run-router=true", "--firewall-backend=iptables"];
+        // What an earlier run wrote to nftables goes, once the same rules are in force here.
+        let ns = lab.node(1)?.ns.clone();
+        ns.command("nft add table inet ferrovia-routing")?;
+        let _daemons = lab.start_daemons(&DaemonOptions::with(&flags))?;
+        let vip: SocketAddr = "10.96.0.10:80".parse()?;
+        let service = ServiceSpec::new("web", &["10.96.0.10".parse()?]).port(Protocol::Tcp, 80);
+        let pods = lab.pods(&["p11", "p21"])?;
+        lab.manifests().expose(&service, &pods)?;
+        for client in ["p11", "p12", "p21"] {
+            let pod = lab.pod(client)?.ns.clone();
+            wait::until("a pod reaches every endpoint, itself among them", SOON, || traffic::http(&pod, vip, 4))?;
+        }
+        wait::until("the node reaches endpoints of both nodes", SOON, || traffic::http(&ns, vip, 4))?;
+        let tables = ns.command("nft list tables")?;
+        ensure!(!tables.contains("inet ferrovia"), "{tables}");
+        let rules = ns.command("iptables-nft-save")?;
+        for hook in ["FERROVIA-FORWARD", "FERROVIA-POSTROUTING"] {
+            ensure!(rules.contains(&format!("-j {hook}")), "{rules}");
+        }
+        ensure!(ns.command("ipset list -name")?.contains("FERROVIA-PRO-"));
+        Ok(())
+    });
+}

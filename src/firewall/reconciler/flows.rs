@@ -6,7 +6,9 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use super::Room;
 use crate::firewall::judge::{Connection, Judge};
@@ -28,16 +30,16 @@ const SHARE: u32 = 10;
 pub(super) struct Cut {
     /// Pods whose connections may not be allowed any longer.
     addresses: BTreeSet<IpAddr>,
-    /// All pods of this node: a former run may have ended between a change and this.
+    /// All pods of this node: a former run may have ended between a change and this, or somebody else took rules away.
     everything: bool,
     not_before: Duration,
 }
 
 impl<N: Nft, R: Rtnl, C: Conntrack, S: Sysctl> Room<N, R, C, S> {
     /// Cuts what the rules in force deny.
-    pub(super) fn cut_flows(&mut self, stricter: BTreeSet<IpAddr>, first: bool, now: Duration, outcome: &mut Outcome) {
+    pub(super) fn cut_flows(&mut self, stricter: BTreeSet<IpAddr>, all: bool, now: Duration, outcome: &mut Outcome) {
         self.cut.addresses.extend(stricter);
-        self.cut.everything |= first;
+        self.cut.everything |= all;
         // What is not in force yet must not be judged by; the pass that brings it into force comes here again.
         if !self.in_force || (self.cut.addresses.is_empty() && !self.cut.everything) {
             return;

@@ -152,7 +152,9 @@ impl<N: Nft, R: Rtnl, C: Conntrack, S: Sysctl> Subsystem for Room<N, R, C, S> {
         }
         self.sync_table(&step, read, first, &mut outcome);
         self.report_withheld(&mut outcome);
-        self.cut_flows(step.stricter, first, now, &mut outcome);
+        // Somebody else has had the table open for a moment, and what began then is allowed no more than at the start.
+        let all = first || outcome.drift > 0;
+        self.cut_flows(step.stricter, all, now, &mut outcome);
         outcome.notices.extend(self.notices.iter().cloned());
         outcome.notices.extend(self.settings_notices.iter().cloned());
         self.publish();

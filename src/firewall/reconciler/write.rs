@@ -71,8 +71,7 @@ impl<N: Nft, R: Rtnl, C: Conntrack, S: Sysctl> Room<N, R, C, S> {
 
     fn write_all(&mut self, foreign: bool, outcome: &mut Outcome) -> Result<(), Error> {
         let desired = self.table.whole(&self.book);
-        let observed = self.kernel.nft.dump(&self.name)?;
-        let transaction = plan(&self.name, &desired, observed.as_ref());
+        let transaction = self.kernel.nft.plan(&self.name, &desired)?;
         if foreign {
             outcome.drift += transaction.changes.len();
         }
@@ -96,8 +95,7 @@ impl<N: Nft, R: Rtnl, C: Conntrack, S: Sysctl> Room<N, R, C, S> {
     /// What the next pass that reads the kernel would write.
     pub(super) fn difference(&mut self) -> Result<Transaction, Error> {
         let desired: Ruleset = self.table.whole(&self.book);
-        let observed = self.kernel.nft.dump(&self.name)?;
-        Ok(plan(&self.name, &desired, observed.as_ref()))
+        self.kernel.nft.plan(&self.name, &desired)
     }
 
     /// Takes the table away.

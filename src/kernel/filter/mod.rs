@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
+use crate::kernel::error::Error;
 use crate::net::{Prefix, Protocol};
 
 /// A name of a table, chain, set or map: a letter, then letters, digits, `-` and `_`, at most 64 bytes. No word of
@@ -372,6 +373,18 @@ pub enum Statement {
     Return,
     /// Continue in another chain and come back.
     Jump(Name),
+}
+
+/// Where rulesets are written: the tables of one network namespace.
+pub trait Backend: Send {
+    /// What one table holds, or `None` where there is no such table. Interrupted dumps are repeated.
+    fn dump(&mut self, table: &Name) -> Result<Option<plan::Observed>, Error>;
+    /// All or nothing, as far as the kernel can. The error names the first change that failed.
+    fn commit(&mut self, transaction: &plan::Transaction) -> Result<(), Error>;
+    /// What brings a table to `desired`, compared with what the kernel holds. Empty when it already is so.
+    fn plan(&mut self, table: &Name, desired: &Ruleset) -> Result<plan::Transaction, Error> {
+        Ok(plan::plan(table, desired, self.dump(table)?.as_ref()))
+    }
 }
 
 /// The fewest prefixes that cover exactly the same addresses, none overlapping: interval sets refuse overlaps.

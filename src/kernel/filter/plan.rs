@@ -87,6 +87,68 @@ pub enum Change {
     AddRule(Name, Rule),
 }
 
+impl Change {
+    /// What the change makes of a ruleset. It must fit: a backend that keeps rulesets in memory plans on what it keeps.
+    pub fn apply_to(&self, ruleset: &mut Ruleset) {
+        let keys = |ruleset: &mut Ruleset, name: &Name, act: &mut dyn FnMut(&mut BTreeSet<Key>)| {
+            if let Some(Elements::Keys(keys)) = ruleset.sets.get_mut(name).map(|set| &mut set.elements) {
+                act(keys);
+            }
+        };
+        let blocks = |ruleset: &mut Ruleset, name: &Name, act: &mut dyn FnMut(&mut BTreeSet<Prefix>)| {
+            if let Some(Elements::Prefixes(blocks)) = ruleset.sets.get_mut(name).map(|set| &mut set.elements) {
+                act(blocks);
+            }
+        };
+        match self {
+            Change::AddTable => {}
+            Change::DeleteTable => *ruleset = Ruleset::default(),
+            Change::AddSet(name, key, kind, size) => {
+                let elements = match kind {
+                    SetKind::Hash => Elements::Keys(BTreeSet::new()),
+                    SetKind::Interval => Elements::Prefixes(BTreeSet::new()),
+                };
+                ruleset.sets.insert(name.clone(), Set { key: key.clone(), elements, size: *size });
+            }
+            Change::DeleteSet(name) => drop(ruleset.sets.remove(name)),
+            Change::AddMap(name, key, value, size) => {
+                let map = Map { key: key.clone(), elements: BTreeMap::new(), value: *value, size: *size };
+                ruleset.maps.insert(name.clone(), map);
+            }
+            Change::DeleteMap(name) => drop(ruleset.maps.remove(name)),
+            Change::AddKeys(name, more) => keys(ruleset, name, &mut |keys| keys.extend(more.iter().cloned())),
+            Change::DeleteKeys(name, less) => keys(ruleset, name, &mut |keys| {
+                less.iter().for_each(|key| {
+                    keys.remove(key);
+                })
+            }),
+            Change::AddPrefixes(name, more) => blocks(ruleset, name, &mut |blocks| blocks.extend(more.iter().copied())),
+            Change::DeletePrefixes(name, less) => {
+                blocks(ruleset, name, &mut |blocks| {
+                    less.iter().for_each(|block| {
+                        blocks.remove(block);
+                    })
+                });
+            }
+            Change::AddEntries(name, entries) => {
+                ruleset.maps.get_mut(name).into_iter().for_each(|map| map.elements.extend(entries.iter().cloned()));
+            }
+            Change::DeleteEntries(name, entries) => {
+                let map = ruleset.maps.get_mut(name);
+                map.into_iter().for_each(|map| entries.iter().for_each(|(key, _)| drop(map.elements.remove(key))));
+            }
+            Change::AddChain(name, base) => {
+                ruleset.chains.insert(name.clone(), Chain { base: *base, rules: Vec::new() });
+            }
+            Change::FlushChain(name) => ruleset.chains.get_mut(name).into_iter().for_each(|chain| chain.rules.clear()),
+            Change::DeleteChain(name) => drop(ruleset.chains.remove(name)),
+            Change::AddRule(name, rule) => {
+                ruleset.chains.get_mut(name).into_iter().for_each(|chain| chain.rules.push(rule.clone()));
+            }
+        }
+    }
+}
+
 /// How a set stores its members.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SetKind {

@@ -1,3 +1,5 @@
+//! Encoding and decoding against each other, without a kernel.
+
 use proptest::prelude::*;
 
 use super::codec::{self, Dialect};

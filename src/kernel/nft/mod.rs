@@ -14,17 +14,8 @@ mod uapi;
 
 pub use client::NftClient;
 
-use crate::kernel::Error;
-use crate::kernel::filter::Name;
-use crate::kernel::filter::plan::{Observed, Transaction};
-
 /// The tables of one network namespace, family `inet`.
-pub trait Nft: Send {
-    /// What one table holds, or `None` where there is no such table. Interrupted dumps are repeated.
-    fn dump(&mut self, table: &Name) -> Result<Option<Observed>, Error>;
-    /// All or nothing. The error names the first change that failed.
-    fn commit(&mut self, transaction: &Transaction) -> Result<(), Error>;
-}
+pub use crate::kernel::filter::Backend as Nft;
 
 #[cfg(test)]
 mod tests;

@@ -3,7 +3,7 @@
 use super::Room;
 use crate::kernel::Error;
 use crate::kernel::conntrack::Conntrack;
-use crate::kernel::filter::plan::{Transaction, plan};
+use crate::kernel::filter::plan::Transaction;
 use crate::kernel::ipvs::{Ipvs, VirtualServerKey};
 use crate::kernel::nft::Nft;
 use crate::kernel::rtnl::Rtnl;
@@ -73,9 +73,8 @@ impl<I: Ipvs, N: Nft, R: Rtnl, C: Conntrack, S: Sysctl> Room<I, N, R, C, S> {
     }
 
     fn rewrite_filter(&mut self, frame: &Frame, drifted: bool, outcome: &mut Outcome) -> Result<(), Error> {
-        let observed = self.kernel.nft.dump(&self.table)?;
         let desired = frame.ruleset(self.book.elements().chain(&self.held));
-        let transaction = plan(&self.table, &desired, observed.as_ref());
+        let transaction = self.kernel.nft.plan(&self.table, &desired)?;
         if drifted {
             outcome.drift += transaction.changes.len();
         }

@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Room, Voice, is_inner};
-use crate::kernel::filter::plan::plan;
 use crate::kernel::fou::{self, Fou};
 use crate::kernel::nft::Nft;
 use crate::kernel::rtnl::monitor::Event;
@@ -292,8 +291,7 @@ impl<N: Nft, R: Rtnl, F: Fou, S: Sysctl, V: Voice> Room<N, R, F, S, V> {
             return;
         }
         let unchanged = self.ruleset.as_ref() == Some(&desired);
-        let done = self.kernel.nft.dump(&self.table).and_then(|observed| {
-            let transaction = plan(&self.table, &desired, observed.as_ref());
+        let done = self.kernel.nft.plan(&self.table, &desired).and_then(|transaction| {
             if transaction.is_empty() {
                 return Ok(());
             }

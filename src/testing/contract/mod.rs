@@ -3,6 +3,7 @@
 pub mod conntrack;
 pub mod fou;
 pub mod ipset;
+pub mod iptables;
 pub mod ipvs;
 pub mod nft;
 pub mod rtnl;

@@ -1,0 +1,143 @@
+//! iptables by its own programs, where a node has them: the one place that starts processes.
+//!
+//! Native netlink cannot reach the legacy tables, and the nftables flavour must be changed in its own words. A node
+//! without the programs has nothing to run and is told so by `save` returning nothing.
+
+use std::io::Write as _;
+use std::process::{Command, Stdio};
+
+use crate::kernel::{Disposition, Error};
+use crate::net::Family;
+
+/// The flavours a node may have, each with its own rules.
+pub const FLAVOURS: [&str; 4] = ["iptables-nft", "iptables-legacy", "ip6tables-nft", "ip6tables-legacy"];
+
+/// Whose rules: the two are in force beside each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flavour {
+    /// Rules in tables of nftables.
+    Nft,
+    /// Rules in the tables of old.
+    Legacy,
+}
+
+impl Flavour {
+    /// Both, the usual one first.
+    pub const ALL: [Flavour; 2] = [Flavour::Nft, Flavour::Legacy];
+
+    /// The program's name without `-save` and `-restore`.
+    pub fn program(self, family: Family) -> &'static str {
+        match (self, family) {
+            (Flavour::Nft, Family::V4) => "iptables-nft",
+            (Flavour::Nft, Family::V6) => "ip6tables-nft",
+            (Flavour::Legacy, Family::V4) => "iptables-legacy",
+            (Flavour::Legacy, Family::V6) => "ip6tables-legacy",
+        }
+    }
+}
+
+/// The iptables of one network namespace.
+pub trait Programs: Send {
+    /// All tables, as `iptables-save` prints them.
+    fn save(&mut self, family: Family) -> Result<String, Error>;
+    /// Input for `iptables-restore --noflush`: all of a table, or nothing of it.
+    fn restore(&mut self, family: Family, script: &str) -> Result<(), Error>;
+}
+
+/// The programs of the node, of one flavour.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SystemPrograms {
+    /// Whose rules they write.
+    pub flavour: Flavour,
+}
+
+impl SystemPrograms {
+    /// The flavour whose rules the kubelet and others of the node write, and why it is that one; `None` where a node has
+    /// no iptables programs.
+    pub fn find() -> Option<(SystemPrograms, String)> {
+        let saved = |flavour: Flavour| Some((flavour, save(flavour.program(Family::V4))?));
+        choose(Flavour::ALL.into_iter().filter_map(saved)).map(|(flavour, why)| (SystemPrograms { flavour }, why))
+    }
+}
+
+impl Programs for SystemPrograms {
+    fn save(&mut self, family: Family) -> Result<String, Error> {
+        let program = self.flavour.program(family);
+        save(program).ok_or_else(|| Error {
+            op: format!("{program}-save"),
+            errno: None,
+            message: "the program is missing or fails: install iptables, or use --firewall-backend=nftables".to_owned(),
+            kind: Disposition::Fatal,
+        })
+    }
+
+    fn restore(&mut self, family: Family, script: &str) -> Result<(), Error> {
+        restore(self.flavour.program(family), script)
+    }
+}
+
+/// The flavour that holds the chains of Kubernetes, from what each saves; the first one where none does.
+fn choose(saved: impl Iterator<Item = (Flavour, String)>) -> Option<(Flavour, String)> {
+    let count = |text: &str| text.lines().filter(|line| line.starts_with(":KUBE-")).count();
+    let found: Vec<(Flavour, usize)> = saved.map(|(flavour, text)| (flavour, count(&text))).collect();
+    let (flavour, chains) = found.iter().copied().reduce(|one, other| if other.1 > one.1 { other } else { one })?;
+    let program = flavour.program(Family::V4);
+    let why = if chains > 0 {
+        format!("{program} holds {chains} KUBE chains of this node")
+    } else {
+        format!("{program} is here, and no flavour holds KUBE chains")
+    };
+    Some((flavour, why))
+}
+
+/// What `<flavour>-save` prints, or `None` where the program is not installed or has no rules to show.
+#[expect(clippy::disallowed_methods, reason = "the one place that starts processes")]
+pub fn save(flavour: &str) -> Option<String> {
+    let output = Command::new(format!("{flavour}-save")).stdin(Stdio::null()).stderr(Stdio::null()).output().ok()?;
+    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Feeds `script` to `<flavour>-restore --noflush`: all of a table or nothing of it.
+///
+/// # Errors
+/// When the program cannot be started or refuses the script; its own words are in the message.
+#[expect(clippy::disallowed_methods, reason = "the one place that starts processes")]
+pub fn restore(flavour: &str, script: &str) -> Result<(), Error> {
+    let program = format!("{flavour}-restore");
+    let failed =
+        |message: String| Error { op: format!("{program} --noflush"), errno: None, message, kind: Disposition::Retry };
+    let mut child = Command::new(&program)
+        .args(["--noflush", "--wait"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(|error| failed(error.to_string()))?;
+    if let Some(mut input) = child.stdin.take() {
+        input.write_all(script.as_bytes()).map_err(|error| failed(error.to_string()))?;
+    }
+    let output = child.wait_with_output().map_err(|error| failed(error.to_string()))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    Err(failed(String::from_utf8_lossy(&output.stderr).trim().to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Flavour, choose};
+
+    #[test]
+    fn the_flavour_with_the_node_s_chains_is_chosen() {
+        let text = |chains: usize| ":KUBE-X - [0:0]\n".repeat(chains);
+        let of = |nft: usize, legacy: usize| {
+            let saved = [(Flavour::Nft, text(nft)), (Flavour::Legacy, text(legacy))];
+            choose(saved.into_iter()).map(|(flavour, _)| flavour)
+        };
+        assert_eq!(of(2, 0), Some(Flavour::Nft));
+        assert_eq!(of(1, 9), Some(Flavour::Legacy));
+        assert_eq!(of(0, 0), Some(Flavour::Nft));
+        assert_eq!(choose([(Flavour::Legacy, String::new())].into_iter()).map(|found| found.0), Some(Flavour::Legacy));
+        assert_eq!(choose(std::iter::empty()), None);
+    }
+}
