@@ -129,7 +129,7 @@ fn the_monitor_hears_what_others_change() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         runtime.block_on(async {
             let mut monitor = Monitor::open().expect("a socket");
-            let route = |table, destination, protocol| Event::Route {
+            let route = |table, destination: &str, protocol| Event::Route {
                 table,
                 destination: destination.parse().expect("a prefix"),
                 metric: 0,
