@@ -1,5 +1,5 @@
-//! `make demo`: a small cluster, the daemon on every node, and the life of one Service, shown with the commands an
-//! operator would type and what they really print.
+//! `make demo`: a small cluster, the daemon on every node, the life of one Service and of one policy, shown with the
+//! commands an operator would type and what they really print.
 //!
 //! Runs as root in the guest of `cargo xtask vm`; `cargo xtask demo` arranges that. With `--shell` it ends in a shell
 //! among the namespaces. Every step has an expectation; the exit status tells whether all of them came true.
@@ -11,6 +11,7 @@
 )]
 
 mod narrator;
+mod policy;
 mod routing;
 mod shell;
 mod steps;
@@ -80,7 +81,7 @@ fn run(arguments: &[String]) -> Result<bool> {
 /// How the daemons run in the demonstration.
 pub(crate) fn daemon_options() -> DaemonOptions {
     let proxy = ["--ipvs-graceful-termination=true", "--ipvs-sync-period=3s"];
-    DaemonOptions::with(&[&proxy[..], &routing::FLAGS].concat())
+    DaemonOptions::with(&[&proxy[..], &routing::FLAGS, &policy::FLAGS].concat())
 }
 
 /// One daemon on every node, all reading the same folder.

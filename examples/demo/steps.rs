@@ -8,9 +8,8 @@ use anyhow::{Context, Result, ensure};
 use ferrovia::net::{Family, Protocol};
 use ferrovia::testing::lab::{Bird, Connection, Daemon, Lab, Load, Namespace, Reply, ServiceSpec, traffic, wait};
 
-use super::daemon_options;
 use super::narrator::Narrator;
-use super::routing;
+use super::{daemon_options, policy, routing};
 
 /// How long anything may take; an emulated guest is slow.
 pub(crate) const SOON: Duration = Duration::from_secs(30);
@@ -34,6 +33,8 @@ pub(crate) const ALL: &[Step] = &[
     Step { title: "expose one replica of nginx", show: expose },
     Step { title: "the VIP is bound on every node", show: bound },
     Step { title: "requests from a pod, a node and outside", show: requests },
+    Step { title: "a NetworkPolicy cuts traffic between pods", show: |lab, _, _, n| policy::cuts(lab, VIP, n) },
+    Step { title: "the policy allows one pod, and is deleted", show: |lab, _, _, n| policy::opens(lab, VIP, n) },
     Step { title: "scale to four replicas", show: scale },
     Step { title: "session affinity", show: affinity },
     Step { title: "a node port, and whom the pod sees", show: node_port },

@@ -35,7 +35,7 @@ fn is_leftover(table: &str, line: &str) -> bool {
     match table {
         "filter" => {
             let says = |comment: &&str| line.contains(&format!("--comment \"{comment}\""));
-            line.starts_with("-A FORWARD ") && line.ends_with(" -j ACCEPT") && COMMENTS.iter().any(|it| says(it))
+            line.starts_with("-A FORWARD ") && line.ends_with(" -j ACCEPT") && COMMENTS.iter().any(says)
         }
         _ => {
             line.starts_with("-A POSTROUTING ")

@@ -327,10 +327,12 @@ impl Manifests {
         &self.watched
     }
 
-    /// Writes the Pod objects, each with this grace period in seconds.
-    pub(super) fn write_pods(&self, nodes: &[Node], grace_period: u32) -> Result<()> {
+    /// Writes the Pod objects, each with this grace period in seconds; those named in `moved` are in that namespace,
+    /// all others in `default`.
+    pub(super) fn write_pods(&self, nodes: &[Node], grace_period: u32, moved: &[(&str, &str)]) -> Result<()> {
         let pods = nodes.iter().flat_map(|node| &node.pods);
-        self.write("pods", &pods.map(|pod| pod_object(pod, grace_period)).collect::<Vec<_>>())
+        let namespace = |pod: &Pod| moved.iter().find(|(name, _)| *name == pod.name).map_or("default", |(_, to)| to);
+        self.write("pods", &pods.map(|pod| pod_object(pod, namespace(pod), grace_period)).collect::<Vec<_>>())
     }
 
     /// Writes (or rewrites) a Service whose endpoints are all ready.
@@ -428,13 +430,13 @@ pub(super) fn node_object(node: &Node) -> Value {
     })
 }
 
-/// The Pod object of a lab pod.
-fn pod_object(pod: &Pod, grace_period: u32) -> Value {
+/// The Pod object of a lab pod. Policies choose it alone by its label `pod`.
+fn pod_object(pod: &Pod, namespace: &str, grace_period: u32) -> Value {
     let addresses: Vec<Value> = Family::ALL.iter().map(|family| json!({"ip": pod.address(*family)})).collect();
     json!({
         "apiVersion": "v1",
         "kind": "Pod",
-        "metadata": {"name": pod.name, "namespace": "default", "labels": {"app": "web"}},
+        "metadata": {"name": pod.name, "namespace": namespace, "labels": {"app": "web", "pod": pod.name}},
         "spec": {
             "nodeName": format!("n{}", pod.node),
             "hostNetwork": pod.host_network,

@@ -53,6 +53,9 @@ static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 /// Makes the names of successive labs differ.
 static COUNT: AtomicU32 = AtomicU32::new(0);
 
+/// How long connections of a pod that leaves may drain, in seconds.
+const GRACE_PERIOD: u32 = 30;
+
 /// How big a lab is.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -200,7 +203,7 @@ impl Lab {
         lab.wire()?;
         lab.serve()?;
         lab.write_nodes()?;
-        lab.set_grace_period(30)?;
+        lab.set_grace_period(GRACE_PERIOD)?;
         Ok(lab)
     }
 
@@ -342,7 +345,16 @@ impl Lab {
     /// # Errors
     /// Where the folder cannot be written.
     pub fn set_grace_period(&self, seconds: u32) -> Result<()> {
-        self.manifests.write_pods(&self.nodes, seconds)
+        self.manifests.write_pods(&self.nodes, seconds, &[])
+    }
+
+    /// Writes the Pod objects with some of them in other namespaces: pairs of a pod and its namespace. Without any, all
+    /// are in `default` again.
+    ///
+    /// # Errors
+    /// Where the folder cannot be written.
+    pub fn set_namespaces(&self, moved: &[(&str, &str)]) -> Result<()> {
+        self.manifests.write_pods(&self.nodes, GRACE_PERIOD, moved)
     }
 
     /// Changes the Node object of node `number`, which has joined.

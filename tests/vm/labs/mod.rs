@@ -8,6 +8,7 @@
 //! | --- | --- | --- |
 //! | `porter.rs` | P1-P35 | Porter / OpenELB: one speaker for all nodes, BIRD, a NIC without an address |
 //! | `walkthrough.rs` | K1-K26 | kube-router's walk-through |
+//! | `policy.rs` | K2, K19 | its steps with the firewall |
 //! | `balancer.rs` | L1-L37 | kube-loadbalancer-controller: several masters on port 1790 |
 //! | `reflector.rs` | C1-C18 | Calico with a route reflector and a RouterOS edge |
 //! | `incidents.rs` | I2-I35 | what has gone wrong elsewhere and must not here |
@@ -23,6 +24,7 @@ use ferrovia::testing::lab::{Lab, Options, report};
 mod balancer;
 mod edge;
 mod incidents;
+mod policy;
 mod porter;
 mod reflector;
 mod site;

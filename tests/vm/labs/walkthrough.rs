@@ -9,15 +9,15 @@ use ferrovia::testing::lab::{
 };
 
 use super::site::{gobgp, hop, listens, own_routes, sessions, wait_own_route, wait_sessions};
-use super::{Cluster, SOON, Step, complete, not, play, step};
+use super::{Cluster, SOON, Step, complete, not, play, policy, step};
 
 const VIP: &str = "10.96.116.179";
 const NODE_PORT: u16 = 31117;
 
 /// Three nodes.
 pub(super) struct Walkthrough {
-    daemons: Vec<Daemon>,
-    lab: Lab,
+    pub(super) daemons: Vec<Daemon>,
+    pub(super) lab: Lab,
     /// An open connection to the Service, which must outlive a change of scheduler.
     open: Option<Connection>,
 }
@@ -29,8 +29,8 @@ impl Cluster for Walkthrough {
 }
 
 pub(super) const STEPS: &[Step<Walkthrough>] = &[
+    step("K2", "the firewall alone, beside kube-proxy's rules: no IPVS, no BGP socket", policy::alone),
     step("K1", "router and proxy run alone and together, and own nothing outside their part", parts),
-    not("K2", "the firewall alone", "the firewall comes with a later issue"),
     step("K3", "the proxy alone: no BGP socket, no pod prefix needed", proxy_alone),
     step("K4", "podCIDRs of the nodes are announced; kube-router.io/pod-cidrs overrides them", pod_cidrs),
     step("K5", "a node without podCIDR is no crash loop, and is well again when it gets one", no_pod_cidr),
@@ -51,7 +51,11 @@ pub(super) const STEPS: &[Step<Walkthrough>] = &[
     step("K16", "session affinity shows as persistent 10800", affinity),
     step("K17", "a node port adds an entry at the node's address", node_port),
     step("K18", "the scheduler annotation changes it in place; an unknown one keeps the default", scheduler),
-    not("K19", "the old namespace annotation denies pings", "the firewall comes with a later issue"),
+    step(
+        "K19",
+        "the old namespace annotation denies pings by its flag; the NetworkPolicy it names does the same",
+        policy::isolation,
+    ),
     step("K20", "every node has routes to the others' pods, marked as the daemon's", routes),
     step("K21", "gobgp neighbor prints its table, and so does Debian's gobgp", neighbors),
     step("K22", "gobgp global rib prints the pod prefixes, LocalPref on those learned", rib),
@@ -73,7 +77,7 @@ fn build(lab: Lab) -> Result<Walkthrough> {
 }
 
 /// The daemons as K runs them, without any program to call.
-fn daemon_options(flags: &[&str]) -> DaemonOptions {
+pub(super) fn daemon_options(flags: &[&str]) -> DaemonOptions {
     let mut options = DaemonOptions::with(&["--run-router=true", "--enable-cni=false"]);
     options.flags.extend(flags.iter().map(|flag| (*flag).to_owned()));
     options.environment.push(("PATH".into(), "/nowhere".into()));
