@@ -39,6 +39,7 @@ mod modules;
 mod overlay;
 mod packets;
 mod router;
+mod truth_table;
 
 /// How long the daemon may take to bring a change into the kernel, and packets to show it. Generous: an emulated
 /// guest on a busy machine is slow, and nothing waits longer than it must.
