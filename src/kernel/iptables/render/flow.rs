@@ -236,14 +236,8 @@ impl<'a> Flow<'a> {
                 Statement::VerdictMap { selectors, map } => (selectors, map, false),
                 Statement::SetMarkFromMap { selectors, map } => (selectors, map, true),
                 statement => {
-                    match self.act(statement) {
-                        Said::Nothing => {}
-                        Said::Act(act) => acts.push(act),
-                        Said::Last(act) => {
-                            acts.push(act);
-                            break;
-                        }
-                        Said::NotHere => break,
+                    if self.act(statement).ends(&mut acts) {
+                        break;
                     }
                     continue;
                 }
@@ -295,14 +289,8 @@ impl<'a> Flow<'a> {
                 Value::Drop => target("-j DROP"),
             }];
             for statement in rest {
-                match self.act(statement) {
-                    Said::Nothing => {}
-                    Said::Act(act) => acts.push(act),
-                    Said::Last(act) => {
-                        acts.push(act);
-                        break;
-                    }
-                    Said::NotHere => break,
+                if self.act(statement).ends(&mut acts) {
+                    break;
                 }
                 if matches!(statement, Statement::VerdictMap { .. } | Statement::SetMarkFromMap { .. }) {
                     return Err("a rule looks into one map at most");
@@ -375,6 +363,24 @@ enum Said {
     Last(Act),
     /// The rule ends here for packets of this family.
     NotHere,
+}
+
+impl Said {
+    /// Adds what is to be done to `acts`; whether nothing after it in the same rule counts.
+    fn ends(self, acts: &mut Vec<Act>) -> bool {
+        match self {
+            Said::Nothing => false,
+            Said::Act(act) => {
+                acts.push(act);
+                false
+            }
+            Said::Last(act) => {
+                acts.push(act);
+                true
+            }
+            Said::NotHere => true,
+        }
+    }
 }
 
 fn target(text: &str) -> Act {
