@@ -136,6 +136,10 @@ fn take_away(backend: &mut impl Backend, table: &Name, observed: &Observed) -> R
 }
 
 impl<N: Backend, I: Backend> Backend for Tables<N, I> {
+    fn looks_inside(&self) -> bool {
+        self.writes == Writes::Nftables
+    }
+
     fn dump(&mut self, table: &Name) -> Result<Option<Observed>, Error> {
         self.writer()?.dump(table)
     }

@@ -119,6 +119,10 @@ impl<D: Ipvs> Ipvs for Dry<D> {
 }
 
 impl<D: Nft> Nft for Dry<D> {
+    fn looks_inside(&self) -> bool {
+        self.door.looks_inside()
+    }
+
     fn dump(&mut self, table: &Name) -> Result<Option<Observed>, Error> {
         self.door.dump(table)
     }

@@ -42,6 +42,7 @@ pub fn firewall_config(config: &Config) -> firewall::Config {
         default_deny: config.firewall.default_deny,
         legacy_isolation: config.firewall.legacy_isolation,
         log_group: Some(firewall::LOG_GROUP),
+        looks_inside: !matches!(config.rule_backend, config::RuleBackend::Iptables),
     }
 }
 

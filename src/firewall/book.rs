@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use super::direct::Direct;
 use super::index::Index;
 use super::members::{Members, SetChanges, candidate, is_peer, labels_of};
 use super::resolve::{Resolved, resolve, targets};
@@ -57,6 +58,7 @@ pub struct Book {
     members: Members,
     pods: BTreeMap<PodKey, LocalPod>,
     tiers: Tiers,
+    direct: Direct,
     touched: Touched,
 }
 
@@ -69,6 +71,7 @@ impl Book {
             cluster_policies: snapshot.cluster_policies.keys().cloned().collect(),
             namespaces: snapshot.namespaces.keys().cloned().collect(),
             pods: snapshot.pods.keys().cloned().collect(),
+            services: snapshot.services.keys().cloned().collect(),
             ..Changes::default()
         };
         book.apply(&changes, snapshot, config);
@@ -77,6 +80,9 @@ impl Book {
 
     /// Brings up to date what `changes` names.
     pub fn apply(&mut self, changes: &Changes, snapshot: &Snapshot, config: &Config) {
+        if config.looks_inside {
+            self.direct.apply(changes, snapshot);
+        }
         for key in &changes.policies {
             self.set_policy(key, snapshot.policies.get(key).map(AsRef::as_ref), snapshot);
         }
@@ -137,6 +143,11 @@ impl Book {
         let mut touched = std::mem::take(&mut self.touched);
         touched.pods.extend(pods);
         Touched { sets: self.members.take_changes(), cluster_policies, ..touched }
+    }
+
+    /// The pods to which virtual servers tunnel what they get.
+    pub fn direct(&self) -> &Direct {
+        &self.direct
     }
 
     /// The addresses behind the policies.

@@ -18,15 +18,16 @@
 //! are about. What the node itself sends to its pods is always allowed, and so is what pods send to their node.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
-use super::Config;
 use super::book::Book;
 use super::members::{Element, Members, SetKey, View};
 use super::resolve::{Allow, AllowPeer, AllowPort, Direction, Resolved};
 use super::table::Table;
+use super::{Config, tunnelled};
 use crate::kernel::filter::{
     Base, BaseKind, Chain, CtState, Elements, Field, FieldType, Hook, Key, Map, Match, Name, Rule, Ruleset, Selector,
     Set, Statement, ValueType, merge_prefixes,
@@ -41,6 +42,8 @@ pub const EGRESS: &str = "egress";
 pub const INGRESS: &str = "ingress";
 /// The most elements of the maps: far more pods than a node has.
 const MOST_PODS: u32 = 4096;
+/// The most addresses of a node in one family.
+const MOST_NODE_ADDRESSES: u32 = 64;
 /// Router and neighbour solicitation and advertisement (RFC 4861, section 4): without them no IPv6 packet finds its way.
 const NEIGHBOUR_DISCOVERY: [u8; 4] = [133, 134, 135, 136];
 /// The longest comment of a rule, bytes.
@@ -115,17 +118,35 @@ pub(super) fn digest<'a>(parts: impl IntoIterator<Item = &'a str>) -> String {
     hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// The base chains and the two questions, with everything they look into, empty but for the node's own pod prefixes.
-/// `guard`: a pod that is not known yet may be one that a policy isolates.
-pub(super) fn frame(pod_cidrs: &[Prefix], guard: bool) -> Ruleset {
+/// What the frame of the table is made from.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Framing {
+    /// The node's own pod prefixes.
+    pub(super) pod_cidrs: Vec<Prefix>,
+    /// A pod that is not known yet may be one that a policy isolates.
+    pub(super) guard: bool,
+    /// Families in which pods get what is tunnelled to them, with the size of the set of those pods.
+    pub(super) tunnelled: BTreeMap<Family, u32>,
+    /// The node's own addresses; needed for what is tunnelled.
+    pub(super) node: Vec<IpAddr>,
+}
+
+/// The base chains and the two questions, with everything they look into, empty but for what is in `framing`. The set of
+/// pods to which packets are tunnelled is the caller's.
+pub(super) fn frame(framing: &Framing) -> Ruleset {
     let mut ruleset = Ruleset::default();
+    for family in framing.tunnelled.keys() {
+        let own = tunnelled::addresses(*family, MOST_NODE_ADDRESSES, framing.node.iter().copied());
+        ruleset.sets.insert(tunnelled::node_set(*family), own);
+    }
     for (name, question, hook, order) in [
         ("forward-egress", EGRESS, Hook::Forward, priority::FIREWALL_EGRESS),
         ("output-egress", EGRESS, Hook::Output, priority::FIREWALL_EGRESS),
         ("forward-ingress", INGRESS, Hook::Forward, priority::FIREWALL_INGRESS),
         ("output-ingress", INGRESS, Hook::Output, priority::FIREWALL_INGRESS),
     ] {
-        let mut rules = Vec::new();
+        let tunnelled = framing.tunnelled.iter();
+        let mut rules: Vec<Rule> = tunnelled.map(|(family, size)| tunnelled::entry(*family, question, *size)).collect();
         if hook == Hook::Output {
             rules.push(Rule {
                 matches: vec![Match::SourceIsLocal { negated: false }],
@@ -145,7 +166,7 @@ pub(super) fn frame(pod_cidrs: &[Prefix], guard: bool) -> Ruleset {
         let address = address_type(family);
         let empty = Elements::Keys(BTreeSet::new());
         ruleset.sets.insert(itself_set(family), Set { key: vec![address, address], elements: empty, size: MOST_PODS });
-        let cidrs = pod_cidrs.iter().filter(|prefix| Family::of(prefix.addr()) == family).copied();
+        let cidrs = framing.pod_cidrs.iter().filter(|prefix| Family::of(prefix.addr()) == family).copied();
         let set = Set { key: vec![address], elements: Elements::Prefixes(merge_prefixes(cidrs)), size: 0 };
         ruleset.sets.insert(cidrs_set(family), set);
     }
@@ -154,7 +175,7 @@ pub(super) fn frame(pod_cidrs: &[Prefix], guard: bool) -> Ruleset {
             Direction::Ingress => INGRESS,
             Direction::Egress => EGRESS,
         };
-        ruleset.chains.insert(Arc::from(name), Chain { base: None, rules: question(direction, guard) });
+        ruleset.chains.insert(Arc::from(name), Chain { base: None, rules: question(direction, framing.guard) });
         for family in Family::ALL {
             let (key, elements) = (vec![address_type(family)], BTreeMap::new());
             let map = Map { key, elements, value: ValueType::Verdict, size: MOST_PODS };
@@ -279,12 +300,12 @@ pub(super) fn matches_of(
     alternatives
 }
 
-fn in_set(selectors: Vec<Selector>, set: Name) -> Match {
+pub(super) fn in_set(selectors: Vec<Selector>, set: Name) -> Match {
     Match::InSet { selectors, set, negated: false }
 }
 
 /// The address of the other side: the source of what a pod receives, the destination of what it sends.
-fn side(direction: Direction, family: Family) -> Selector {
+pub(super) fn side(direction: Direction, family: Family) -> Selector {
     match (direction, family) {
         (Direction::Ingress, Family::V4) => Selector::Source4,
         (Direction::Ingress, Family::V6) => Selector::Source6,
@@ -294,7 +315,7 @@ fn side(direction: Direction, family: Family) -> Selector {
 }
 
 /// The address of the pod itself.
-fn subject(direction: Direction, family: Family) -> Selector {
+pub(super) fn subject(direction: Direction, family: Family) -> Selector {
     match direction {
         Direction::Ingress => side(Direction::Egress, family),
         Direction::Egress => side(Direction::Ingress, family),
@@ -308,7 +329,7 @@ pub(super) fn address_type(family: Family) -> FieldType {
     }
 }
 
-fn digit(family: Family) -> u8 {
+pub(super) fn digit(family: Family) -> u8 {
     match family {
         Family::V4 => 4,
         Family::V6 => 6,
@@ -327,7 +348,7 @@ pub(super) fn itself_set(family: Family) -> Name {
     Arc::from(format!("itself{}", digit(family)))
 }
 
-fn cidrs_set(family: Family) -> Name {
+pub(super) fn cidrs_set(family: Family) -> Name {
     Arc::from(format!("own-pods{}", digit(family)))
 }
 

@@ -114,7 +114,7 @@ impl<'a> Judge<'a> {
         for matched in &rule.matches {
             let holds = match matched {
                 // It is judged as if it began now, and it is none of ICMP.
-                Match::CtState(_) | Match::IcmpTypes { .. } => false,
+                Match::CtState(_) | Match::IcmpTypes { .. } | Match::IpInIp(_) => false,
                 Match::Family(family) => *family == Family::of(connection.source),
                 Match::Protocol(protocol) => *protocol == connection.protocol,
                 Match::DestinationPorts { first, last } => (*first..=*last).contains(&connection.port),

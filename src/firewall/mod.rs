@@ -5,13 +5,14 @@
 //!
 //! [`resolve`] reads one policy, [`index`] finds the policies a pod matters to, [`members`] keeps the addresses behind
 //! them, [`tiers`] has the cluster's own policies, [`book`] adds it all up, [`compile`] and `group` write it as rules,
-//! [`table`] knows which of them a change touches, [`explain`] and [`held`] say why a flow passes and whether the kernel
+//! `tunnelled` the same once more for what [`direct`] says is tunnelled to pods, [`table`] knows which of them a change touches, [`explain`] and [`held`] say why a flow passes and whether the kernel
 //! knows, [`denied`] whose a logged packet was: all pure. [`reconciler`] brings it into the kernel, [`log_reader`] reads
 //! denied packets.
 
 pub mod book;
 pub mod compile;
 pub mod denied;
+pub mod direct;
 pub mod explain;
 mod group;
 pub mod held;
@@ -26,6 +27,7 @@ pub mod resolve;
 pub mod table;
 pub mod takeover;
 pub mod tiers;
+mod tunnelled;
 
 /// The nftables table of this room (family `inet`).
 pub const TABLE: &str = "ferrovia-firewall";
@@ -44,6 +46,8 @@ pub struct Config {
     pub default_deny: bool,
     /// Read the old isolation annotation of namespaces (`--legacy-namespace-isolation`).
     pub legacy_isolation: bool,
+    /// Rules can look into tunnelled packets: nftables can, iptables cannot.
+    pub looks_inside: bool,
     /// The netlink group denied packets are logged to; `None` for no log.
     pub log_group: Option<u16>,
 }

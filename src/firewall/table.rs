@@ -4,19 +4,21 @@
 //! before and after, and nothing else. So a step costs what changed, and its transaction holds only that. The elements
 //! of sets are not remembered here: the book has them.
 
+mod twins;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use super::Config;
 use super::book::{Book, Touched};
-use super::compile::{declared_size, frame, itself_set, member_set, pods_map, policy_part};
+use super::compile::{Framing, declared_size, frame, itself_set, member_set, pods_map, policy_part};
 use super::group::{Group, TierChain};
 use super::members::{Delta, SetKey};
 use super::resolve::Direction;
 use crate::kernel::filter::plan::{Observed, ObservedChain};
 use crate::kernel::filter::{Chain, Elements, Field, Key, Map, Name, Ruleset, Set, Value};
 use crate::model::{PodKey, PolicyKey, Snapshot};
-use crate::net::{Family, Prefix};
+use crate::net::Family;
 
 /// What a change does to the table.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -74,7 +76,7 @@ struct Written {
 pub struct Table {
     config: Config,
     /// What the frame was made from.
-    framed: Option<(Vec<Prefix>, bool)>,
+    framed: Option<Framing>,
     /// Sets and maps of the frame; the node's pod prefixes are in them, pods are not.
     pub(super) frame: Ruleset,
     pub(super) chains: BTreeMap<Name, Chain>,
@@ -84,6 +86,7 @@ pub struct Table {
     /// What the sets of pods are declared with.
     pub(super) sizes: BTreeMap<SetKey, u32>,
     users: BTreeMap<SetKey, BTreeSet<Piece>>,
+    direct: twins::Direct,
     pods: BTreeMap<PodKey, Vec<IpAddr>>,
     by_address: BTreeMap<IpAddr, BTreeSet<PodKey>>,
     pub(super) addresses: BTreeMap<IpAddr, Verdicts>,
@@ -130,8 +133,15 @@ impl Table {
             self.update_piece(book, piece, &mut draft);
         }
         self.update_pods(book, &touched.pods, &mut draft);
-        let pod_cidrs = snapshot.own_node().map_or(&[][..], |node| &node.pod_cidrs);
-        self.update_frame(pod_cidrs, book.has_policies() || self.config.default_deny, &mut draft);
+        self.update_direct(book, &mut draft);
+        let node = snapshot.own_node();
+        let framing = Framing {
+            pod_cidrs: node.map(|node| node.pod_cidrs.clone()).unwrap_or_default(),
+            guard: book.has_policies() || self.config.default_deny,
+            tunnelled: self.tunnelled(),
+            node: node.filter(|_| !self.direct.is_empty()).map(|node| node.addresses().collect()).unwrap_or_default(),
+        };
+        self.update_frame(framing, &mut draft);
         draft.finish(self, book)
     }
 
@@ -154,6 +164,7 @@ impl Table {
                 keys.insert(vec![Field::from(*address), Field::from(*address)]);
             }
         }
+        self.add_twins(&mut ruleset);
         ruleset
     }
 
@@ -408,12 +419,12 @@ impl Table {
         }
     }
 
-    fn update_frame(&mut self, pod_cidrs: &[Prefix], guard: bool, draft: &mut Draft) {
+    fn update_frame(&mut self, framing: Framing, draft: &mut Draft) {
         draft.had_frame = self.framed.is_some();
-        if self.framed.as_ref().is_some_and(|(cidrs, guarded)| cidrs == pod_cidrs && *guarded == guard) {
+        if self.framed.as_ref() == Some(&framing) {
             return;
         }
-        let mut newer = frame(pod_cidrs, guard);
+        let mut newer = frame(&framing);
         for (name, chain) in std::mem::take(&mut newer.chains) {
             self.set_chain(&name, Some(chain), draft);
         }
@@ -423,7 +434,10 @@ impl Table {
                 older => draft.note_frame(name, older, set),
             }
         }
-        self.framed = Some((pod_cidrs.to_vec(), guard));
+        for (name, older) in self.frame.sets.iter().filter(|(name, _)| !newer.sets.contains_key(*name)) {
+            draft.sets.0.insert(name.clone(), older.clone());
+        }
+        self.framed = Some(framing);
         self.frame = newer;
     }
 
@@ -464,6 +478,8 @@ struct Draft {
     entries: BTreeMap<Name, (Entries, Entries)>,
     /// Elements of the sets of pods to themselves, likewise.
     itself: BTreeMap<Name, (BTreeSet<Key>, BTreeSet<Key>)>,
+    /// Families in which packets were tunnelled to pods.
+    was_direct: BTreeSet<Family>,
     had_frame: bool,
     stricter: BTreeSet<IpAddr>,
     /// Pieces that may allow less than before.
@@ -510,8 +526,9 @@ impl Draft {
 
     fn finish(mut self, table: &Table, book: &Book) -> Step {
         let mut step = Step { stricter: self.stricter, ..Step::default() };
-        for (name, older) in self.chains {
-            let newer = table.chains.get(&name);
+        let chains = std::mem::take(&mut self.chains);
+        for (name, older) in &chains {
+            let newer = table.chains.get(name);
             if older.as_ref() == newer {
                 continue;
             }
@@ -519,7 +536,7 @@ impl Draft {
                 let rules = older.rules.iter().map(|rule| Some(rule.digest())).collect();
                 step.before.chains.insert(name.clone(), ObservedChain { base: older.base, rules });
             }
-            step.after.chains.extend(newer.map(|newer| (name, newer.clone())));
+            step.after.chains.extend(newer.map(|newer| (name.clone(), newer.clone())));
         }
         for (name, older) in self.blocks {
             let newer = table.blocks.get(&name).map(|(set, _)| set.clone());
@@ -546,6 +563,7 @@ impl Draft {
                 step.after.maps.insert(name.clone(), Map { elements: new, ..map.clone() });
             }
         }
+        twins::finish(&mut step, table, &chains, &self.was_direct);
         let pods = self.tightened.iter().flat_map(|piece| -> Vec<&PodKey> {
             match piece {
                 Piece::Policy(key) => book.pods_under(key).collect(),

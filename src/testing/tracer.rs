@@ -78,6 +78,9 @@ struct Walker {
     asked: (IpAddr, u16),
     mark: u32,
     new_source: Option<IpAddr>,
+    /// The address of the tunnel's near end, where the packet is inside another one: the packet's destination is then
+    /// the far end, as everything else of it is inside.
+    tunnel: Option<IpAddr>,
 }
 
 /// What a chain says.
@@ -121,12 +124,23 @@ impl<'a> Tracer<'a> {
     /// What the chains of one hook do to a packet; `None` when they let it through.
     pub fn hook(&self, hook: Hook, packet: Packet) -> Option<Fate> {
         let asked = (packet.destination, packet.port);
-        self.pass(hook, i32::MIN..i32::MAX, &mut Walker { packet, asked, mark: 0, new_source: None })
+        self.pass(hook, i32::MIN..i32::MAX, &mut Walker { packet, asked, mark: 0, new_source: None, tunnel: None })
+    }
+
+    /// The same for a packet that node `from` has put into another one to the packet's destination.
+    pub fn hook_tunnelled(&self, hook: Hook, packet: Packet, from: IpAddr) -> Option<Fate> {
+        let asked = (packet.destination, packet.port);
+        self.pass(
+            hook,
+            i32::MIN..i32::MAX,
+            &mut Walker { packet, asked, mark: 0, new_source: None, tunnel: Some(from) },
+        )
     }
 
     /// Where a packet ends.
     pub fn trace(&self, packet: Packet) -> Fate {
-        let mut walker = Walker { packet, asked: (packet.destination, packet.port), mark: 0, new_source: None };
+        let asked = (packet.destination, packet.port);
+        let mut walker = Walker { packet, asked, mark: 0, new_source: None, tunnel: None };
         let entry = match packet.origin {
             Origin::Node => Hook::Output,
             Origin::Wire => Hook::Prerouting,
@@ -280,13 +294,24 @@ impl<'a> Tracer<'a> {
         const SYN: u8 = 0x02;
         match matched {
             Match::Family(family) => *family == walker.family(),
-            Match::Protocol(protocol) => *protocol == walker.packet.protocol,
+            Match::Protocol(protocol) => walker.tunnel.is_none() && *protocol == walker.packet.protocol,
+            Match::IpInIp(family) => walker.tunnel.is_some() && *family == walker.family(),
+            Match::InnerIsOpaque(_) => false,
+            Match::InnerProtocol(family, protocol) => {
+                walker.tunnel.is_some() && *family == walker.family() && *protocol == walker.packet.protocol
+            }
+            Match::InnerDestinationPorts { family, first, last } => {
+                let inside = walker.tunnel.is_some() && *family == walker.family();
+                inside && (*first..=*last).contains(&walker.packet.port)
+            }
             Match::InSet { selectors, set, negated } => {
                 self.in_set(selectors, set, walker).is_some_and(|is_in| is_in != *negated)
             }
-            Match::DestinationPorts { first, last } => (*first..=*last).contains(&walker.packet.port),
+            Match::DestinationPorts { first, last } => {
+                walker.tunnel.is_none() && (*first..=*last).contains(&walker.packet.port)
+            }
             Match::IcmpTypes { .. } => false,
-            Match::SourceIsLocal { negated } => self.local.contains(&walker.packet.source) != *negated,
+            Match::SourceIsLocal { negated } => self.local.contains(&walker.outer_source()) != *negated,
             Match::DestinationIsLocal { negated } => self.local.contains(&walker.packet.destination) != *negated,
             Match::InputInterface { .. } => panic!("interfaces are not traced"),
             Match::CtState(states) => states.contains(&CtState::New),
@@ -335,6 +360,11 @@ impl Walker {
         Family::of(self.packet.destination)
     }
 
+    /// The source that the packet has on its way.
+    fn outer_source(&self) -> IpAddr {
+        self.tunnel.unwrap_or(self.packet.source)
+    }
+
     fn translate(&mut self, to: IpAddr) -> Step {
         self.new_source = Some(to);
         Step::End(Verdict::Accept)
@@ -343,8 +373,14 @@ impl Walker {
     fn read(&self, selector: Selector) -> Option<Field> {
         let of = |family: Family, address: IpAddr| (Family::of(address) == family).then(|| Field::from(address));
         match selector {
-            Selector::Source4 => of(Family::V4, self.packet.source),
-            Selector::Source6 => of(Family::V6, self.packet.source),
+            Selector::Source4 => of(Family::V4, self.outer_source()),
+            Selector::Source6 => of(Family::V6, self.outer_source()),
+            Selector::InnerSource4 => self.tunnel.and_then(|_| of(Family::V4, self.packet.source)),
+            Selector::InnerSource6 => self.tunnel.and_then(|_| of(Family::V6, self.packet.source)),
+            Selector::InnerDestinationPort4 | Selector::InnerDestinationPort6 => {
+                self.tunnel.map(|_| Field::Port(self.packet.port))
+            }
+            Selector::Protocol | Selector::SourcePort | Selector::DestinationPort if self.tunnel.is_some() => None,
             Selector::Destination4 => of(Family::V4, self.packet.destination),
             Selector::Destination6 => of(Family::V6, self.packet.destination),
             Selector::Protocol => Some(Field::Protocol(self.packet.protocol)),

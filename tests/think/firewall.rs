@@ -88,7 +88,7 @@ proptest! {
 
     #[test]
     fn changes_lead_to_the_table_a_fresh_start_writes(states in prop::collection::vec(snapshot(), 2..6)) {
-        let config = Config { legacy_isolation: true, ..Config::default() };
+        let config = Config { legacy_isolation: true, looks_inside: true, ..Config::default() };
         let node = FakeNode::new();
         let mut room = room(&node, &config);
         for state in &states {

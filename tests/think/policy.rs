@@ -2,6 +2,7 @@
 //!
 //! The seed of the packets and clusters is printed; `FERROVIA_SEED` runs the same ones again.
 
+use std::collections::BTreeSet;
 use std::hash::{BuildHasher as _, Hasher as _};
 use std::io::Write as _;
 use std::net::IpAddr;
@@ -21,7 +22,7 @@ use ferrovia::model::{
     PortMatch, Ports, Requirement, Selector, Snapshot, Tier,
 };
 use ferrovia::net::{Prefix, Protocol};
-use ferrovia::testing::builders::{cluster, ip, prefix};
+use ferrovia::testing::builders::{ClusterBuilder, cluster, endpoint, ip, prefix, service};
 use ferrovia::testing::iptables::IptablesTracer;
 use ferrovia::testing::policy_oracle::PolicyOracle;
 use ferrovia::testing::tracer::{Origin, Packet, Tracer};
@@ -161,31 +162,46 @@ pub(super) fn snapshot() -> impl Strategy<Value = Snapshot> {
     let policies = prop::collection::vec((0..3_u8, policy()), 0..5);
     let namespaces = prop::collection::vec(labels(), 3);
     let cluster_policies = prop::collection::vec((0..5_u8, cluster_policy()), 0..5);
-    (pods, policies, namespaces, cluster_policies).prop_map(|(pods, policies, namespaces, cluster_policies)| {
-        let mut snapshot = cluster("n1").build();
-        for (number, labels) in (0..).zip(namespaces) {
+    let direct = prop::collection::btree_set((any::<bool>(), 0..10_u8), 0..6);
+    (pods, policies, namespaces, cluster_policies, direct).prop_map(
+        |(pods, policies, namespaces, cluster_policies, direct)| {
+            let mut snapshot = with_direct(cluster("n1"), direct).build();
+            for (number, labels) in (0..).zip(namespaces) {
+                snapshot
+                    .namespaces
+                    .insert(NamespaceName(text(number)), Arc::new(Namespace { labels, legacy_isolation: false }));
+            }
+            for (number, (namespace, pod)) in (0_u8..).zip(pods) {
+                let node = number % 2 + 1;
+                let addresses = if pod.host_network {
+                    [ip(&format!("192.168.10.1{node}")), ip(&format!("fd10::1{node}"))]
+                } else {
+                    [ip(&format!("10.244.{node}.{}", number + 1)), ip(&format!("fd00:244:{node}::{}", number + 1))]
+                };
+                let pod = Pod { addresses: addresses.into(), node: Some(NodeName::new(format!("n{node}"))), ..pod };
+                snapshot.pods.insert(PodKey::new(text(namespace), format!("p{number}")), Arc::new(pod));
+            }
+            for (number, policy) in cluster_policies {
+                snapshot
+                    .cluster_policies
+                    .insert(ClusterPolicyName(Arc::from(format!("cnp{number}"))), Arc::new(policy));
+            }
+            for (number, (namespace, policy)) in policies.into_iter().enumerate() {
+                snapshot.policies.insert(PolicyKey::new(text(namespace), format!("np{number}")), Arc::new(policy));
+            }
             snapshot
-                .namespaces
-                .insert(NamespaceName(text(number)), Arc::new(Namespace { labels, legacy_isolation: false }));
-        }
-        for (number, (namespace, pod)) in (0_u8..).zip(pods) {
-            let node = number % 2 + 1;
-            let addresses = if pod.host_network {
-                [ip(&format!("192.168.10.1{node}")), ip(&format!("fd10::1{node}"))]
-            } else {
-                [ip(&format!("10.244.{node}.{}", number + 1)), ip(&format!("fd00:244:{node}::{}", number + 1))]
-            };
-            let pod = Pod { addresses: addresses.into(), node: Some(NodeName::new(format!("n{node}"))), ..pod };
-            snapshot.pods.insert(PodKey::new(text(namespace), format!("p{number}")), Arc::new(pod));
-        }
-        for (number, policy) in cluster_policies {
-            snapshot.cluster_policies.insert(ClusterPolicyName(Arc::from(format!("cnp{number}"))), Arc::new(policy));
-        }
-        for (number, (namespace, policy)) in policies.into_iter().enumerate() {
-            snapshot.policies.insert(PolicyKey::new(text(namespace), format!("np{number}")), Arc::new(policy));
-        }
-        snapshot
-    })
+        },
+    )
+}
+
+/// A Service with direct server return, where it has endpoints.
+fn with_direct(cluster: ClusterBuilder, endpoints: BTreeSet<(bool, u8)>) -> ClusterBuilder {
+    if endpoints.is_empty() {
+        return cluster;
+    }
+    let endpoints = endpoints.into_iter().map(|(v6, number)| endpoint(&address(v6, number).to_string()));
+    let service = service("direct", "10.96.0.9").port(1).with(|service| service.settings.dsr = true);
+    cluster.service(service).endpoints("direct", endpoints.collect(), 1)
 }
 
 /// Somebody a packet may come from or go to: pods of both nodes known and unknown, a node, the world.
@@ -252,6 +268,60 @@ fn rules_allow_what_the_api_allows_and_nothing_else() {
     }
 }
 
+#[test]
+fn what_is_tunnelled_to_a_pod_is_judged_by_the_packet_inside() {
+    const CLUSTERS: u32 = 300;
+    let seed = seed();
+    let mut bytes = [0; 32];
+    bytes[..8].copy_from_slice(&seed.to_be_bytes());
+    let config = ProptestConfig { cases: CLUSTERS, failure_persistence: None, ..ProptestConfig::default() };
+    let mut runner = TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &bytes));
+    let (cases, denied) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let outcome = runner.run(&(snapshot(), packets()), |(snapshot, packets)| {
+        let own = [ip("192.168.10.11"), ip("fd10::11")];
+        let config = Config { looks_inside: true, ..Config::default() };
+        let book = Book::build(&snapshot, &config);
+        let rules = Table::build(&book, &snapshot, &config).whole(&book);
+        let (tracer, oracle) = (Tracer::of_filter(&rules, &own), PolicyOracle::new(&snapshot));
+        let direct: BTreeSet<IpAddr> = book.direct().addresses().collect();
+        for packet in packets {
+            for hook in [Hook::Forward, Hook::Output] {
+                // What comes without a tunnel is judged as ever.
+                prop_assert_eq!(tracer.hook(hook, packet).is_none(), oracle.allows(packet, false), "{:?}", packet);
+            }
+            if !direct.contains(&packet.destination) {
+                continue;
+            }
+            cases.fetch_add(1, Ordering::Relaxed);
+            let v6 = usize::from(packet.source.is_ipv6());
+            let far = [ip("192.168.10.12"), ip("fd10::12")][v6];
+            for (hook, from) in [(Hook::Output, own[v6]), (Hook::Forward, far)] {
+                let allowed = oracle.allows(packet, false);
+                denied.fetch_add(usize::from(!allowed), Ordering::Relaxed);
+                prop_assert_eq!(
+                    tracer.hook_tunnelled(hook, packet, from).is_none(),
+                    allowed,
+                    "{:?} {:?}",
+                    hook,
+                    packet
+                );
+            }
+            let from_node = Packet { source: own[v6], ..packet };
+            prop_assert_eq!(
+                tracer.hook_tunnelled(Hook::Output, from_node, own[v6]).is_none(),
+                oracle.allows(from_node, true)
+            );
+        }
+        Ok(())
+    });
+    let (cases, denied) = (cases.into_inner(), denied.into_inner());
+    let _ = writeln!(std::io::stderr(), "tunnelled: seed {seed}, {cases} cases, {denied} of them denied");
+    match outcome {
+        Ok(()) => assert!(cases >= 2_000 && denied > cases / 10, "{cases} cases, {denied} denied"),
+        Err(error) => panic!("seed {seed}: {error}"),
+    }
+}
+
 fn agrees(snapshot: &Snapshot, packets: &[Packet]) -> Result<(), TestCaseError> {
     let own = [ip("192.168.10.11"), ip("fd10::11")];
     let config = Config::default();
@@ -280,7 +350,7 @@ fn agrees(snapshot: &Snapshot, packets: &[Packet]) -> Result<(), TestCaseError> 
 proptest! {
     #[test]
     fn changes_lead_where_a_fresh_start_leads(states in prop::collection::vec(snapshot(), 2..5)) {
-        let config = Config { legacy_isolation: true, ..Config::default() };
+        let config = Config { legacy_isolation: true, looks_inside: true, ..Config::default() };
         let (mut book, mut table) = (Book::default(), Table::new(&config));
         let mut before = Snapshot::empty(NodeName::new("n1"));
         for state in states {

@@ -77,7 +77,8 @@ pub struct Room<N, R, C, S> {
 
 impl<N: Nft, R: Rtnl, C: Conntrack, S: Sysctl> Room<N, R, C, S> {
     /// A room that has read nothing yet: its first pass reads the kernel.
-    pub fn new(config: Config, kernel: Kernel<N, R, C, S>, figures: watch::Sender<Figures>) -> Self {
+    pub fn new(mut config: Config, kernel: Kernel<N, R, C, S>, figures: watch::Sender<Figures>) -> Self {
+        config.looks_inside &= kernel.nft.looks_inside();
         let table = Table::new(&config);
         Room {
             config,
@@ -110,6 +111,7 @@ impl<N: Nft, R: Rtnl, C: Conntrack, S: Sysctl> Room<N, R, C, S> {
                 namespaces: snapshot.namespaces.keys().cloned().collect(),
                 pods: snapshot.pods.keys().cloned().collect(),
                 cluster_policies: snapshot.cluster_policies.keys().cloned().collect(),
+                services: snapshot.services.keys().cloned().collect(),
                 ..Changes::default()
             },
         };

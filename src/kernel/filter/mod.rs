@@ -209,6 +209,14 @@ pub enum Selector {
     InputInterface,
     /// `oifname`.
     OutputInterface,
+    /// Source of the packet inside an IPv4-in-IPv4 packet. This and the next three only behind [`Match::IpInIp`].
+    InnerSource4,
+    /// Source of the packet inside an IPv6-in-IPv6 packet.
+    InnerSource6,
+    /// Destination port of the packet inside an IPv4-in-IPv4 packet whose inner header has no options.
+    InnerDestinationPort4,
+    /// Destination port of the packet inside an IPv6-in-IPv6 packet whose inner header has no extensions.
+    InnerDestinationPort6,
 }
 
 /// One condition.
@@ -230,6 +238,22 @@ pub enum Match {
     /// The destination port is from the first to the last, both included (`th dport`). A protocol with ports must be
     /// matched before it, else any of them will do.
     DestinationPorts {
+        /// The first.
+        first: u16,
+        /// The last.
+        last: u16,
+    },
+    /// A packet of this family in another one of the same (IP protocol 4, RFC 2003, and 41, RFC 2473).
+    IpInIp(crate::net::Family),
+    /// What is inside has options or extension headers, so that its protocol or ports are not where they usually are.
+    InnerIsOpaque(crate::net::Family),
+    /// The protocol of the packet inside.
+    InnerProtocol(crate::net::Family, Protocol),
+    /// The destination port of the packet inside is from the first to the last, both included. Its protocol must be
+    /// matched before.
+    InnerDestinationPorts {
+        /// Of both packets.
+        family: crate::net::Family,
         /// The first.
         first: u16,
         /// The last.
@@ -381,6 +405,10 @@ pub trait Backend: Send {
     fn dump(&mut self, table: &Name) -> Result<Option<plan::Observed>, Error>;
     /// All or nothing, as far as the kernel can. The error names the first change that failed.
     fn commit(&mut self, transaction: &plan::Transaction) -> Result<(), Error>;
+    /// Whether rules can look into tunnelled packets ([`Match::IpInIp`] and what goes with it).
+    fn looks_inside(&self) -> bool {
+        true
+    }
     /// What brings a table to `desired`, compared with what the kernel holds. Empty when it already is so.
     fn plan(&mut self, table: &Name, desired: &Ruleset) -> Result<plan::Transaction, Error> {
         Ok(plan::plan(table, desired, self.dump(table)?.as_ref()))

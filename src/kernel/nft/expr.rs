@@ -18,6 +18,33 @@ pub(super) const INTERFACE_LENGTH: usize = 16;
 /// Name pattern of sets that belong to one rule; the kernel puts a number in.
 pub(super) const ANONYMOUS_NAME: &str = "__set%d";
 
+/// Where the fields of the packet inside an IP-in-IP packet are, bytes from the transport header of the outer one: that is
+/// the inner packet's first byte (RFC 791, 3.1; RFC 8200, 3).
+pub(super) mod inner {
+    use crate::net::Family;
+
+    /// Version 4 and a header of five words.
+    pub(in super::super) const PLAIN_IPV4: u8 = 0x45;
+    /// The protocol, in IPv4.
+    pub(in super::super) const PROTOCOL: u32 = 9;
+    /// The next header, in IPv6.
+    pub(in super::super) const NEXT_HEADER: u32 = 6;
+    /// The source, in IPv4.
+    pub(in super::super) const SOURCE4: u32 = 12;
+    /// The source, in IPv6.
+    pub(in super::super) const SOURCE6: u32 = 8;
+    /// Next headers that are no extensions: TCP, UDP, SCTP and ICMPv6.
+    pub(in super::super) const PLAIN_PROTOCOLS: [u8; 4] = [6, 17, 58, 132];
+
+    /// The destination port behind a header without options or extensions.
+    pub(in super::super) fn destination_port(family: Family) -> u32 {
+        match family {
+            Family::V4 => 22,
+            Family::V6 => 42,
+        }
+    }
+}
+
 /// A set that lives and dies with one rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct AnonymousSet {
@@ -72,7 +99,7 @@ impl Program {
             }
             Check::Ported => {
                 self.load_meta(expression::meta::L4PROTO, 0);
-                self.lookup_anonymous(datatype::PROTOCOL, Protocol::ALL.map(Protocol::number).to_vec());
+                self.lookup_anonymous(datatype::PROTOCOL, Protocol::ALL.map(Protocol::number).to_vec(), false);
             }
             Check::Ethernet => {
                 self.load_meta(expression::meta::IIFTYPE, 0);
@@ -93,19 +120,36 @@ impl Program {
             }
             Match::DestinationPorts { first, last } => {
                 self.load_payload(expression::payload::TRANSPORT, 2, 2, 0);
-                if first == last {
-                    self.compare(EQUAL, &first.to_be_bytes());
-                } else {
-                    self.compare(expression::compare::AT_LEAST, &first.to_be_bytes());
-                    self.compare(expression::compare::AT_MOST, &last.to_be_bytes());
-                }
+                self.compare_ports(*first, *last);
+            }
+            // What the guards before it have compared is all.
+            Match::IpInIp(_) => {}
+            Match::InnerIsOpaque(Family::V4) => {
+                self.load_payload(expression::payload::TRANSPORT, 0, 1, 0);
+                self.compare(NOT_EQUAL, &[inner::PLAIN_IPV4]);
+            }
+            Match::InnerIsOpaque(Family::V6) => {
+                self.load_payload(expression::payload::TRANSPORT, inner::NEXT_HEADER, 1, 0);
+                self.lookup_anonymous(datatype::PROTOCOL, inner::PLAIN_PROTOCOLS.to_vec(), true);
+            }
+            Match::InnerProtocol(family, protocol) => {
+                let offset = match family {
+                    Family::V4 => inner::PROTOCOL,
+                    Family::V6 => inner::NEXT_HEADER,
+                };
+                self.load_payload(expression::payload::TRANSPORT, offset, 1, 0);
+                self.compare(EQUAL, &[protocol.number()]);
+            }
+            Match::InnerDestinationPorts { family, first, last } => {
+                self.load_payload(expression::payload::TRANSPORT, inner::destination_port(*family), 2, 0);
+                self.compare_ports(*first, *last);
             }
             Match::IcmpTypes { family, types } => {
                 self.load_payload(expression::payload::TRANSPORT, 0, 1, 0);
                 match (types.as_slice(), family) {
                     ([only], _) => self.compare(EQUAL, &[*only]),
-                    (_, Family::V4) => self.lookup_anonymous(datatype::ICMP_TYPE, types.clone()),
-                    (_, Family::V6) => self.lookup_anonymous(datatype::ICMPV6_TYPE, types.clone()),
+                    (_, Family::V4) => self.lookup_anonymous(datatype::ICMP_TYPE, types.clone(), false),
+                    (_, Family::V6) => self.lookup_anonymous(datatype::ICMPV6_TYPE, types.clone(), false),
                 }
             }
             Match::SourceIsLocal { negated } => {
@@ -235,11 +279,20 @@ impl Program {
                 Selector::Mark => self.load_meta(expression::meta::MARK, at),
                 Selector::InputInterface => self.load_meta(expression::meta::IIFNAME, at),
                 Selector::OutputInterface => self.load_meta(expression::meta::OIFNAME, at),
+                Selector::InnerSource4 => self.load_payload(TRANSPORT, inner::SOURCE4, 4, at),
+                Selector::InnerSource6 => self.load_payload(TRANSPORT, inner::SOURCE6, 16, at),
+                Selector::InnerDestinationPort4 => {
+                    self.load_payload(TRANSPORT, inner::destination_port(Family::V4), 2, at);
+                }
+                Selector::InnerDestinationPort6 => {
+                    self.load_payload(TRANSPORT, inner::destination_port(Family::V6), 2, at);
+                }
             }
             at += match selector {
                 Selector::Source6
                 | Selector::Destination6
                 | Selector::OriginalDestination6
+                | Selector::InnerSource6
                 | Selector::InputInterface
                 | Selector::OutputInterface => 4,
                 _ => 1,
@@ -315,6 +368,16 @@ impl Program {
         });
     }
 
+    fn compare_ports(&mut self, first: u16, last: u16) {
+        use expression::compare::{AT_LEAST, AT_MOST, EQUAL};
+        if first == last {
+            self.compare(EQUAL, &first.to_be_bytes());
+        } else {
+            self.compare(AT_LEAST, &first.to_be_bytes());
+            self.compare(AT_MOST, &last.to_be_bytes());
+        }
+    }
+
     fn compare_bits(&mut self, mask: u32, value: u32) {
         if mask != u32::MAX {
             self.mask(&mask.to_ne_bytes());
@@ -351,7 +414,7 @@ impl Program {
         });
     }
 
-    fn lookup_anonymous(&mut self, datatype: u32, members: Vec<u8>) {
+    fn lookup_anonymous(&mut self, datatype: u32, members: Vec<u8>, negated: bool) {
         let id = self.next_id;
         self.next_id += 1;
         self.sets.push(AnonymousSet { id, datatype, members });
@@ -359,6 +422,9 @@ impl Program {
             out.text(expression::lookup::SET, ANONYMOUS_NAME);
             out.be32(expression::lookup::SREG, REGISTER);
             out.be32(expression::lookup::SET_ID, id);
+            if negated {
+                out.be32(expression::lookup::FLAGS, expression::lookup::FLAG_INVERT);
+            }
         });
     }
 

@@ -385,10 +385,18 @@ fn field_type(field: &Field) -> FieldType {
 
 fn selected_type(selector: Selector) -> FieldType {
     match selector {
-        Selector::Source4 | Selector::Destination4 | Selector::OriginalDestination4 => FieldType::Ipv4,
-        Selector::Source6 | Selector::Destination6 | Selector::OriginalDestination6 => FieldType::Ipv6,
+        Selector::Source4 | Selector::Destination4 | Selector::OriginalDestination4 | Selector::InnerSource4 => {
+            FieldType::Ipv4
+        }
+        Selector::Source6 | Selector::Destination6 | Selector::OriginalDestination6 | Selector::InnerSource6 => {
+            FieldType::Ipv6
+        }
         Selector::Protocol => FieldType::Protocol,
-        Selector::SourcePort | Selector::DestinationPort | Selector::OriginalDestinationPort => FieldType::Port,
+        Selector::SourcePort
+        | Selector::DestinationPort
+        | Selector::OriginalDestinationPort
+        | Selector::InnerDestinationPort4
+        | Selector::InnerDestinationPort6 => FieldType::Port,
         Selector::Mark => FieldType::Mark,
         Selector::InputInterface | Selector::OutputInterface => FieldType::Interface,
     }

@@ -9,6 +9,10 @@ use crate::net::{Family, Protocol};
 
 /// Protocol number of ICMP (IANA).
 pub(super) const ICMP: u8 = 1;
+/// Protocol number of IPv4 in IP (IANA).
+pub(super) const IPV4_IN_IP: u8 = 4;
+/// Protocol number of IPv6 in IP (IANA).
+pub(super) const IPV6_IN_IP: u8 = 41;
 /// Protocol number of ICMPv6 (IANA).
 pub(super) const ICMPV6: u8 = 58;
 
@@ -62,6 +66,10 @@ impl Context {
             Match::TcpFlags { .. } => {
                 self.need_protocol(Check::Protocol(Protocol::Tcp.number()), true, &mut guards);
             }
+            Match::IpInIp(family)
+            | Match::InnerIsOpaque(family)
+            | Match::InnerProtocol(family, _)
+            | Match::InnerDestinationPorts { family, .. } => self.need_tunnel(*family, &mut guards),
             Match::SourceStation(_) => {
                 if !self.ethernet {
                     self.ethernet = true;
@@ -119,6 +127,8 @@ impl Context {
                 Selector::SourcePort | Selector::DestinationPort | Selector::OriginalDestinationPort => {
                     self.need_protocol(Check::Ported, false, guards);
                 }
+                Selector::InnerSource4 | Selector::InnerDestinationPort4 => self.need_tunnel(Family::V4, guards),
+                Selector::InnerSource6 | Selector::InnerDestinationPort6 => self.need_tunnel(Family::V6, guards),
                 // The kernel itself compares the family of the connection.
                 Selector::OriginalDestination4
                 | Selector::OriginalDestination6
@@ -128,6 +138,15 @@ impl Context {
                 | Selector::OutputInterface => {}
             }
         }
+    }
+
+    fn need_tunnel(&mut self, family: Family, guards: &mut Vec<Guard>) {
+        let number = match family {
+            Family::V4 => IPV4_IN_IP,
+            Family::V6 => IPV6_IN_IP,
+        };
+        self.need_family(family, false, guards);
+        self.need_protocol(Check::Protocol(number), false, guards);
     }
 
     fn need_family(&mut self, family: Family, implied: bool, guards: &mut Vec<Guard>) {

@@ -7,6 +7,7 @@ use std::fmt::{self, Display, Write as _};
 use std::net::IpAddr;
 
 use super::codec::{kind_name, rule_comment};
+use super::expr::inner;
 use super::guard::{Check, Context, ICMP, ICMPV6};
 use crate::kernel::filter::plan::{Change, SetKind, Transaction};
 use crate::kernel::filter::{
@@ -101,7 +102,10 @@ pub fn rule_text(rule: &Rule) -> String {
         words.extend(
             context.before_match(matched).into_iter().filter(|guard| !guard.implied).map(|g| check_text(g.check)),
         );
-        words.push(match_text(matched));
+        // The guards say all of it.
+        if !matches!(matched, Match::IpInIp(_)) {
+            words.push(match_text(matched));
+        }
     }
     for statement in &rule.statements {
         let guards = context.before_statement(statement).into_iter().filter(|guard| !guard.implied);
@@ -136,6 +140,23 @@ fn match_text(matched: &Match) -> String {
         }
         Match::DestinationPorts { first, last } if first == last => format!("th dport {first}"),
         Match::DestinationPorts { first, last } => format!("th dport {first}-{last}"),
+        Match::IpInIp(_) => String::new(),
+        Match::InnerIsOpaque(Family::V4) => format!("{} != {:#04x}", inner_text(0, 1), inner::PLAIN_IPV4),
+        Match::InnerIsOpaque(Family::V6) => {
+            let plain: Vec<String> = inner::PLAIN_PROTOCOLS.iter().map(u8::to_string).collect();
+            format!("{} != {{ {} }}", inner_text(inner::NEXT_HEADER, 1), plain.join(", "))
+        }
+        Match::InnerProtocol(family, protocol) => {
+            let offset = match family {
+                Family::V4 => inner::PROTOCOL,
+                Family::V6 => inner::NEXT_HEADER,
+            };
+            format!("{} {}", inner_text(offset, 1), protocol.number())
+        }
+        Match::InnerDestinationPorts { family, first, last } => {
+            let port = inner_text(inner::destination_port(*family), 2);
+            if first == last { format!("{port} {first}") } else { format!("{port} {first}-{last}") }
+        }
         Match::IcmpTypes { family, types } => {
             let word = match family {
                 Family::V4 => "icmp",
@@ -215,8 +236,18 @@ fn state_name(state: CtState) -> &'static str {
     }
 }
 
+/// Bytes of the packet inside a packet, as `nft` prints what it has no word for. Sets of addresses looked up so are printed
+/// by `nft list` and refused by `nft -f`, which wants types: only the kernel's own interface takes them.
+fn inner_text(offset: u32, length: u32) -> String {
+    format!("@th,{},{}", offset * 8, length * 8)
+}
+
 fn selector_name(selector: Selector) -> &'static str {
     match selector {
+        Selector::InnerSource4 => "@th,96,32",
+        Selector::InnerSource6 => "@th,64,128",
+        Selector::InnerDestinationPort4 => "@th,176,16",
+        Selector::InnerDestinationPort6 => "@th,336,16",
         Selector::Source4 => "ip saddr",
         Selector::Source6 => "ip6 saddr",
         Selector::Destination4 => "ip daddr",

@@ -56,6 +56,10 @@ impl SharedIptables {
 }
 
 impl Backend for SharedIptables {
+    fn looks_inside(&self) -> bool {
+        false
+    }
+
     fn dump(&mut self, table: &Name) -> Result<Option<Observed>, Error> {
         self.with(|iptables| iptables.dump(table))
     }
@@ -263,6 +267,10 @@ fn observed(ruleset: &Ruleset) -> Observed {
 }
 
 impl<I: Ipset, P: Programs> Backend for Iptables<I, P> {
+    fn looks_inside(&self) -> bool {
+        false
+    }
+
     fn dump(&mut self, table: &Name) -> Result<Option<Observed>, Error> {
         self.read()?;
         let sets = self.read_sets(table)?;

@@ -161,6 +161,10 @@ pub(super) fn of_match(matched: &Match, family: Family) -> Vec<Condition> {
         }
         // Looked up by the caller, who knows the sets.
         Match::InSet { .. } => vec![Condition::default()],
+        // Refused by the caller.
+        Match::IpInIp(_) | Match::InnerIsOpaque(_) | Match::InnerProtocol(..) | Match::InnerDestinationPorts { .. } => {
+            Vec::new()
+        }
     }
 }
 
