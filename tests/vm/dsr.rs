@@ -21,6 +21,7 @@ use ferrovia::testing::lab::servers::Listen;
 use ferrovia::testing::lab::{
     Connection, DaemonOptions, Lab, Namespace, Options, Pod, ServiceSpec, UdpClient, topology, traffic, wait,
 };
+use serde_json::json;
 use tokio::sync::{mpsc, watch};
 
 use super::{SOON, with_lab};
@@ -269,6 +270,87 @@ fn packets_go_in_through_the_tunnel_and_straight_back() {
 
         lab.manifests().delete("direct")?;
         nothing_is_left(lab)
+    });
+}
+
+/// A policy for all pods of the namespace, as one file.
+fn policy(lab: &Lab, spec: serde_json::Value) -> Result<()> {
+    let policy = json!({
+        "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
+        "metadata": {"name": "direct", "namespace": "default"}, "spec": spec,
+    });
+    lab.manifests().write("policies", &[policy])
+}
+
+/// Lets the pods' HTTP port be reached from these addresses only.
+fn only_from(lab: &Lab, addresses: [IpAddr; 2]) -> Result<()> {
+    let blocks = addresses.map(|address| {
+        let bits = if address.is_ipv4() { 32 } else { 128 };
+        json!({"ipBlock": {"cidr": format!("{address}/{bits}")}})
+    });
+    policy(lab, json!({"podSelector": {}, "ingress": [{"from": blocks, "ports": [{"port": topology::HTTP_PORT}]}]}))
+}
+
+fn becomes(what: &str, from: &Namespace, to: SocketAddr, open: bool) -> Result<()> {
+    wait::until_true(&format!("{what}: {to} is open: {open}"), SOON, || {
+        Ok(traffic::http_once(from, to, ATTEMPT).is_ok() == open)
+    })
+}
+
+#[test]
+fn policies_hold_for_what_is_tunnelled() {
+    with_lab(Options { nodes: 2, pods: 2, ..Options::default() }, |lab| {
+        let runtime = Runtime::start(lab)?;
+        let _daemons = lab.start_daemons(&DaemonOptions::with(&[&runtime.endpoint(), "--run-firewall=true"]))?;
+        let (near, far) = (Family::ALL.map(topology::near_address), Family::ALL.map(topology::far_address));
+        // The edge sends the VIPs to node 1: the tunnel leads to another node, then to a pod beside its beginning.
+        for pod in ["p21", "p11"] {
+            policy(lab, json!({"podSelector": {"matchLabels": {"no": "pod"}}}))?;
+            lab.manifests().expose(&direct()?, &[lab.pod(pod)?])?;
+            for family in Family::ALL {
+                let vip = to_vip(family, topology::HTTP_PORT)?;
+                answered_by(lab, pod, vip)?;
+                let mut connection = Connection::open(&lab.far, vip)?;
+                connection.request()?;
+
+                only_from(lab, near)?;
+                becomes("another client", &lab.far, vip, false)?;
+                ensure!(connection.request().is_err(), "{vip}: what is open goes on against the policy");
+                only_from(lab, far)?;
+                becomes("the client that is allowed", &lab.far, vip, true)?;
+                // The port counts, too: that of the packet inside.
+                let other = json!([{"from": [], "ports": [{"port": topology::HTTP_PORT + 1}]}]);
+                policy(lab, json!({"podSelector": {}, "ingress": other}))?;
+                becomes("another port", &lab.far, vip, false)?;
+                policy(lab, json!({"podSelector": {"matchLabels": {"no": "pod"}}}))?;
+                becomes("no policy", &lab.far, vip, true)?;
+            }
+        }
+        // What a pod may send, to a pod behind such a Service on another node.
+        lab.manifests().expose(&direct()?, &[lab.pod("p21")?])?;
+        let (server, client) = (lab.pod("p21")?, &lab.pod("p12")?.ns);
+        for family in Family::ALL {
+            let vip = to_vip(family, topology::HTTP_PORT)?;
+            becomes("a pod without policy", client, vip, true)?;
+            let to = |address: IpAddr| {
+                let block =
+                    json!({"ipBlock": {"cidr": format!("{address}/{}", if address.is_ipv4() { 32 } else { 128 })}});
+                json!({"podSelector": {}, "policyTypes": ["Egress"], "egress": [{"to": [block]}]})
+            };
+            policy(lab, to(lab.pod("p22")?.address(family)))?;
+            becomes("a pod that may send elsewhere", client, vip, false)?;
+            policy(lab, to(server.address(family)))?;
+            becomes("a pod that may send there", client, vip, true)?;
+            policy(lab, json!({"podSelector": {"matchLabels": {"no": "pod"}}}))?;
+        }
+        let listing = lab.node(1)?.ns.command("nft list table inet ferrovia-firewall")?;
+        ensure!(listing.contains("@th,96,32") && listing.contains("tunnel6-ingress6"), "{listing}");
+        lab.manifests().delete("direct")?;
+        wait::until("the twins go with the Service", SOON, || {
+            let listing = lab.node(1)?.ns.command("nft list table inet ferrovia-firewall")?;
+            ensure!(!listing.contains("tunnel"), "{listing}");
+            Ok(())
+        })
     });
 }
 

@@ -26,6 +26,9 @@ mod packet {
     pub(super) const PAYLOAD: u16 = 9;
 }
 
+/// Protocol numbers of a packet in a packet (IANA).
+const IPV4_IN_IP: u8 = 4;
+const IPV6_IN_IP: u8 = 41;
 /// `NFULNL_CFG_CMD_BIND`.
 const BIND: u8 = 1;
 /// `NFULNL_COPY_PACKET`.
@@ -67,6 +70,17 @@ pub fn decode_packet(kind: u16, payload: &[u8]) -> Option<Packet> {
         }
     }
     let (hook, bytes) = (hook?, bytes?);
+    let (outer, rest) = decode_ip(hook, bytes)?;
+    if ![IPV4_IN_IP, IPV6_IN_IP].contains(&outer.protocol) {
+        return Some(outer);
+    }
+    // Whom it is for tells the outer one: the address inside is that of the Service.
+    let inner = decode_ip(hook, rest).map(|(inner, _)| Packet { destination: outer.destination, ..inner });
+    Some(inner.filter(|inner| inner.source.is_ipv4() == outer.source.is_ipv4()).unwrap_or(outer))
+}
+
+/// The packet, and what follows its header.
+fn decode_ip(hook: u8, bytes: &[u8]) -> Option<(Packet, &[u8])> {
     match bytes.first()? >> 4 {
         4 => decode_v4(hook, bytes),
         6 => decode_v6(hook, bytes),
@@ -75,18 +89,19 @@ pub fn decode_packet(kind: u16, payload: &[u8]) -> Option<Packet> {
 }
 
 /// RFC 791, section 3.1.
-fn decode_v4(hook: u8, bytes: &[u8]) -> Option<Packet> {
+fn decode_v4(hook: u8, bytes: &[u8]) -> Option<(Packet, &[u8])> {
     let header: &[u8; 20] = bytes.first_chunk()?;
     let length = usize::from(header[0] & 0x0f) * 4;
     let fragment_offset = u16::from_be_bytes([header[6], header[7]]) & 0x1fff;
     let address = |at: usize| bytes.get(at..)?.first_chunk().map(|octets: &[u8; 4]| Ipv4Addr::from(*octets));
     let protocol = header[9];
-    let ports = (fragment_offset == 0 && length >= 20).then(|| ports(protocol, bytes.get(length..)?)).flatten();
-    Some(Packet { hook, source: IpAddr::V4(address(12)?), destination: IpAddr::V4(address(16)?), protocol, ports })
+    let rest = if fragment_offset == 0 && length >= 20 { bytes.get(length..).unwrap_or_default() } else { &[] };
+    let (source, destination) = (IpAddr::V4(address(12)?), IpAddr::V4(address(16)?));
+    Some((Packet { hook, source, destination, protocol, ports: ports(protocol, rest) }, rest))
 }
 
 /// RFC 8200, sections 3 and 4.
-fn decode_v6(hook: u8, bytes: &[u8]) -> Option<Packet> {
+fn decode_v6(hook: u8, bytes: &[u8]) -> Option<(Packet, &[u8])> {
     const HOP_BY_HOP: u8 = 0;
     const ROUTING: u8 = 43;
     const FRAGMENT: u8 = 44;
@@ -112,13 +127,9 @@ fn decode_v6(hook: u8, bytes: &[u8]) -> Option<Packet> {
             break;
         }
     }
-    Some(Packet {
-        hook,
-        source: IpAddr::V6(address(8)?),
-        destination: IpAddr::V6(address(24)?),
-        protocol,
-        ports: is_first.then(|| ports(protocol, rest)).flatten(),
-    })
+    let rest = if is_first { rest } else { &[] };
+    let (source, destination) = (IpAddr::V6(address(8)?), IpAddr::V6(address(24)?));
+    Some((Packet { hook, source, destination, protocol, ports: ports(protocol, rest) }, rest))
 }
 
 /// TCP, UDP and SCTP begin with both ports.
@@ -193,6 +204,25 @@ mod tests {
             ("10.244.1.5".into(), "10.244.2.9".into())
         );
         assert_eq!(decode_packet(PACKET + 1, &message(3, &v4([0, 0], 6, 0))), None, "no packet");
+    }
+
+    #[test]
+    fn a_packet_in_a_packet_is_read_from_inside() {
+        let mut outer = v4([0, 0], 4, 0);
+        outer.truncate(20);
+        outer[12..20].copy_from_slice(&[192, 168, 10, 11, 10, 244, 3, 7]);
+        let read = |inside: &[u8]| decode_packet(PACKET, &message(3, &[&outer, inside].concat())).unwrap();
+        let packet = read(&v4([0, 0], 6, 0));
+        assert_eq!((packet.source, packet.destination), ([10, 244, 1, 5].into(), [10, 244, 3, 7].into()));
+        assert_eq!((packet.protocol, packet.ports), (6, Some((40_000, 80))));
+        for strange in [&v6(&[], 6)[..], &[0x45, 0], &[]] {
+            let packet = read(strange);
+            assert_eq!(
+                (packet.source, packet.protocol),
+                ([192, 168, 10, 11].into(), 4),
+                "not of one family, or cut off"
+            );
+        }
     }
 
     #[test]

@@ -34,7 +34,38 @@ pub fn promises<N: Nft>() -> Vec<Promise<N>> {
         ("big_sets_come_and_go", big_sets_come_and_go),
         ("any_ruleset_becomes_any_other", any_ruleset_becomes_any_other),
         ("other_tables_stay", other_tables_stay),
+        ("rules_look_into_tunnels", rules_look_into_tunnels),
     ]
+}
+
+/// Not part of [`everything`]: `nft` prints such lookups and does not take them.
+fn rules_look_into_tunnels(nft: &mut impl Nft) {
+    let mut ruleset = everything();
+    let lookup = |selectors: Vec<Selector>, set: &str| Match::InSet { selectors, set: Name::from(set), negated: false };
+    let mut rules = Vec::new();
+    for (number, matches) in [
+        vec![Match::IpInIp(Family::V4), Match::InnerIsOpaque(Family::V4)],
+        vec![Match::InnerIsOpaque(Family::V6)],
+        vec![Match::InnerProtocol(Family::V4, Protocol::Udp), lookup(vec![Selector::InnerSource4], "blocks4")],
+        vec![Match::InnerProtocol(Family::V6, Protocol::Sctp), lookup(vec![Selector::InnerSource6], "blocks6")],
+        vec![
+            Match::InnerProtocol(Family::V4, Protocol::Tcp),
+            Match::InnerDestinationPorts { family: Family::V4, first: 80, last: 80 },
+        ],
+        vec![
+            Match::InnerProtocol(Family::V6, Protocol::Tcp),
+            Match::InnerDestinationPorts { family: Family::V6, first: 80, last: 90 },
+        ],
+        vec![lookup(vec![Selector::InnerDestinationPort4], "ports"), Match::IpInIp(Family::V4)],
+        vec![lookup(vec![Selector::InnerDestinationPort6], "ports")],
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        rules.push(rule(number, matches, vec![Statement::Counter]));
+    }
+    ruleset.chains.insert(Name::from("tunnels"), Chain { base: None, rules });
+    converge(nft, &ruleset);
 }
 
 /// Brings the table from whatever it holds to `desired`, and checks that nothing is left to do. Returns how many
