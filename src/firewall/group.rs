@@ -52,6 +52,15 @@ impl Group {
         Group { policies, tiers }
     }
 
+    /// What pods with one address are under; `None` where nothing is. For a moment a pod that ends and its successor have
+    /// the same address: then the successor counts, and of several one that something is said about.
+    pub(super) fn of_address(book: &Book, pods: &[PodKey], direction: Direction) -> Option<Group> {
+        let leaving = |key: &&PodKey| book.pods().get(*key).is_none_or(|pod| pod.leaving);
+        let successor = pods.iter().any(|key| !leaving(&key));
+        let counting = pods.iter().filter(|key| !successor || !leaving(key));
+        counting.map(|key| Group::of(book, key, direction)).find(|group| !group.is_open())
+    }
+
     /// Whether nobody says anything about these pods.
     pub(super) fn is_open(&self) -> bool {
         self.policies.is_empty() && self.tiers.is_empty()

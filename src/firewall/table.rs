@@ -378,7 +378,7 @@ impl Table {
         }
         let older = self.addresses.remove(&address);
         let newer = (!pods.is_empty()).then(|| {
-            let verdict = |direction| match group_of(book, &pods, direction) {
+            let verdict = |direction| match Group::of_address(book, &pods, direction) {
                 Some(group) => Value::Jump(group.name(direction)),
                 None => Value::Accept,
             };
@@ -416,7 +416,7 @@ impl Table {
     fn join_group(&mut self, chain: &Name, book: &Book, pods: &[PodKey], direction: Direction, draft: &mut Draft) {
         let (users, _) = self.groups.entry(chain.clone()).or_default();
         *users += 1;
-        let Some(group) = group_of(book, pods, direction).filter(|_| *users == 1) else { return };
+        let Some(group) = Group::of_address(book, pods, direction).filter(|_| *users == 1) else { return };
         self.set_chain(chain, Some(group.chain(direction, &self.config)), draft);
         let tiers: Vec<TierChain> = group.tiers(direction).collect();
         for tier in &tiers {
@@ -481,15 +481,6 @@ impl Table {
 }
 
 const DIRECTIONS: [Direction; 2] = [Direction::Ingress, Direction::Egress];
-
-/// What pods with one address are under; `None` where nothing is. For a moment a pod that ends and its successor have
-/// the same address: then the successor counts, and of several one that something is said about.
-fn group_of(book: &Book, pods: &[PodKey], direction: Direction) -> Option<Group> {
-    let leaving = |key: &&PodKey| book.pods().get(*key).is_none_or(|pod| pod.leaving);
-    let successor = pods.iter().any(|key| !leaving(&key));
-    let counting = pods.iter().filter(|key| !successor || !leaving(key));
-    counting.map(|key| Group::of(book, key, direction)).find(|group| !group.is_open())
-}
 
 /// Entries of a map.
 type Entries = BTreeMap<Key, Value>;
