@@ -3,14 +3,20 @@
 //! Native netlink cannot reach the legacy tables, and the nftables flavour must be changed in its own words. A node
 //! without the programs has nothing to run and is told so by `save` returning nothing.
 
+use std::collections::VecDeque;
 use std::io::Write as _;
+use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::{Mutex, PoisonError};
 
 use crate::kernel::{Disposition, Error};
 use crate::net::Family;
 
 /// The flavours a node may have, each with its own rules.
 pub const FLAVOURS: [&str; 4] = ["iptables-nft", "iptables-legacy", "ip6tables-nft", "ip6tables-legacy"];
+
+/// There where the kernel speaks IPv6 (`net/ipv6/addrconf.c`; not with `ipv6.disable=1`).
+const IPV6_OF_KERNEL: &str = "/proc/net/if_inet6";
 
 /// Whose rules: the two are in force beside each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +44,12 @@ impl Flavour {
 
 /// The iptables of one network namespace.
 pub trait Programs: Send {
+    /// Whether rules of a family are to be written: false where the kernel does not know the family, so that it has no
+    /// packets.
+    ///
+    /// # Errors
+    /// There are packets of the family, but its program is missing, or the kernel has no tables for it.
+    fn usable(&mut self, family: Family) -> Result<bool, Error>;
     /// All tables, as `iptables-save` prints them.
     fn save(&mut self, family: Family) -> Result<String, Error>;
     /// Input for `iptables-restore --noflush`: all of a table, or nothing of it.
@@ -61,6 +73,14 @@ impl SystemPrograms {
 }
 
 impl Programs for SystemPrograms {
+    fn usable(&mut self, family: Family) -> Result<bool, Error> {
+        if family == Family::V6 && !Path::new(IPV6_OF_KERNEL).exists() {
+            return Ok(false);
+        }
+        // Nothing is changed: the program opens the table, for which the kernel loads what it has.
+        feed(self.flavour.program(family), &["--noflush", "--wait", "--test"], "*filter\nCOMMIT\n").map(|()| true)
+    }
+
     fn save(&mut self, family: Family) -> Result<String, Error> {
         let program = self.flavour.program(family);
         save(program).ok_or_else(|| Error {
@@ -101,18 +121,25 @@ pub fn save(flavour: &str) -> Option<String> {
 ///
 /// # Errors
 /// When the program cannot be started or refuses the script; its own words are in the message.
-#[expect(clippy::disallowed_methods, reason = "the one place that starts processes")]
 pub fn restore(flavour: &str, script: &str) -> Result<(), Error> {
+    feed(flavour, &["--noflush", "--wait"], script)
+}
+
+#[expect(clippy::disallowed_methods, reason = "the one place that starts processes")]
+fn feed(flavour: &str, options: &[&str], script: &str) -> Result<(), Error> {
     let program = format!("{flavour}-restore");
-    let failed =
-        |message: String| Error { op: format!("{program} --noflush"), errno: None, message, kind: Disposition::Retry };
+    let failed = |message: String| {
+        let at = blamed(&message, script).map(|line| format!(", at: {line}")).unwrap_or_default();
+        Error { op: format!("{program} --noflush{at}"), errno: None, message, kind: Disposition::Retry }
+    };
     let mut child = Command::new(&program)
-        .args(["--noflush", "--wait"])
+        .args(options)
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .spawn()
         .map_err(|error| failed(error.to_string()))?;
+    note_started(child.id());
     if let Some(mut input) = child.stdin.take() {
         input.write_all(script.as_bytes()).map_err(|error| failed(error.to_string()))?;
     }
@@ -123,9 +150,53 @@ pub fn restore(flavour: &str, script: &str) -> Result<(), Error> {
     Err(failed(String::from_utf8_lossy(&output.stderr).trim().to_owned()))
 }
 
+/// The programs started last that write, by process number: the kernel names it as the author of changes.
+static STARTED: Mutex<VecDeque<u32>> = Mutex::new(VecDeque::new());
+/// As many as can have changes under way that nobody has heard of yet.
+const MOST_STARTED: usize = 64;
+
+fn note_started(process: u32) {
+    let mut started = STARTED.lock().unwrap_or_else(PoisonError::into_inner);
+    if started.len() >= MOST_STARTED {
+        started.pop_front();
+    }
+    started.push_back(process);
+}
+
+/// Whether a process is a program that was started here a short while ago.
+pub(super) fn is_started(process: u32) -> bool {
+    STARTED.lock().unwrap_or_else(PoisonError::into_inner).contains(&process)
+}
+
+/// The line of a script that a program complains about: both flavours name it by its number, in several ways
+/// (`line 4: RULE_APPEND failed`, `Error occurred at line: 4`).
+fn blamed<'a>(complaint: &str, script: &'a str) -> Option<&'a str> {
+    let number = complaint.match_indices("line").find_map(|(at, word)| {
+        let rest = complaint.get(at + word.len()..)?.trim_start_matches([':', ' ']);
+        let end = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
+        rest.get(..end)?.parse::<usize>().ok()
+    })?;
+    script.lines().nth(number.checked_sub(1)?)
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{Flavour, choose};
+    use super::{Flavour, blamed, choose};
+
+    #[test]
+    fn a_complaint_leads_to_its_line() {
+        let script = "*filter\n:FERROVIA-A - [0:0]\n-A FERROVIA-A -j DROP\nCOMMIT\n";
+        for complaint in [
+            "iptables-nft-restore v1.8.9 (nf_tables): \nline 3: RULE_APPEND failed (No such file or directory): rule in chain X",
+            "iptables-restore v1.8.9 (legacy): Couldn't load match `set'\nError occurred at line: 3\nTry `--help'",
+            "iptables-restore: line 3 failed",
+        ] {
+            assert_eq!(blamed(complaint, script), Some("-A FERROVIA-A -j DROP"), "{complaint}");
+        }
+        for complaint in ["", "line", "line 0 failed", "line 99 failed", "Another app holds the xtables lock"] {
+            assert_eq!(blamed(complaint, script), None, "{complaint}");
+        }
+    }
 
     #[test]
     fn the_flavour_with_the_node_s_chains_is_chosen() {

@@ -12,7 +12,7 @@ use crate::kernel::filter::Name;
 use crate::net::Family;
 
 /// The hooks of iptables that have chains of the kernel.
-const HOOKS: [&str; 5] = ["PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"];
+pub const HOOKS: [&str; 5] = ["PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"];
 
 /// What brings one family to what these tables of the model mean; `None` where it is so already. Tables of the model
 /// that are not named keep their chains and their place.
@@ -100,6 +100,10 @@ fn jump_lines(hook: &str, dispatcher: &str, there: Option<&Vec<SavedRule>>, in_u
     lines
 }
 
-fn holds(there: &[SavedRule], lines: &[Line]) -> bool {
+/// Chains by name.
+pub(super) type Chains = BTreeMap<String, Vec<SavedRule>>;
+
+/// Whether a chain has exactly these rules.
+pub(super) fn holds(there: &[SavedRule], lines: &[Line]) -> bool {
     there.iter().map(|rule| rule.digest).eq(lines.iter().map(|line| Some(line.digest())))
 }

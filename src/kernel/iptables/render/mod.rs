@@ -17,7 +17,7 @@ use std::sync::Arc;
 use sha2::{Digest, Sha256};
 
 use super::{PREFIX, Table, tag};
-use crate::kernel::filter::{Base, BaseKind, Hook, Name, Rule, Ruleset};
+use crate::kernel::filter::{Base, BaseKind, Hook, Name, Rule, Ruleset, Value};
 use crate::kernel::ipset::{Element, Shape};
 use crate::net::Family;
 
@@ -102,8 +102,34 @@ pub struct Rendered {
     pub sets: BTreeMap<Arc<str>, RenderedSet>,
     /// The sets that stand for sets of the model, by its names.
     pub of_model: BTreeMap<Name, Arc<str>>,
+    /// The sets that stand for the keys of a verdict map with one value, by the map's name.
+    pub of_maps: BTreeMap<Name, BTreeMap<Value, Arc<str>>>,
+    /// The chains of the model that a chain of iptables is made from.
+    pub of_chains: BTreeMap<Arc<str>, BTreeSet<Name>>,
+    /// Sets and maps of the model whose members are in rules, wholly or beside a set.
+    pub in_rules: BTreeSet<Name>,
     /// Rules by family and table.
     pub rules: BTreeMap<(Family, Table), Rules>,
+}
+
+impl Rendered {
+    /// Only what these families have, and what has none.
+    pub fn keep(&mut self, families: &BTreeSet<Family>) {
+        self.sets.retain(|_, set| set.shape.family.is_none_or(|family| families.contains(&family)));
+        self.rules.retain(|(family, _), _| families.contains(family));
+        let sets = &self.sets;
+        self.of_model.retain(|_, set| sets.contains_key(set));
+        self.of_maps.values_mut().for_each(|of_map| of_map.retain(|_, set| sets.contains_key(set)));
+    }
+
+    /// What an ipset stands for in the model.
+    pub fn model_of(&self, ipset: &str) -> Option<&Name> {
+        let set = self.of_model.iter().find(|(_, set)| set.as_ref() == ipset).map(|(name, _)| name);
+        set.or_else(|| {
+            let leads = |of_map: &BTreeMap<Value, Arc<str>>| of_map.values().any(|set| set.as_ref() == ipset);
+            self.of_maps.iter().find(|(_, of_map)| leads(of_map)).map(|(name, _)| name)
+        })
+    }
 }
 
 /// A rule that iptables cannot say.
@@ -116,6 +142,13 @@ pub struct Unspeakable {
     pub comment: Name,
     /// Why.
     pub reason: &'static str,
+}
+
+impl Unspeakable {
+    /// Which rule it is.
+    pub fn place(&self) -> String {
+        format!("rule \"{}\" of chain {}", self.comment, self.chain)
+    }
 }
 
 /// What a table of the model means.
@@ -139,10 +172,19 @@ pub fn render(table: &Name, ruleset: &Ruleset) -> Result<Rendered, Unspeakable> 
             let target = chain_name(table, &lines);
             rules.chains.extend(flow.chains);
             rules.chains.insert(Arc::clone(&target), lines);
-            let entry = Entry { priority: base.priority, table: table.clone(), base: name.clone(), target };
+            let entry =
+                Entry { priority: base.priority, table: table.clone(), base: name.clone(), target: target.clone() };
             rules.entries.entry(hook).or_default().push(entry);
             rendered.sets.extend(flow.lookups.sets);
             rendered.of_model.extend(flow.lookups.of_model);
+            rendered.in_rules.extend(flow.lookups.in_rules);
+            rendered.of_chains.entry(Arc::clone(&target)).or_default().insert(name.clone());
+            for (chain, names) in flow.of_chains {
+                rendered.of_chains.entry(chain).or_default().extend(names);
+            }
+            for (map, sets) in flow.lookups.of_maps {
+                rendered.of_maps.entry(map).or_default().extend(sets);
+            }
         }
     }
     for rules in rendered.rules.values_mut() {
