@@ -16,7 +16,7 @@ use ferrovia::kernel::filter::Name;
 use ferrovia::kernel::filter::plan::{plan, remove};
 use ferrovia::kernel::netns::run_in_new;
 use ferrovia::kernel::nft::{Nft, NftClient, text};
-use ferrovia::testing::contract::nft::{TABLE, converge, everything, promises, random_ruleset};
+use ferrovia::testing::contract::nft::{TABLE, converge, everything, promises, random_ruleset, with_tunnels};
 
 /// Runs `nft` with this script; its output, or a panic with its complaint.
 fn nft(script: &str) -> String {
@@ -93,6 +93,21 @@ fn nft_lists_what_the_text_form_loads() {
             let left = plan(&Name::from("by-text"), &ruleset, observed.as_ref());
             assert!(left.is_empty(), "{left}");
             nft("delete table inet by-text\n");
+        }
+    })
+    .expect("a namespace");
+}
+
+#[test]
+fn nft_lists_what_looks_into_tunnels() {
+    guest!();
+    run_in_new(|| {
+        converge(&mut NftClient::open().expect("a socket"), &with_tunnels());
+        let listing = listing(TABLE);
+        for part in
+            ["@th,96,32 @blocks4", "@th,64,128 @blocks6", "@th,72,8 ", "@th,48,8 ", "@th,176,16 ", "@th,336,16 "]
+        {
+            assert!(listing.contains(part), "{part} is missing in\n{listing}");
         }
     })
     .expect("a namespace");

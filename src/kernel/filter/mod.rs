@@ -209,7 +209,8 @@ pub enum Selector {
     InputInterface,
     /// `oifname`.
     OutputInterface,
-    /// Source of the packet inside an IPv4-in-IPv4 packet. This and the next three only behind [`Match::IpInIp`].
+    /// Source of the packet inside an IPv4-in-IPv4 packet. This and the next three only in chains that a rule with
+    /// [`Match::IpInIp`] leads to, and no other: for other packets the same bytes mean something else.
     InnerSource4,
     /// Source of the packet inside an IPv6-in-IPv6 packet.
     InnerSource6,
@@ -245,7 +246,7 @@ pub enum Match {
     },
     /// A packet of this family in another one of the same (IP protocol 4, RFC 2003, and 41, RFC 2473).
     IpInIp(crate::net::Family),
-    /// What is inside has options or extension headers, so that its protocol or ports are not where they usually are.
+    /// What is inside (of a packet that [`Match::IpInIp`] has led here) has options or extension headers, so that its protocol or ports are not where they usually are.
     InnerIsOpaque(crate::net::Family),
     /// The protocol of the packet inside.
     InnerProtocol(crate::net::Family, Protocol),

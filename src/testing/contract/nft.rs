@@ -38,13 +38,19 @@ pub fn promises<N: Nft>() -> Vec<Promise<N>> {
     ]
 }
 
-/// Not part of [`everything`]: `nft` prints such lookups and does not take them.
 fn rules_look_into_tunnels(nft: &mut impl Nft) {
+    converge(nft, &with_tunnels());
+}
+
+/// [`everything`] with all that can be asked of a tunnelled packet; `nft` prints such lookups and does not take them.
+pub fn with_tunnels() -> Ruleset {
     let mut ruleset = everything();
     let lookup = |selectors: Vec<Selector>, set: &str| Match::InSet { selectors, set: Name::from(set), negated: false };
     let mut rules = Vec::new();
     for (number, matches) in [
-        vec![Match::IpInIp(Family::V4), Match::InnerIsOpaque(Family::V4)],
+        vec![Match::IpInIp(Family::V4)],
+        vec![Match::IpInIp(Family::V6)],
+        vec![Match::InnerIsOpaque(Family::V4)],
         vec![Match::InnerIsOpaque(Family::V6)],
         vec![Match::InnerProtocol(Family::V4, Protocol::Udp), lookup(vec![Selector::InnerSource4], "blocks4")],
         vec![Match::InnerProtocol(Family::V6, Protocol::Sctp), lookup(vec![Selector::InnerSource6], "blocks6")],
@@ -56,7 +62,7 @@ fn rules_look_into_tunnels(nft: &mut impl Nft) {
             Match::InnerProtocol(Family::V6, Protocol::Tcp),
             Match::InnerDestinationPorts { family: Family::V6, first: 80, last: 90 },
         ],
-        vec![lookup(vec![Selector::InnerDestinationPort4], "ports"), Match::IpInIp(Family::V4)],
+        vec![lookup(vec![Selector::InnerDestinationPort4], "ports")],
         vec![lookup(vec![Selector::InnerDestinationPort6], "ports")],
     ]
     .into_iter()
@@ -65,7 +71,7 @@ fn rules_look_into_tunnels(nft: &mut impl Nft) {
         rules.push(rule(number, matches, vec![Statement::Counter]));
     }
     ruleset.chains.insert(Name::from("tunnels"), Chain { base: None, rules });
-    converge(nft, &ruleset);
+    ruleset
 }
 
 /// Brings the table from whatever it holds to `desired`, and checks that nothing is left to do. Returns how many
