@@ -29,6 +29,8 @@ enum Writes {
 pub(super) struct Tables<N, I> {
     nftables: Option<N>,
     iptables: Option<I>,
+    /// The flavour of iptables that an earlier run wrote to, where it is another.
+    former: Option<I>,
     writes: Writes,
     forwarding: Forwarding,
     /// Tables that the other one is known not to hold.
@@ -51,6 +53,7 @@ struct Forwarding {
 pub(super) struct Found {
     writes: Writes,
     iptables: Option<SharedIptables>,
+    former: Option<SharedIptables>,
     forwarding: Forwarding,
 }
 
@@ -62,27 +65,29 @@ pub(super) struct Found {
 /// The node does not have it, and what to do.
 pub(super) fn find(wish: RuleBackend, router: bool) -> anyhow::Result<Found> {
     let nftables = || NftClient::open()?.dump(&Name::from("ferrovia-probe")).map(drop);
-    let programs = SystemPrograms::find();
+    let choice = SystemPrograms::find();
     let (writes, why) = match wish {
         RuleBackend::Nftables => (Writes::Nftables, "asked for".to_owned()),
         RuleBackend::Iptables => {
-            let (_, why) = programs.as_ref().context(
+            let choice = choice.as_ref().context(
                 "--firewall-backend=iptables: there are no iptables-save and iptables-restore programs here: use the image \
                  with tools, or --firewall-backend=nftables",
             )?;
-            (Writes::Iptables, why.clone())
+            (Writes::Iptables, choice.why.clone())
         }
-        RuleBackend::Auto => match (nftables(), programs.as_ref()) {
+        RuleBackend::Auto => match (nftables(), choice.as_ref()) {
             (Ok(()), _) => (Writes::Nftables, "the kernel has nf_tables".to_owned()),
-            (Err(error), Some((_, why))) => (Writes::Iptables, format!("{error}; {why}")),
+            (Err(error), Some(choice)) => (Writes::Iptables, format!("{error}; {}", choice.why)),
             (Err(error), None) => return Err(error).context("neither nf_tables nor iptables programs are here"),
         },
     };
     tracing::info!(backend = ?writes, why, "where rules are written");
-    let flavour = programs.as_ref().map(|(programs, _)| programs.flavour);
+    let flavour = choice.as_ref().map(|choice| choice.programs.flavour);
     let forwarding = Forwarding { flavour, router, legacy: legacy_drops };
-    let iptables = programs.map(|(programs, _)| SharedIptables::open(programs)).transpose()?;
-    Ok(Found { writes, iptables, forwarding })
+    let open = |programs: SystemPrograms| SharedIptables::open(programs);
+    let former = choice.as_ref().and_then(|choice| choice.former).map(open).transpose()?;
+    let iptables = choice.map(|choice| open(choice.programs)).transpose()?;
+    Ok(Found { writes, iptables, former, forwarding })
 }
 
 /// The FORWARD chains of iptables-legacy whose policy is to drop.
@@ -117,6 +122,7 @@ impl Found {
         Ok(Tables {
             nftables,
             iptables: self.iptables.clone(),
+            former: self.former.clone(),
             writes: self.writes,
             forwarding: self.forwarding,
             cleared: BTreeSet::new(),
@@ -186,7 +192,17 @@ impl<N: Backend, I: Backend> Tables<N, I> {
 
     /// Removes a table of ours from the backend that is not used.
     fn clear_other(&mut self, table: &Name) -> Result<(), Error> {
-        if self.cleared.contains(table) || table.as_ref() == FORWARD_TABLE {
+        if self.cleared.contains(table) {
+            return Ok(());
+        }
+        if let Some(former) = &mut self.former
+            && let Ok(Some(observed)) = former.dump(table)
+        {
+            // Sets are of both flavours: those in use stay.
+            take_away(former, table, &observed)?;
+        }
+        if table.as_ref() == FORWARD_TABLE {
+            self.cleared.insert(table.clone());
             return Ok(());
         }
         match self.writes {
@@ -284,7 +300,7 @@ mod tests {
     fn tables(nftables: Option<FakeNft>, iptables: Option<Iptables<FakeIpset, FakePrograms>>, writes: Writes) -> Fakes {
         let flavour = iptables.as_ref().map(|_| Flavour::Nft);
         let forwarding = Forwarding { flavour, router: true, legacy: Vec::new };
-        Tables { nftables, iptables, writes, forwarding, cleared: BTreeSet::new() }
+        Tables { nftables, iptables, former: None, writes, forwarding, cleared: BTreeSet::new() }
     }
 
     #[test]
@@ -317,6 +333,29 @@ mod tests {
         assert!(without.plan(&table, &desired).expect("a plan").is_empty(), "no accept of nftables would help");
         let told = without.limits();
         assert!(told.len() == 1 && told[0].starts_with("ip filter FORWARD drops"), "{told:?}");
+    }
+
+    #[test]
+    fn names_of_chains_and_sets_tell_our_tables_apart() {
+        let tables = [crate::proxy::TABLE, crate::routing::egress::TABLE, FORWARD_TABLE, crate::firewall::TABLE];
+        let tags: BTreeSet<String> = tables.into_iter().map(iptables::tag).collect();
+        assert_eq!(tags.len(), tables.len(), "{tags:?}");
+    }
+
+    #[test]
+    fn what_an_earlier_run_left_in_the_other_flavour_goes() {
+        let mut former = Iptables::new(FakeIpset::new(), FakePrograms::new());
+        converge(&mut former, &speakable());
+        let ours = Iptables::new(FakeIpset::new(), FakePrograms::new());
+        let mut tables = tables(None, Some(ours), Writes::Iptables);
+        tables.former = Some(former);
+        let chains = |tables: &mut Fakes| {
+            let (_, programs) = tables.former.as_mut().expect("it is there").doors();
+            programs.family(Family::V4).print().matches("FERROVIA").count()
+        };
+        assert!(chains(&mut tables) > 0);
+        converge(&mut tables, &speakable());
+        assert_eq!(chains(&mut tables), 0);
     }
 
     #[test]

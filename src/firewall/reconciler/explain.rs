@@ -88,9 +88,6 @@ impl<N: Nft, R: Rtnl, C: Conntrack, S: Sysctl> Room<N, R, C, S> {
         for (refused, reason) in &self.withheld {
             let _ = writeln!(text, "PolicyRefused: {refused} allows nothing until the kernel takes it: {reason}");
         }
-        for limit in self.kernel.nft.limits() {
-            let _ = writeln!(text, "RulesWithoutEffect: {limit}");
-        }
         match self.difference() {
             Ok(transaction) if transaction.is_empty() => {}
             Ok(_) => {

@@ -157,6 +157,9 @@ impl<N: Nft, R: Rtnl, C: Conntrack, S: Sysctl> Subsystem for Room<N, R, C, S> {
             self.apply_settings(&mut outcome);
         }
         self.sync_table(&step, read, first, &mut outcome);
+        if read == Read::Kernel || first {
+            self.note_limits();
+        }
         self.report_withheld(&mut outcome);
         // Somebody else has had the table open for a moment, and what began then is allowed no more than at the start.
         let all = first || outcome.drift > 0;

@@ -17,7 +17,7 @@ pub mod saved;
 pub mod script;
 
 pub use backend::{Iptables, SharedIptables};
-pub use programs::{FLAVOURS, Flavour, Programs, SystemPrograms, restore, save};
+pub use programs::{Choice, FLAVOURS, Flavour, Programs, SystemPrograms, restore, save};
 
 /// What the names of all our chains and sets begin with.
 pub const PREFIX: &str = "FERROVIA-";

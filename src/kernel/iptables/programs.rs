@@ -9,6 +9,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 
+use super::PREFIX;
 use crate::kernel::{Disposition, Error};
 use crate::net::Family;
 
@@ -17,6 +18,9 @@ pub const FLAVOURS: [&str; 4] = ["iptables-nft", "iptables-legacy", "ip6tables-n
 
 /// There where the kernel speaks IPv6 (`net/ipv6/addrconf.c`; not with `ipv6.disable=1`).
 const IPV6_OF_KERNEL: &str = "/proc/net/if_inet6";
+
+/// How long a program waits for another one that holds the lock of the tables, seconds: it may hang, and all rooms wait.
+const WAIT: &str = "--wait=10";
 
 /// Whose rules: the two are in force beside each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,12 +68,22 @@ pub struct SystemPrograms {
 }
 
 impl SystemPrograms {
-    /// The flavour whose rules the kubelet and others of the node write, and why it is that one; `None` where a node has
-    /// no iptables programs.
-    pub fn find() -> Option<(SystemPrograms, String)> {
+    /// The flavour whose rules the kubelet and others of the node write; `None` where a node has no iptables programs.
+    pub fn find() -> Option<Choice> {
         let saved = |flavour: Flavour| Some((flavour, save(flavour.program(Family::V4))?));
-        choose(Flavour::ALL.into_iter().filter_map(saved)).map(|(flavour, why)| (SystemPrograms { flavour }, why))
+        choose(Flavour::ALL.into_iter().filter_map(saved))
     }
+}
+
+/// The programs rules are written with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Choice {
+    /// Them.
+    pub programs: SystemPrograms,
+    /// Why those.
+    pub why: String,
+    /// The other flavour, where an earlier run left rules in it.
+    pub former: Option<SystemPrograms>,
 }
 
 impl Programs for SystemPrograms {
@@ -78,7 +92,7 @@ impl Programs for SystemPrograms {
             return Ok(false);
         }
         // Nothing is changed: the program opens the table, for which the kernel loads what it has.
-        feed(self.flavour.program(family), &["--noflush", "--wait", "--test"], "*filter\nCOMMIT\n").map(|()| true)
+        feed(self.flavour.program(family), &["--noflush", WAIT, "--test"], "*filter\nCOMMIT\n").map(|()| true)
     }
 
     fn save(&mut self, family: Family) -> Result<String, Error> {
@@ -96,18 +110,29 @@ impl Programs for SystemPrograms {
     }
 }
 
-/// The flavour that holds the chains of Kubernetes, from what each saves; the first one where none does.
-fn choose(saved: impl Iterator<Item = (Flavour, String)>) -> Option<(Flavour, String)> {
-    let count = |text: &str| text.lines().filter(|line| line.starts_with(":KUBE-")).count();
-    let found: Vec<(Flavour, usize)> = saved.map(|(flavour, text)| (flavour, count(&text))).collect();
-    let (flavour, chains) = found.iter().copied().reduce(|one, other| if other.1 > one.1 { other } else { one })?;
+/// Chains that kube-router made, which go when its rules are taken over: what is chosen by them would be another flavour
+/// after that.
+const PASSING: [&str; 3] = [":KUBE-ROUTER-", ":KUBE-POD-FW-", ":KUBE-NWPLCY-"];
+
+/// The flavour that holds the chains of Kubernetes, from what each saves; else the one that holds kube-router's or ours;
+/// the first one where none does.
+fn choose(saved: impl Iterator<Item = (Flavour, String)>) -> Option<Choice> {
+    let is_passing = |line: &&str| PASSING.iter().any(|prefix| line.starts_with(prefix));
+    let lasting = |text: &str| text.lines().filter(|line| line.starts_with(":KUBE-") && !is_passing(line)).count();
+    let is_ours = |line: &str| line.strip_prefix(':').is_some_and(|chain| chain.starts_with(PREFIX));
+    let passing = |text: &str| text.lines().filter(|line| is_passing(line) || is_ours(line)).count();
+    let found: Vec<(Flavour, String)> = saved.collect();
+    let weighed = found.iter().map(|(flavour, text)| (*flavour, (lasting(text), passing(text))));
+    let (flavour, (chains, _)) = weighed.reduce(|one, other| if other.1 > one.1 { other } else { one })?;
+    let former = found.iter().find(|(other, text)| *other != flavour && text.lines().any(is_ours));
+    let former = former.map(|(flavour, _)| SystemPrograms { flavour: *flavour });
     let program = flavour.program(Family::V4);
     let why = if chains > 0 {
         format!("{program} holds {chains} KUBE chains of this node")
     } else {
-        format!("{program} is here, and no flavour holds KUBE chains")
+        format!("{program} is here, and no flavour holds KUBE chains that stay")
     };
-    Some((flavour, why))
+    Some(Choice { programs: SystemPrograms { flavour }, why, former })
 }
 
 /// What `<flavour>-save` prints, or `None` where the program is not installed or has no rules to show.
@@ -122,7 +147,7 @@ pub fn save(flavour: &str) -> Option<String> {
 /// # Errors
 /// When the program cannot be started or refuses the script; its own words are in the message.
 pub fn restore(flavour: &str, script: &str) -> Result<(), Error> {
-    feed(flavour, &["--noflush", "--wait"], script)
+    feed(flavour, &["--noflush", WAIT], script)
 }
 
 #[expect(clippy::disallowed_methods, reason = "the one place that starts processes")]
@@ -203,12 +228,27 @@ mod tests {
         let text = |chains: usize| ":KUBE-X - [0:0]\n".repeat(chains);
         let of = |nft: usize, legacy: usize| {
             let saved = [(Flavour::Nft, text(nft)), (Flavour::Legacy, text(legacy))];
-            choose(saved.into_iter()).map(|(flavour, _)| flavour)
+            choose(saved.into_iter()).map(|choice| choice.programs.flavour)
         };
         assert_eq!(of(2, 0), Some(Flavour::Nft));
         assert_eq!(of(1, 9), Some(Flavour::Legacy));
         assert_eq!(of(0, 0), Some(Flavour::Nft));
-        assert_eq!(choose([(Flavour::Legacy, String::new())].into_iter()).map(|found| found.0), Some(Flavour::Legacy));
+        let only = choose([(Flavour::Legacy, String::new())].into_iter());
+        assert_eq!(only.map(|choice| choice.programs.flavour), Some(Flavour::Legacy));
         assert_eq!(choose(std::iter::empty()), None);
+    }
+
+    #[test]
+    fn what_kube_router_and_we_leave_decides_only_where_nothing_else_does() {
+        let of = |nft: &str, legacy: &str| {
+            let saved = [(Flavour::Nft, nft.to_owned()), (Flavour::Legacy, legacy.to_owned())];
+            choose(saved.into_iter()).map(|choice| (choice.programs.flavour, choice.former.map(|it| it.flavour)))
+        };
+        let router = ":KUBE-ROUTER-INPUT - [0:0]\n:KUBE-NWPLCY-DEFAULT - [0:0]\n:KUBE-POD-FW-X - [0:0]\n";
+        let (kubelet, ours) = (":KUBE-KUBELET-CANARY - [0:0]\n", ":FERROVIA-FORWARD - [0:0]\n");
+        assert_eq!(of(kubelet, router), Some((Flavour::Nft, None)), "before and after kube-router's chains go");
+        assert_eq!(of("", router), Some((Flavour::Legacy, None)));
+        assert_eq!(of("", ours), Some((Flavour::Legacy, None)), "a restart stays where it was");
+        assert_eq!(of(kubelet, ours), Some((Flavour::Nft, Some(Flavour::Legacy))), "what is left there is to go");
     }
 }

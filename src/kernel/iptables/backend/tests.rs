@@ -357,3 +357,39 @@ fn what_is_left_of_a_table_is_told_piece_by_piece() {
     assert!(jump.unknown.iter().any(|what| what.contains("jumps")), "{:?}", jump.unknown);
     assert_eq!(jump.chains, whole.chains);
 }
+
+#[test]
+fn a_chain_that_a_foreign_rule_leads_to_stays_empty_and_holds_nothing_up() {
+    let mut fake = fake();
+    converge(&mut fake, &vips());
+    let (_, programs) = fake.doors();
+    let chains = &programs.family(Family::V4).tables[&Table::Filter].chains;
+    let ours = chains.keys().find(|chain| chain.starts_with("FERROVIA-CON-")).expect("it is there").clone();
+    programs.put_foreign_rule(Family::V4, Table::Filter, "FORWARD", &format!("-p tcp -j {ours}"));
+    converge(&mut fake, &Ruleset::default());
+    let (_, programs) = fake.doors();
+    let chains = &programs.family(Family::V4).tables[&Table::Filter].chains;
+    assert_eq!(chains.get(&ours), Some(&Vec::new()));
+    assert_eq!(chains.keys().filter(|chain| chain.starts_with("FERROVIA")).count(), 1, "all others are gone");
+    converge(&mut fake, &vips());
+}
+
+#[test]
+fn links_whose_names_are_no_plain_words_are_refused_by_rule() {
+    use crate::kernel::filter::{FieldType, Match, Selector, Set};
+    for (link, is_plain) in [("eth0.100", true), ("veth-a_b@1", true), ("eth+", false), ("a\"b", false), ("-j", false)]
+    {
+        let mut ruleset = vips();
+        let elements = Elements::Keys([vec![Field::Interface(Name::from(link))]].into());
+        ruleset.sets.insert(Name::from("links"), Set { key: vec![FieldType::Interface], elements, size: 16 });
+        let matched =
+            Match::InSet { selectors: vec![Selector::InputInterface], set: Name::from("links"), negated: false };
+        let rule = Rule { matches: vec![matched], statements: vec![Statement::Accept], comment: Name::from("by link") };
+        ruleset.chains.get_mut("guard").expect("it is there").rules.insert(0, rule);
+        let planned = fake().plan(&Name::from(TABLE), &ruleset);
+        match planned {
+            Ok(_) => assert!(is_plain, "{link}"),
+            Err(error) => assert!(!is_plain && error.op.contains("\"by link\""), "{link}: {error}"),
+        }
+    }
+}

@@ -1,13 +1,13 @@
 //! From one rendering to another: sets, rules, sets.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Iptables, Known};
 use crate::kernel::error::{Disposition, Error};
 use crate::kernel::filter::plan::{Change, Transaction};
-use crate::kernel::filter::{Name, Value};
+use crate::kernel::filter::{Key, Name, Ruleset, Value};
 use crate::kernel::ipset::{Element, Ipset, Op};
 use crate::kernel::iptables::programs::Programs;
 use crate::kernel::iptables::render::{Rendered, RenderedSet, lookups};
@@ -108,26 +108,19 @@ impl<I: Ipset, P: Programs> Iptables<I, P> {
         Ok(Some(found.shape.map(|shape| RenderedSet { shape, elements: found.elements, leads: false })))
     }
 
-    /// Changes that are about members of sets alone: no rule is looked at, and no program runs.
+    /// Changes that are about members of sets alone: no rule is looked at, and no program runs. `None` where they are
+    /// about more.
     fn only_members(&mut self, table: &Name, changes: &[Change]) -> Option<Result<(), Error>> {
         let known = self.known.get(table)?;
         let mut ops = Vec::new();
         for change in changes {
             members(change, &known.rendered, &mut ops)?;
         }
-        let mut ruleset = known.ruleset.clone();
+        keeps_values(changes, &known.ruleset).then_some(())?;
+        let mut known = self.known.remove(table)?;
         for change in changes {
-            change.apply_to(&mut ruleset);
+            change.apply_to(&mut known.ruleset);
         }
-        for change in changes {
-            // The last key of a value takes a rule with it.
-            let Change::DeleteEntries(map, gone) = change else { continue };
-            let left = ruleset.maps.get(map)?;
-            let stays = |value: &Value| left.elements.values().any(|other| other == value);
-            gone.iter().all(|(_, value)| stays(value)).then_some(())?;
-        }
-        let known = self.known.get_mut(table)?;
-        known.ruleset = ruleset;
         for op in &ops {
             let Some(set) = known.rendered.sets.get_mut(op.set()) else { continue };
             match op {
@@ -145,8 +138,9 @@ impl<I: Ipset, P: Programs> Iptables<I, P> {
             Op::Delete(..) if leads(op) => 2,
             _ => 1,
         });
-        let (rendered, mut faults) = (known.rendered.clone(), Faults::new());
-        self.apply(&ops, &rendered, &There::new(), &mut faults);
+        let mut faults = Faults::new();
+        self.apply(&ops, &known.rendered, &There::new(), &mut faults);
+        self.known.insert(table.clone(), known);
         Some(faults.into_values().next().map_or(Ok(()), Err))
     }
 
@@ -193,6 +187,28 @@ impl<I: Ipset, P: Programs> Iptables<I, P> {
             std::thread::sleep(pause);
         }
     }
+}
+
+/// Whether every value of a map that loses entries has some left: the last key of a value takes a rule with it.
+fn keeps_values(changes: &[Change], ruleset: &Ruleset) -> bool {
+    let of = |name: &Name, wanted: bool| {
+        let name = name.clone();
+        changes.iter().flat_map(move |change| match change {
+            Change::AddEntries(map, entries) if wanted && *map == name => entries.as_slice(),
+            Change::DeleteEntries(map, entries) if !wanted && *map == name => entries.as_slice(),
+            _ => &[],
+        })
+    };
+    changes.iter().all(|change| {
+        let Change::DeleteEntries(map, entries) = change else { return true };
+        let gone: BTreeSet<&Key> = of(map, false).map(|(key, _)| key).collect();
+        let stays = |value: &Value| {
+            let there = ruleset.maps.get(map).into_iter().flat_map(|map| &map.elements);
+            of(map, true).any(|(_, new)| new == value)
+                || there.into_iter().any(|(key, other)| other == value && !gone.contains(key))
+        };
+        entries.iter().map(|(_, value)| value).collect::<BTreeSet<_>>().into_iter().all(stays)
+    })
 }
 
 /// What is done with sets before rules change, and afterwards.

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use sha2::{Digest, Sha256};
 
 use super::{PREFIX, Table, tag};
-use crate::kernel::filter::{Base, BaseKind, Hook, Name, Rule, Ruleset, Value};
+use crate::kernel::filter::{Base, BaseKind, Elements, Field, Hook, Key, Match, Name, Rule, Ruleset, Value};
 use crate::kernel::ipset::{Element, Shape};
 use crate::net::Family;
 
@@ -157,6 +157,7 @@ impl Unspeakable {
 /// The first rule that iptables has no words for.
 pub fn render(table: &Name, ruleset: &Ruleset) -> Result<Rendered, Unspeakable> {
     let mut rendered = Rendered::default();
+    links_are_speakable(ruleset)?;
     for family in Family::ALL {
         for (name, chain) in &ruleset.chains {
             let Some(base) = chain.base else { continue };
@@ -191,6 +192,34 @@ pub fn render(table: &Name, ruleset: &Ruleset) -> Result<Rendered, Unspeakable> 
         rules.entries.values_mut().for_each(|entries| entries.sort());
     }
     Ok(rendered)
+}
+
+/// Names of links come from the node: the kernel takes nearly every character in one. iptables takes some for quotes,
+/// options or (`+`) any ending.
+fn links_are_speakable(ruleset: &Ruleset) -> Result<(), Unspeakable> {
+    let is_plain = |name: &str| {
+        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '@');
+        name.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_') && name.chars().all(plain)
+    };
+    let is_odd = |field: &Field| matches!(field, Field::Interface(name) if !is_plain(name));
+    let odd_key = |key: &Key| key.iter().any(is_odd);
+    let odd = |name: &Name| {
+        let of_set = ruleset.sets.get(name).is_some_and(|set| match &set.elements {
+            Elements::Keys(keys) => keys.iter().any(odd_key),
+            Elements::Prefixes(_) => false,
+        });
+        of_set || ruleset.maps.get(name).is_some_and(|map| map.elements.keys().any(odd_key))
+    };
+    for (chain, rule) in
+        ruleset.chains.iter().flat_map(|(name, chain)| chain.rules.iter().map(move |rule| (name, rule)))
+    {
+        let matched = |it: &Match| matches!(it, Match::InputInterface { name, .. } if !is_plain(name));
+        if rule.matches.iter().any(matched) || rule.refers_to().any(odd) {
+            let reason = "iptables cannot be told a link of this name: letters, digits and - _ . @ only";
+            return Err(Unspeakable { chain: chain.clone(), comment: rule.comment.clone(), reason });
+        }
+    }
+    Ok(())
 }
 
 /// The table and hook of iptables for a base chain.
