@@ -31,8 +31,8 @@ use super::{SOON, with_lab};
 const ROWS: usize = 30;
 /// How long nodes remember what no longer is, seconds.
 const FORGET_SOON: [(&str, &str); 4] = [
-    ("net/netfilter/nf_conntrack_udp_timeout", "3"),
-    ("net/netfilter/nf_conntrack_udp_timeout_stream", "3"),
+    ("net/netfilter/nf_conntrack_udp_timeout", "15"),
+    ("net/netfilter/nf_conntrack_udp_timeout_stream", "15"),
     ("net/netfilter/nf_conntrack_tcp_timeout_close", "3"),
     ("net/netfilter/nf_conntrack_sctp_timeout_closed", "3"),
 ];
