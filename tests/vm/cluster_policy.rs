@@ -8,6 +8,7 @@ use ferrovia::net::Family;
 use ferrovia::testing::lab::{Daemon, Lab, Options, topology, traffic, wait};
 use serde_json::{Value, json};
 
+use super::firewall::Backend;
 use super::{SOON, with_daemons};
 
 /// How long a packet that is refused, or never answered, may take to count as that.
@@ -59,9 +60,11 @@ fn explains(daemon: &Daemon, words: &[&str]) -> Result<()> {
     })
 }
 
-#[test]
-fn tiers_decide_in_their_order_and_denied_packets_are_told() {
-    with_daemons(Options::default(), &["--run-firewall=true", "--log-denied"], |lab, daemons| {
+both_backends!(tiers_decide_in_their_order_and_denied_packets_are_told);
+
+fn tiers_decide_in_their_order_and_denied_packets_are_told(backend: Backend) {
+    let flags = ["--run-firewall=true", "--log-denied", backend.flag()];
+    with_daemons(Options::default(), &flags, |lab, daemons| {
         let write = |objects: &[Value]| lab.manifests().write("policies.yaml", &[&[namespace()], objects].concat());
         let Some(first) = daemons.first() else { anyhow::bail!("a daemon") };
         becomes(lab, true, "without policies")?;

@@ -11,9 +11,11 @@ use ferrovia::firewall::book::Book;
 use ferrovia::firewall::compile::ruleset;
 use ferrovia::firewall::log_reader::follow;
 use ferrovia::k8s::load_text;
-use ferrovia::kernel::filter::plan::plan;
+use ferrovia::kernel::filter;
+use ferrovia::kernel::ipset::IpsetClient;
+use ferrovia::kernel::iptables::{Flavour, Iptables, SystemPrograms};
 use ferrovia::kernel::nflog::{OpenError, Reader};
-use ferrovia::kernel::nft::{Nft, NftClient};
+use ferrovia::kernel::nft::NftClient;
 use ferrovia::model::{NodeName, Published};
 use ferrovia::telemetry::log::{LogOptions, subscriber};
 use ferrovia::testing::lab::Namespace;
@@ -21,6 +23,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::SOON;
+use crate::firewall::Backend;
 
 const GROUP: u16 = 100;
 const CLUSTER: &str = "
@@ -59,12 +62,13 @@ impl Write for Lines {
     }
 }
 
-#[test]
-fn a_denied_packet_yields_a_line_and_a_count() {
+both_backends!(a_denied_packet_yields_a_line_and_a_count);
+
+fn a_denied_packet_yields_a_line_and_a_count(backend: Backend) {
     guest!();
     let names = ["client", "node", "pod"].map(|role| format!("denied-{}-{role}", std::process::id()));
     let namespaces = Namespace::create(&names).unwrap();
-    let seen = denied_packets(&namespaces);
+    let seen = denied_packets(backend, &namespaces);
     Namespace::delete(&names).unwrap();
     let (lines, counts) = seen.unwrap();
     let has = |words: &[&str]| lines.lines().any(|line| words.iter().all(|word| line.contains(word)));
@@ -82,10 +86,18 @@ fn a_denied_packet_yields_a_line_and_a_count() {
     assert!(counts.contains(&("shop".to_owned(), "ingress".to_owned(), "cluster_policy")), "{counts:?}");
 }
 
+/// Where the rules are written.
+fn tables(backend: Backend) -> Result<Box<dyn filter::Backend>> {
+    Ok(match backend {
+        Backend::Nftables => Box::new(NftClient::open()?),
+        Backend::Iptables => Box::new(Iptables::new(IpsetClient::open()?, SystemPrograms { flavour: Flavour::Nft })),
+    })
+}
+
 type Count = (String, String, &'static str);
 
 /// Sends to ports that are denied until both were told.
-fn denied_packets(namespaces: &[Namespace]) -> Result<(String, Vec<Count>)> {
+fn denied_packets(backend: Backend, namespaces: &[Namespace]) -> Result<(String, Vec<Count>)> {
     let [client, node, pod] = namespaces else { bail!("three namespaces") };
     wire(client, node, "c", "10.244.2.7", "10.244.2.1")?;
     wire(pod, node, "p", "10.244.1.5", "10.244.1.1")?;
@@ -101,7 +113,9 @@ fn denied_packets(namespaces: &[Namespace]) -> Result<(String, Vec<Count>)> {
     let written = lines.clone();
     let counts = node.run(move || {
         let table = Arc::from(ferrovia::firewall::TABLE);
-        NftClient::open()?.commit(&plan(&table, &rules, None))?;
+        let mut tables = tables(backend)?;
+        let transaction = tables.plan(&table, &rules)?;
+        tables.commit(&transaction)?;
         let log = subscriber(&LogOptions::default(), move || written.clone())?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         tracing::subscriber::with_default(log, || {

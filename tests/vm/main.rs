@@ -19,6 +19,23 @@ macro_rules! guest {
     };
 }
 
+/// Makes a test on nftables and one on iptables of each function that takes a backend.
+macro_rules! both_backends {
+    ($($name:ident)+) => {$(
+        mod $name {
+            #[test]
+            fn nftables() {
+                super::$name($crate::firewall::Backend::Nftables);
+            }
+
+            #[test]
+            fn iptables() {
+                super::$name($crate::firewall::Backend::Iptables);
+            }
+        }
+    )+};
+}
+
 mod changes;
 mod cluster;
 mod cluster_policy;
@@ -81,7 +98,8 @@ fn state(lab: &Lab) -> String {
         let skip = log.lines().count().saturating_sub(LINES);
         let log: Vec<&str> = log.lines().skip(skip).collect();
         text.push_str(&format!("--- {}: log ---\n{}\n", node.name, log.join("\n")));
-        for command in ["ipvsadm -Ln", "ip -o addr show", "ip route show table local", "nft list ruleset"] {
+        for command in ["ipvsadm -Ln", "ip -o addr show", "ip route show table local", "nft list ruleset", "ipset save"]
+        {
             let output = node.ns.command(command).unwrap_or_else(|error| format!("{error:#}"));
             text.push_str(&format!("--- {}: {command} ---\n{output}\n", node.name));
         }

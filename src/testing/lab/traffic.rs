@@ -144,6 +144,13 @@ pub fn ping(from: &Namespace, to: IpAddr, limit: Duration) -> Result<bool> {
     }
 }
 
+impl From<TcpStream> for Connection {
+    /// What is open already, over TCP or SCTP.
+    fn from(stream: TcpStream) -> Connection {
+        Connection { stream }
+    }
+}
+
 impl Connection {
     /// Opens a connection.
     ///

@@ -23,16 +23,18 @@ use ferrovia::testing::policy_oracle::PolicyOracle;
 use ferrovia::testing::tracer::{Origin, Packet};
 
 use self::generate::Random;
+pub(crate) use self::prober::open;
 use self::prober::{Host, PROTOCOLS, Probe, Prober, Seen};
 use self::world::World;
+use super::firewall::{Backend, generation};
 use super::{SOON, with_lab};
 
 /// Rows of one case that are printed.
 const ROWS: usize = 30;
 /// How long nodes remember what no longer is, seconds.
 const FORGET_SOON: [(&str, &str); 4] = [
-    ("net/netfilter/nf_conntrack_udp_timeout", "3"),
-    ("net/netfilter/nf_conntrack_udp_timeout_stream", "3"),
+    ("net/netfilter/nf_conntrack_udp_timeout", "15"),
+    ("net/netfilter/nf_conntrack_udp_timeout_stream", "15"),
     ("net/netfilter/nf_conntrack_tcp_timeout_close", "3"),
     ("net/netfilter/nf_conntrack_sctp_timeout_closed", "3"),
 ];
@@ -42,11 +44,6 @@ const ENOUGH: usize = 5;
 /// Two nodes with five pods each, of which the first nine are used.
 fn options() -> Options {
     Options { nodes: 2, pods: 5, sctp: true, ..Options::default() }
-}
-
-/// What a daemon has in force.
-fn generation(daemon: &Daemon) -> Result<f64> {
-    daemon.metric("ferrovia_generation", &["stage=\"applied\"", "room=\"firewall\""])
 }
 
 /// Writes the world, and waits until every daemon has it in force.
@@ -204,5 +201,5 @@ fn truth(backend: &str, n_generated: usize) {
 
 #[test]
 fn nftables_does_what_the_api_says() {
-    truth("--firewall-backend=nftables", 60);
+    truth(Backend::Nftables.flag(), 60);
 }

@@ -98,7 +98,7 @@ fn index(family: Family) -> usize {
 }
 
 /// A socket that never waits.
-pub(super) fn open(protocol: Protocol, at: SocketAddr) -> Result<OwnedFd> {
+pub(crate) fn open(protocol: Protocol, at: SocketAddr) -> Result<OwnedFd> {
     let family = if at.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let (kind, number) = match protocol {
         Protocol::Tcp => (SocketType::STREAM, ipproto::TCP),
