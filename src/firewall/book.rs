@@ -155,7 +155,7 @@ impl Book {
             for pod in older.iter().flat_map(|entry| &entry.pods) {
                 self.place(pod, key, None);
             }
-            self.swap_sets(older.as_ref(), None, snapshot);
+            self.swap_sets(older.as_ref(), None);
             return;
         };
         let chooser = targets(key, policy);
@@ -172,7 +172,7 @@ impl Book {
             }
         }
         self.targets.insert(key.clone(), chooser);
-        self.swap_sets(older.as_ref(), Some(&entry), snapshot);
+        self.swap_sets(older.as_ref(), Some(&entry));
         self.policies.insert(key.clone(), entry);
     }
 
@@ -214,7 +214,7 @@ impl Book {
             self.touched.policies.insert(policy.clone());
             for set in entry.resolved.sets() {
                 if was_idle {
-                    self.members.retain(set, snapshot);
+                    self.members.retain(set);
                 } else {
                     self.members.release(set);
                 }
@@ -237,13 +237,13 @@ impl Book {
     }
 
     /// Takes the sets of the newer entry into use and then lets those of the older one go, so that what both use stays.
-    fn swap_sets(&mut self, older: Option<&Entry>, newer: Option<&Entry>, snapshot: &Snapshot) {
+    fn swap_sets(&mut self, older: Option<&Entry>, newer: Option<&Entry>) {
         let sets = |entry: Option<&Entry>| {
             let entry = entry.filter(|entry| !entry.pods.is_empty());
             entry.map(|entry| entry.resolved.sets().into_iter().cloned().collect::<Vec<_>>()).unwrap_or_default()
         };
         for set in sets(newer) {
-            self.members.retain(&set, snapshot);
+            self.members.retain(&set);
         }
         for set in sets(older) {
             self.members.release(&set);

@@ -71,7 +71,7 @@ impl PodChooser {
 }
 
 /// The label a selector insists on, with the fewest values.
-fn narrowest(selector: &Selector) -> Option<(&Arc<str>, &BTreeSet<Arc<str>>)> {
+pub(super) fn narrowest(selector: &Selector) -> Option<(&Arc<str>, &BTreeSet<Arc<str>>)> {
     let insists = selector.0.iter().filter_map(|requirement| match &requirement.operator {
         Operator::In(values) => Some((&requirement.key, values)),
         _ => None,
@@ -152,14 +152,15 @@ impl<K: Clone + Ord> Index<K> {
     }
 }
 
+/// Choosers and labels for properties: of three names and values each, so that many meet.
 #[cfg(test)]
-mod tests {
+pub(super) mod testing {
     use proptest::prelude::*;
 
     use super::*;
     use crate::model::Requirement;
 
-    fn name(number: u8) -> Arc<str> {
+    pub(in super::super) fn name(number: u8) -> Arc<str> {
         Arc::from(format!("{}", char::from(b'a' + number)))
     }
 
@@ -176,15 +177,23 @@ mod tests {
         prop::collection::vec(requirement, 0..3).prop_map(Selector)
     }
 
-    fn chooser() -> impl Strategy<Value = PodChooser> {
+    pub(in super::super) fn chooser() -> impl Strategy<Value = PodChooser> {
         let scope =
             prop_oneof![(0..3_u8).prop_map(|n| Scope::Namespace(name(n))), selector().prop_map(Scope::Selected)];
         (scope, selector()).prop_map(|(scope, pods)| PodChooser { scope, pods })
     }
 
-    fn labels() -> impl Strategy<Value = Labels> {
+    pub(in super::super) fn labels() -> impl Strategy<Value = Labels> {
         prop::collection::btree_map((0..3_u8).prop_map(name), (0..3_u8).prop_map(name), 0..3)
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::testing::{chooser, labels, name};
+    use super::*;
 
     proptest! {
         #[test]
