@@ -94,9 +94,12 @@ impl Book {
             self.tiers.set_policy(name, self.pods.keys(), &mut self.members, snapshot);
         }
         for key in &changes.pods {
-            self.members.update(key, snapshot);
             self.set_pod(key, snapshot);
             self.tiers.set_pod(key, self.pods.contains_key(key), &mut self.members, snapshot);
+        }
+        // Last: at the start all sets are in use by now, and each pod is looked at once instead of each set's pods.
+        for key in &changes.pods {
+            self.members.update(key, snapshot);
         }
     }
 
