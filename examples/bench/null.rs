@@ -13,7 +13,7 @@ use ferrovia::kernel::netlink::Batch;
 use ferrovia::kernel::nft::Nft;
 use ferrovia::kernel::rtnl::{self, Address, Link, Neighbour, Route, RouteFilter, Rtnl, Rule};
 use ferrovia::kernel::sysctl::FakeSysctl;
-use ferrovia::net::{Family, Protocol};
+use ferrovia::net::Family;
 use ferrovia::proxy::reconciler::{Kernel, Outputs, Room};
 use ferrovia::proxy::{Config, DUMMY_LINK};
 
@@ -123,7 +123,7 @@ impl Rtnl for Nothing {
 }
 
 impl Conntrack for Nothing {
-    fn list(&mut self, _: Family, _: Protocol, _: &mut dyn FnMut(&Flow) -> bool) -> Result<Vec<Flow>, Error> {
+    fn list(&mut self, _: Family, _: &mut dyn FnMut(&Flow) -> bool) -> Result<Vec<Flow>, Error> {
         Ok(Vec::new())
     }
 

@@ -15,7 +15,7 @@ use crate::kernel::ipvs::{
 use crate::kernel::nft::Nft;
 use crate::kernel::rtnl::{self, Address, Link, Neighbour, Route, RouteFilter, Rtnl, Rule};
 use crate::kernel::sysctl::Sysctl;
-use crate::net::{Family, Protocol};
+use crate::net::Family;
 use crate::proxy::reconciler::Kernel;
 use crate::{firewall, routing};
 
@@ -192,13 +192,8 @@ impl<D: Fou> Fou for Dry<D> {
 }
 
 impl<D: Conntrack> Conntrack for Dry<D> {
-    fn list(
-        &mut self,
-        family: Family,
-        protocol: Protocol,
-        keep: &mut dyn FnMut(&Flow) -> bool,
-    ) -> Result<Vec<Flow>, Error> {
-        self.door.list(family, protocol, keep)
+    fn list(&mut self, family: Family, keep: &mut dyn FnMut(&Flow) -> bool) -> Result<Vec<Flow>, Error> {
+        self.door.list(family, keep)
     }
 
     fn delete(&mut self, flows: &[Flow]) -> Result<(), Error> {

@@ -59,8 +59,10 @@ impl Observer for Counting {
         metrics.failed_keys.get_or_create(&RoomLabels { room }).set(i64::try_from(n_failed).unwrap_or(i64::MAX));
         let drift = u64::try_from(outcome.drift).unwrap_or(u64::MAX);
         metrics.drift.get_or_create(&RoomLabels { room }).inc_by(drift);
-        let generation = i64::try_from(outcome.generation.0).unwrap_or(i64::MAX);
-        metrics.generation.get_or_create(&StageLabels { stage: "applied", room }).set(generation);
+        if !outcome.unfinished {
+            let generation = i64::try_from(outcome.generation.0).unwrap_or(i64::MAX);
+            metrics.generation.get_or_create(&StageLabels { stage: "applied", room }).set(generation);
+        }
         if let Some(lag) = pass.lag {
             metrics.event_lag.observe(lag.as_secs_f64());
         }
@@ -88,6 +90,8 @@ mod tests {
         let lag = Some(Duration::from_millis(9));
         counting.pass(&Pass { room: "proxy", outcome: &outcome, read: Read::Kernel, n_failed: 1, took, lag });
         counting.pass(&Pass { room: "proxy", outcome: &outcome, read: Read::Kernel, n_failed: 1, took, lag: None });
+        let unfinished = Outcome { generation: Generation(5), ops: 0, drift: 0, unfinished: true, ..outcome.clone() };
+        counting.pass(&Pass { room: "proxy", outcome: &unfinished, read: Read::Kernel, n_failed: 0, took, lag: None });
         assert_eq!(counting.sums("proxy"), Sums { drift: 4, lag });
         assert_eq!(counting.sums("attic"), Sums::default());
         let text = Scrape::new(&metrics, None).text();
@@ -98,7 +102,7 @@ mod tests {
             "ferrovia_drift_total{room=\"proxy\"} 4",
             "ferrovia_failed_keys{room=\"proxy\"} 1",
             "ferrovia_event_lag_seconds_count 1",
-            "kube_router_controller_ipvs_services_sync_time_count 2",
+            "kube_router_controller_ipvs_services_sync_time_count 3",
         ] {
             assert!(text.lines().any(|found| found == line), "{line} is missing in\n{text}");
         }

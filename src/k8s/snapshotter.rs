@@ -13,7 +13,7 @@ use tracing::{debug, info};
 use super::cluster::{Cluster, RejectionChange, log_rejections};
 use super::errors::Error;
 use super::status::Status;
-use super::watch::Stamped;
+use super::watch::{News, Stamped};
 use crate::model::{Generation, NodeName, Notice, Severity, Snapshot};
 
 /// Updates taken in at once before the clock is looked at.
@@ -84,10 +84,8 @@ impl Snapshotter {
                     if received == 0 {
                         return Ok(());
                     }
-                    for (update, arrived) in batch.drain(..) {
-                        let (changed, rejections) = cluster.fold(update);
-                        self.tell(&rejections);
-                        if changed {
+                    for (news, arrived) in batch.drain(..) {
+                        if self.fold(&mut cluster, news) {
                             pending = Some(self.postpone(pending, arrived));
                         }
                     }
@@ -107,6 +105,21 @@ impl Snapshotter {
                 self.publish(&cluster, generation, oldest_event);
             }
         }
+    }
+
+    /// Takes in all that arrived at one moment: true when it changed anything.
+    fn fold(&self, cluster: &mut Cluster, news: News) -> bool {
+        let (one, folder) = match news {
+            News::One(update) => (Some(update), Vec::new()),
+            News::Folder(updates) => (None, updates),
+        };
+        let mut any = false;
+        for update in one.into_iter().chain(folder) {
+            let (changed, rejections) = cluster.fold(update);
+            self.tell(&rejections);
+            any |= changed;
+        }
+        any
     }
 
     /// One more change: the due time moves, within its bound.

@@ -45,8 +45,18 @@ const BROKEN_STREAMS: u32 = 3;
 /// Failures in a row before another way to the API server is looked for.
 const FAILURES_BEFORE_RENEWAL: u32 = 3;
 
-/// An update and when it arrived.
-pub(super) type Stamped = (Update, Instant);
+/// What arrived at one moment: no snapshot shows a part of it.
+#[derive(Debug)]
+pub(super) enum News {
+    /// The event of a watch.
+    One(Update),
+    /// The whole content of a folder. Its kinds speak of each other: endpoints without their pods would be drained
+    /// with the wrong grace, a pod without its policies would be open.
+    Folder(Vec<Update>),
+}
+
+/// News and when it arrived.
+pub(super) type Stamped = (News, Instant);
 
 /// A kind of API object that is watched.
 pub(super) trait Watched:
@@ -289,7 +299,7 @@ impl<T: Watched> Watch<'_, T> {
             self.known_absent = true;
         }
         for event in [Event::Init, Event::InitDone] {
-            if self.updates.send((T::update(event), Instant::now())).await.is_err() {
+            if self.updates.send((News::One(T::update(event)), Instant::now())).await.is_err() {
                 return false;
             }
         }
@@ -313,7 +323,7 @@ impl<T: Watched> Watch<'_, T> {
                 self.listing = true;
                 self.broken_streams = self.broken_streams.saturating_add(1);
                 // A server that answers the request may still fail to serve the list: not a success yet.
-                return self.updates.send((T::update(Event::Init), Instant::now())).await.is_ok();
+                return self.updates.send((News::One(T::update(Event::Init)), Instant::now())).await.is_ok();
             }
             KubeEvent::InitApply(object) => Event::InitApply(object.convert(context)),
             KubeEvent::InitDone => {
@@ -331,7 +341,7 @@ impl<T: Watched> Watch<'_, T> {
         if !matches!(event, Event::InitApply(_)) {
             self.well();
         }
-        if self.updates.send((T::update(event), arrived)).await.is_err() {
+        if self.updates.send((News::One(T::update(event)), arrived)).await.is_err() {
             return false;
         }
         if done && !self.status.in_sync() {

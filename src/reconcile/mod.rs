@@ -63,6 +63,9 @@ pub struct Outcome {
     pub broken: BTreeSet<String>,
     /// Call again after this long even if nothing happens (draining). `None`: nothing is due.
     pub again_in: Option<Duration>,
+    /// What the snapshot asks for is written, but something that ends with it goes on until that next pass: connections
+    /// that are denied now. The generation does not count as applied before.
+    pub unfinished: bool,
     /// What the owners of objects should know. The driver passes on only what is new.
     pub notices: Vec<Notice>,
 }

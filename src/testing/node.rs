@@ -22,7 +22,7 @@ use crate::kernel::rtnl::{Address, Link, Neighbour, Op as LinkOp, Route, RouteFi
 use crate::kernel::sysctl::{FakeSysctl, Sysctl};
 use crate::kernel::{Disposition, Error};
 use crate::model::Snapshot;
-use crate::net::{Family, Prefix, Protocol};
+use crate::net::{Family, Prefix};
 use crate::proxy::reconciler::{Kernel, Outputs, Room};
 use crate::proxy::{Config, DUMMY_LINK, TABLE};
 use crate::reconcile::{Outcome, Read, Subsystem};
@@ -185,13 +185,8 @@ impl Rtnl for Door<FakeRtnl> {
 }
 
 impl Conntrack for Door<FakeConntrack> {
-    fn list(
-        &mut self,
-        family: Family,
-        protocol: Protocol,
-        keep: &mut dyn FnMut(&Flow) -> bool,
-    ) -> Result<Vec<Flow>, Error> {
-        self.pass(&|| "conntrack -L".to_owned(), |fake| fake.list(family, protocol, keep))
+    fn list(&mut self, family: Family, keep: &mut dyn FnMut(&Flow) -> bool) -> Result<Vec<Flow>, Error> {
+        self.pass(&|| "conntrack -L".to_owned(), |fake| fake.list(family, keep))
     }
 
     fn delete(&mut self, flows: &[Flow]) -> Result<(), Error> {

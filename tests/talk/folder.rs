@@ -6,8 +6,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ferrovia::k8s::{Config, Error, Handle, Needs, Source, start};
-use ferrovia::model::NodeName;
+use ferrovia::k8s::{Config, Error, Handle, Needs, Source, Timings, start};
+use ferrovia::model::{Node, NodeName};
 use tokio::sync::watch::{Sender, channel};
 
 use crate::{eventually, services, timings, until};
@@ -100,6 +100,39 @@ async fn a_broken_document_takes_only_its_own_object_away() {
     fs::write(&file, format!("{}---\n{}", manifest("a", "10.0.0.1"), manifest("b", "10.0.0.2"))).unwrap();
     until(&mut door, "both again", |snapshot| services(snapshot) == ["a=10.0.0.1", "b=10.0.0.2"]).await;
     assert!(door.status.reports().is_empty());
+}
+
+#[tokio::test]
+async fn what_a_folder_says_of_several_kinds_becomes_one_snapshot() {
+    const N: usize = 400;
+    let folder = tempfile::tempdir().unwrap();
+    let (file, new) = (folder.path().join("all.yaml"), folder.path().join(".all.yaml.new"));
+    let write = |version: u32| {
+        let mut text = String::new();
+        for number in 0..N {
+            text.push_str(&manifest(&format!("s{number}"), &format!("10.{version}.{}.{}", number / 200, number % 200)));
+            text.push_str(&format!(
+                "---\napiVersion: v1\nkind: Node\nmetadata: {{name: m{number}, labels: {{version: \"{version}\"}}}}\n---\n"
+            ));
+        }
+        fs::write(&new, text).unwrap();
+        fs::rename(&new, &file).unwrap();
+    };
+    write(1);
+    let mut config = Config::new(Source::Folder(folder.path().to_owned()), NodeName::new("n1"), Needs::default());
+    // No quiet time at all: each piece that is handed on by itself would be published by itself.
+    config.timings = Timings { quiet: Duration::ZERO, most: Duration::ZERO, folder_poll: NEVER, ..timings() };
+    let (_stop, stopped) = channel(false);
+    let mut door = start(config, stopped).await.unwrap();
+    until(&mut door, "the first version", |snapshot| services(snapshot).len() == N).await;
+    for version in 2..5 {
+        write(version);
+        let whole = format!("s0=10.{version}.0.0");
+        let published = until(&mut door, "the next version", |snapshot| services(snapshot)[0] == whole).await;
+        let old = |node: &Node| node.labels.get("version").is_none_or(|label| **label != *version.to_string());
+        let n_old = published.snapshot.nodes.values().filter(|node| old(node)).count();
+        assert_eq!((n_old, published.snapshot.generation.0), (0, u64::from(version)));
+    }
 }
 
 #[tokio::test]

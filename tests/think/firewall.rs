@@ -169,11 +169,19 @@ fn a_stricter_policy_cuts_what_it_denies_and_a_looser_one_nothing() {
     // Its end is stricter; several changes within a moment are one look.
     snapshot.policies.remove(&PolicyKey::new("default", "strangers"));
     let outcome = room.sync(&snapshot, Read::Remembered, Duration::from_secs(120));
-    assert!(outcome.again_in.is_some());
+    assert!(outcome.again_in.is_some() && outcome.unfinished, "denied connections go on: {outcome:?}");
     let lists = node.conntrack.open().lists;
-    let _ = room.sync(&snapshot, Read::Remembered, Duration::from_secs(180));
-    assert!(node.conntrack.open().lists > lists);
-    // A restarted daemon looks at everything once.
+    let outcome = room.sync(&snapshot, Read::Remembered, Duration::from_secs(180));
+    assert!(node.conntrack.open().lists > lists && !outcome.unfinished);
+    // A packet that was on its way during that look is found by the next one.
+    let in_flight = flow("10.244.2.9", "10.244.1.5", "10.244.1.5", 7777);
+    node.conntrack.open().flows.insert(in_flight);
+    assert!(outcome.again_in.is_some());
+    let _ = room.sync(&snapshot, Read::Remembered, Duration::from_secs(200));
+    assert_eq!(node.conntrack.open().deleted.last(), Some(&in_flight));
+    let outcome = room.sync(&snapshot, Read::Remembered, Duration::from_secs(240));
+    assert!(!outcome.unfinished && outcome.again_in.is_none(), "{outcome:?}");
+    // A restarted daemon looks at everything.
     let late = flow("10.244.2.9", "10.244.1.5", "10.244.1.5", 9999);
     node.conntrack.open().flows.insert(late);
     let _ = pass(&mut super::firewall::room(&node, &config), &snapshot, Read::Kernel);

@@ -1,12 +1,12 @@
 //! The router on three nodes: pods and VIPs are announced, learned routes enter the kernel and stay there.
 
 use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, ensure};
 use ferrovia::net::{Family, Protocol};
 use ferrovia::testing::lab::bird::{self, Version};
-use ferrovia::testing::lab::{Bird, DaemonOptions, Lab, Options, ServiceSpec, topology, traffic, wait};
+use ferrovia::testing::lab::{Bird, Daemon, DaemonOptions, Lab, Options, ServiceSpec, topology, traffic, wait};
 
 use super::{SOON, with_lab};
 
@@ -148,6 +148,78 @@ fn routes_that_somebody_removes_come_back_and_a_restart_adopts_them() {
         })?;
         ensure!(ns.command("ip route show proto 17")? == before);
         Ok(())
+    });
+}
+
+/// The wall clock of the guest, set wrong until this goes.
+struct WrongClock<'a> {
+    lab: &'a Lab,
+    /// Since when, and what time it was: what passes meanwhile is counted by a clock that nobody sets.
+    start: Instant,
+    epoch: Duration,
+}
+
+impl<'a> WrongClock<'a> {
+    fn new(lab: &'a Lab) -> Result<Self> {
+        Ok(WrongClock { lab, start: Instant::now(), epoch: SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)? })
+    }
+
+    /// Sets the clock to so many seconds from the right time.
+    fn set(&self, wrong_by: i64) -> Result<()> {
+        let right = i64::try_from((self.epoch + self.start.elapsed()).as_secs())?;
+        self.lab.edge.command(&format!("date -s @{}", right + wrong_by)).map(drop)
+    }
+}
+
+impl Drop for WrongClock<'_> {
+    fn drop(&mut self) {
+        self.set(0).expect("the clock is right again");
+    }
+}
+
+#[test]
+fn a_wall_clock_that_jumps_moves_no_session_and_no_route() {
+    const DAY: i64 = 86_400;
+    with_lab(dynamic(), |lab| {
+        let edge = edge(lab)?;
+        // Short, so that whoever measured it by the wall clock would end the session at once.
+        let flags: Vec<&str> = FLAGS.into_iter().chain(["--bgp-holdtime=9s"]).collect();
+        let mut daemons = lab.start_daemons(&DaemonOptions::with(&flags))?;
+        wait_for_pod_routes(lab)?;
+        for node in lab.nodes() {
+            edge.wait_established(&node.name, SOON)?;
+        }
+        lab.manifests().expose(&web(), &lab.pods(&["p11", "p21", "p31"])?)?;
+        let (prefix, hops) = (format!("{VIP}/32"), ["192.168.10.11", "192.168.10.12", "192.168.10.13"]);
+        bird::wait_kernel_next_hops(&lab.edge, &prefix, &hops, SOON)?;
+        let drops = |daemon: &Daemon| daemon.metric("ferrovia_bgp_session_drops_total", &[]);
+        let before: Vec<f64> = daemons.iter().map(drops).collect::<Result<_>>()?;
+
+        let clock = WrongClock::new(lab)?;
+        for wrong_by in [DAY, -DAY] {
+            clock.set(wrong_by)?;
+            wait::throughout("the edge has its routes", Duration::from_secs(12), || {
+                Ok(bird::kernel_next_hops(&lab.edge, &prefix)? == hops)
+            })?;
+            // What changes meanwhile arrives.
+            lab.manifests().expose(&web(), &lab.pods(&["p11"])?)?;
+            lab.http(&lab.far, SocketAddr::new(vip(), 80), 3)?;
+            lab.manifests().expose(&web().external_local(), &lab.pods(&["p21"])?)?;
+            bird::wait_kernel_next_hops(&lab.edge, &prefix, &hops[1..2], SOON)?;
+            lab.manifests().expose(&web(), &lab.pods(&["p11", "p21", "p31"])?)?;
+            bird::wait_kernel_next_hops(&lab.edge, &prefix, &hops, SOON)?;
+        }
+        let after: Vec<f64> = daemons.iter().map(drops).collect::<Result<_>>()?;
+        ensure!(before == after, "sessions went down: {before:?}, now {after:?}");
+
+        // A restart across a jump is a restart like any other.
+        daemons[0].kill()?;
+        clock.set(DAY)?;
+        daemons[0] = lab.start_daemon(1, &DaemonOptions::with(&flags))?;
+        daemons[0].wait_ready()?;
+        ensure!(bird::kernel_next_hops(&lab.edge, &prefix)? == hops, "the restarted node's route stayed");
+        edge.wait_established("n1", SOON)?;
+        wait_for_pod_routes(lab)
     });
 }
 

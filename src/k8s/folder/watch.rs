@@ -18,7 +18,7 @@ use crate::k8s::Timings;
 use crate::k8s::convert::{Context, Names};
 use crate::k8s::errors::Error;
 use crate::k8s::status::Status;
-use crate::k8s::watch::Stamped;
+use crate::k8s::watch::{News, Stamped};
 use crate::model::NodeName;
 
 /// How often the quiet time may be prolonged by further changes.
@@ -98,10 +98,8 @@ impl FolderWatch {
     /// Hands the content on as complete lists of all kinds: false when nobody listens any more.
     async fn publish(&self, mut loaded: Loaded, arrived: Instant, updates: &mpsc::Sender<Stamped>) -> bool {
         self.report(std::mem::take(&mut loaded.reports));
-        for update in loaded.into_updates() {
-            if updates.send((update, arrived)).await.is_err() {
-                return false;
-            }
+        if updates.send((News::Folder(loaded.into_updates()), arrived)).await.is_err() {
+            return false;
         }
         for watch in self.status.watches() {
             watch.set_in_sync();

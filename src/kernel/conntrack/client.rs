@@ -4,7 +4,7 @@ use super::codec::{decode_flow, encode_delete, encode_dump};
 use super::{Conntrack, Flow};
 use crate::kernel::Error;
 use crate::kernel::netlink::{self, Batch, Fault, Refusal, Socket};
-use crate::net::{Family, Protocol};
+use crate::net::Family;
 
 /// Deletions encoded before they are sent: bounds the buffer, and is a multiple of what one `send` takes.
 const FLOWS_AT_ONCE: usize = 2_000;
@@ -30,19 +30,12 @@ impl ConntrackClient {
 }
 
 impl Conntrack for ConntrackClient {
-    fn list(
-        &mut self,
-        family: Family,
-        protocol: Protocol,
-        keep: &mut dyn FnMut(&Flow) -> bool,
-    ) -> Result<Vec<Flow>, Error> {
+    fn list(&mut self, family: Family, keep: &mut dyn FnMut(&Flow) -> bool) -> Result<Vec<Flow>, Error> {
         self.batch.clear();
         encode_dump(&mut self.batch, family);
         self.socket
-            .query(&mut self.batch, |kind, payload| {
-                decode_flow(kind, payload).filter(|flow| flow.protocol == protocol && keep(flow))
-            })
-            .map_err(|fault| failed(format!("conntrack -L -f {family} -p {protocol}"), fault))
+            .query(&mut self.batch, |kind, payload| decode_flow(kind, payload).filter(|flow| keep(flow)))
+            .map_err(|fault| failed(format!("conntrack -L -f {family}"), fault))
     }
 
     fn delete(&mut self, flows: &[Flow]) -> Result<(), Error> {

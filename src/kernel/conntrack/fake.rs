@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::{Conntrack, Flow};
 use crate::kernel::netlink::{Fault, Refusal};
 use crate::kernel::{Disposition, Error};
-use crate::net::{Family, Protocol};
+use crate::net::Family;
 
 /// The flows there are, and what tests want to know or provoke.
 #[derive(Debug, Default)]
@@ -38,15 +38,10 @@ impl FakeConntrack {
 }
 
 impl Conntrack for FakeConntrack {
-    fn list(
-        &mut self,
-        family: Family,
-        protocol: Protocol,
-        keep: &mut dyn FnMut(&Flow) -> bool,
-    ) -> Result<Vec<Flow>, Error> {
+    fn list(&mut self, family: Family, keep: &mut dyn FnMut(&Flow) -> bool) -> Result<Vec<Flow>, Error> {
         self.planned_failure("conntrack -L")?;
         self.lists += 1;
-        let of_kind = |flow: &&Flow| flow.protocol == protocol && Family::of(flow.source) == family;
+        let of_kind = |flow: &&Flow| Family::of(flow.source) == family;
         Ok(self.flows.iter().filter(of_kind).filter(|flow| keep(flow)).copied().collect())
     }
 

@@ -37,13 +37,8 @@ pub struct Flow {
 
 /// The node's connection tracking table.
 pub trait Conntrack: Send {
-    /// The flows of one family and protocol for which `keep` says yes.
-    fn list(
-        &mut self,
-        family: Family,
-        protocol: Protocol,
-        keep: &mut dyn FnMut(&Flow) -> bool,
-    ) -> Result<Vec<Flow>, Error>;
+    /// The flows of one family for which `keep` says yes. Reads the whole table of that family.
+    fn list(&mut self, family: Family, keep: &mut dyn FnMut(&Flow) -> bool) -> Result<Vec<Flow>, Error>;
     /// Delete these flows. A flow that is gone already counts as deleted.
     fn delete(&mut self, flows: &[Flow]) -> Result<(), Error>;
 }

@@ -66,7 +66,7 @@ impl<I: Ipvs, N: Nft, R: Rtnl, C: Conntrack, S: Sysctl> Room<I, N, R, C, S> {
                         server.real_servers.binary_search_by_key(&endpoint, |real| real.key).is_err()
                     })
             };
-            let deleted = match self.kernel.conntrack.list(family, Protocol::Udp, &mut is_stale) {
+            let deleted = match self.kernel.conntrack.list(family, &mut is_stale) {
                 Ok(flows) if flows.is_empty() => Ok(()),
                 Ok(flows) => {
                     outcome.ops += flows.len();

@@ -1,6 +1,7 @@
 //! Every probe of a round at once, from one thread: sockets are opened inside the pods' namespaces, and stay there.
 //!
-//! All sockets of a round are new, so that each probe is the first packet of a connection. TCP and SCTP count as open
+//! All sockets of a round are new and their ports are none of the last hundreds of rounds, so that each probe is the first packet
+//! of a connection: connection tracking remembers an old one for minutes, and would take it for that. TCP and SCTP count as open
 //! when the server has accepted or the client is connected, UDP when the reply is back: then both directions have passed packets.
 
 #![allow(clippy::disallowed_methods, reason = "a thread that waits for real packets reads the real clock")]
@@ -15,14 +16,16 @@ use ferrovia::net::{Family, Protocol};
 use ferrovia::testing::lab::Namespace;
 use rustix::io::Errno;
 use rustix::net::{
-    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, accept_with, acceptfrom_with, bind, connect,
-    getsockname, ipproto, listen, recvfrom, sendto, socket_with, sockopt,
+    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, accept_with, acceptfrom_with, bind, connect, ipproto,
+    listen, recvfrom, sendto, socket_with, sockopt,
 };
 
 /// The ports that are probed, and listened on, for every protocol.
 pub(super) const PORTS: [u16; 2] = [7001, 7002];
 /// The protocols that are probed.
 pub(super) const PROTOCOLS: [Protocol; 3] = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp];
+/// The ports that probes come from: below those that the kernel gives away.
+const SOURCE_PORTS: std::ops::Range<u16> = 10_000..32_000;
 /// How long what should be open may take: long enough for a lost SYN or INIT to be sent again (1 s, 3 s).
 const PATIENCE: Duration = Duration::from_secs(8);
 /// How long to wait for refusals once all that should be open is open. Packets between namespaces of one kernel are delivered as they
@@ -75,6 +78,8 @@ pub(super) struct Prober {
     pub(super) hosts: Vec<Host>,
     pub(super) probes: Vec<Probe>,
     round: u32,
+    /// How many probes each host sends in a round.
+    n_each: usize,
 }
 
 /// The clients' side of a round.
@@ -180,18 +185,27 @@ impl Prober {
                 }
             }
         }
-        Prober { hosts, probes, round: 0 }
+        let n_each = probes.len() / hosts.len().max(1);
+        Prober { hosts, probes, round: 0, n_each }
     }
 
     fn target(&self, probe: &Probe) -> Option<SocketAddr> {
         Some(SocketAddr::new(*self.hosts.get(probe.to)?.addresses.get(index(probe.family))?, probe.port))
     }
 
+    /// The port of a host's n-th probe in this round.
+    fn source_port(&self, n: usize) -> Result<u16> {
+        let used = usize::try_from(self.round)? * self.n_each + n;
+        Ok(SOURCE_PORTS.start + u16::try_from(used % SOURCE_PORTS.len())?)
+    }
+
     /// Sends the probes of one host.
     fn send(&self, from: usize, host: &Host, clients: &mut Clients) -> Result<()> {
-        let udp = host.addresses.iter().map(|address| open(Protocol::Udp, SocketAddr::new(*address, 0)));
+        let port = self.source_port(0)?;
+        let udp = host.addresses.iter().map(|address| open(Protocol::Udp, SocketAddr::new(*address, port)));
         let udp = udp.collect::<Result<Vec<_>>>()?;
-        for (number, probe) in self.probes.iter().enumerate().filter(|(_, probe)| probe.from == from) {
+        let own_probes = self.probes.iter().enumerate().filter(|(_, probe)| probe.from == from);
+        for (n, (number, probe)) in own_probes.enumerate() {
             let to = self.target(probe).context("a target")?;
             let family = index(probe.family);
             if probe.protocol == Protocol::Udp {
@@ -202,10 +216,10 @@ impl Prober {
                 let _earlier = sendto(socket, &datagram, SendFlags::empty(), &to);
                 continue;
             }
-            let own = *host.addresses.get(family).context("an address")?;
-            let socket = open(probe.protocol, SocketAddr::new(own, 0))?;
+            let own = SocketAddr::new(*host.addresses.get(family).context("an address")?, self.source_port(n)?);
+            let socket = open(probe.protocol, own)?;
             let _on_its_way = connect(&socket, &to);
-            clients.connections.insert((probe.protocol, SocketAddr::try_from(getsockname(&socket)?)?), number);
+            clients.connections.insert((probe.protocol, own), number);
             if probe.protocol == Protocol::Tcp {
                 clients.tcp.push((number, to, socket));
             } else {
