@@ -25,9 +25,9 @@ const N_IDLE: u16 = 500;
 /// Their hold time, and how long they are watched: as long as each needs to send once.
 const IDLE_HOLD: u16 = 90;
 const WATCHED: Duration = Duration::from_secs(30);
-/// Peers that all hear of one route, those they know already, and how often.
+/// Peers that all hear of one route more, the routes they know already, and how many come one by one.
 pub(crate) const N_FAN: u16 = 50;
-const KNOWN: u32 = 10_000;
+pub(crate) const KNOWN: u32 = 10_000;
 const N_SINGLES: u32 = 100;
 /// How long a device may set itself up, with the peers configured and none connected.
 const REST: Duration = Duration::from_secs(3);
@@ -206,6 +206,30 @@ pub(crate) fn idle(kind: Kind, table: &mut Table) -> Result<()> {
     Ok(())
 }
 
+/// Waits until all members know [`KNOWN`] routes, then lets one after the other be added; how many milliseconds each took
+/// to the last member.
+pub(crate) async fn one_by_one(
+    members: &mut [Member],
+    mut add: impl AsyncFnMut(u32) -> Result<()>,
+) -> Result<Vec<f64>> {
+    let mut counters: Vec<Counter> = members.iter().map(|_| Counter::new(KNOWN + N_SINGLES)).collect();
+    all_see(members, &mut counters, |counter| counter.count() == KNOWN).await?;
+    let mut took = Vec::new();
+    for index in KNOWN..KNOWN + N_SINGLES {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        let since = Instant::now();
+        add(index).await?;
+        all_see(members, &mut counters, |counter| counter.holds(index)).await?;
+        took.push(millis(since.elapsed()));
+    }
+    Ok(took)
+}
+
+async fn all_see(members: &mut [Member], counters: &mut [Counter], done: impl Fn(&Counter) -> bool) -> Result<()> {
+    let all = members.iter_mut().zip(counters);
+    try_join_all(all.map(|(member, counter)| member.wait(counter, &done))).await.map(drop)
+}
+
 /// One route more among 10,000, from a source to the last of 50 peers.
 pub(crate) fn fan_out(kind: Kind, table: &mut Table) -> Result<()> {
     let crowd = fan();
@@ -217,19 +241,8 @@ pub(crate) fn fan_out(kind: Kind, table: &mut Table) -> Result<()> {
         for first in (0..KNOWN).step_by(500) {
             source.stream.write_all(&some(SOURCE, first..first + 500)).await?;
         }
-        let mut counters: Vec<Counter> = members.iter().map(|_| Counter::new(KNOWN + N_SINGLES)).collect();
-        let all = members.iter_mut().zip(&mut counters);
-        try_join_all(all.map(|(member, counter)| member.wait(counter, |counter| counter.count() == KNOWN))).await?;
-        let mut took = Vec::new();
-        for index in KNOWN..KNOWN + N_SINGLES {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-            let since = Instant::now();
-            source.stream.write_all(&some(SOURCE, index..index + 1)).await?;
-            let all = members.iter_mut().zip(&mut counters);
-            try_join_all(all.map(|(member, counter)| member.wait(counter, |counter| counter.holds(index)))).await?;
-            took.push(millis(since.elapsed()));
-        }
-        Ok(took)
+        let add = async |index| Ok(source.stream.write_all(&some(SOURCE, index..index + 1)).await?);
+        one_by_one(&mut members, add).await
     })?;
     let what = "one more route at 10,000, to the last of 50 peers";
     table.add(&format!("{what}: p50"), Unit::Millis, &[], kind, percentile(&took, 50));

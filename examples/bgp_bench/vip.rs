@@ -1,6 +1,6 @@
 //! One address of a Service more, from the call that the daemon's router makes to the last of its peers.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 use ferrovia::net::Prefix;
@@ -8,17 +8,12 @@ use ferrovia::routing::bgp::speaker::{Change, Goodbye, Options, Speaker, spawn};
 use ferrovia::routing::bgp::types::{AsPath, Attributes, NextHop, Origin};
 use futures::future::try_join_all;
 
-use super::crowd::{Member, N_FAN, fan};
+use super::crowd::{KNOWN, Member, N_FAN, fan, one_by_one};
 use super::device::{Kind, Setup, ours};
 use super::place;
-use super::reflect::millis;
-use super::routes::{Counter, prefix};
+use super::routes::prefix;
 use super::speaker_file::File;
 use super::table::{Bar, Table, Unit, percentile};
-
-/// Addresses that are announced already, and those that come one by one.
-const KNOWN: u32 = 10_000;
-const N_SINGLES: u32 = 100;
 
 /// Our speaker only, on a thread of this process as it is one of the daemon's; the others have no such door.
 pub(crate) fn measure(kind: Kind, table: &mut Table) -> Result<()> {
@@ -44,18 +39,7 @@ async fn run() -> Result<Vec<f64>> {
     let (speaker, thread) = spawn(config, Options::default()).context("start the speaker")?;
     let mut members = try_join_all(crowd.iter().map(|who| Member::establish(*who))).await?;
     announce(&speaker, 0..KNOWN)?;
-    let mut counters: Vec<Counter> = members.iter().map(|_| Counter::new(KNOWN + N_SINGLES)).collect();
-    let all = members.iter_mut().zip(&mut counters);
-    try_join_all(all.map(|(member, counter)| member.wait(counter, |counter| counter.count() == KNOWN))).await?;
-    let mut took = Vec::new();
-    for index in KNOWN..KNOWN + N_SINGLES {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-        let since = Instant::now();
-        announce(&speaker, index..index + 1)?;
-        let all = members.iter_mut().zip(&mut counters);
-        try_join_all(all.map(|(member, counter)| member.wait(counter, |counter| counter.holds(index)))).await?;
-        took.push(millis(since.elapsed()));
-    }
+    let took = one_by_one(&mut members, async |index| announce(&speaker, index..index + 1)).await?;
     drop(members);
     speaker.stop(Goodbye::Restart, Duration::from_secs(5)).await;
     thread.join().map_err(|_| anyhow!("the speaker's thread panicked"))?;

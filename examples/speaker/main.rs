@@ -87,11 +87,16 @@ use ferrovia::net::Prefix;
 use ferrovia::routing::bgp::api;
 use ferrovia::routing::bgp::speaker::{Change, Goodbye, Options, Speaker, spawn};
 use ferrovia::routing::bgp::types::Attributes;
+use tikv_jemallocator::Jemalloc;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 use self::file::File;
+
+/// The daemon's.
+#[global_allocator]
+static ALLOCATOR: Jemalloc = Jemalloc;
 
 type Routes = BTreeMap<Prefix, Vec<Attributes>>;
 

@@ -57,7 +57,7 @@ impl fmt::Display for Refusal {
     }
 }
 
-/// What learned routes are judged by. Made again when nodes or links change; VIPs come and go one by one.
+/// What learned routes are judged by. Made again when nodes change; links and VIPs come and go by themselves.
 #[derive(Clone, Debug, Default)]
 pub struct Boundary {
     own_name: Option<NodeName>,
@@ -103,6 +103,11 @@ impl Boundary {
             tunnels,
             sources: Family::ALL.map(|family| snapshot.own_node().and_then(|node| node.best_ip(family))),
         }
+    }
+
+    /// Links or tunnels of this node are others; all else is as before.
+    pub fn relink(&mut self, own_links: Vec<Prefix>, tunnels: BTreeMap<IpAddr, Tunnel>) {
+        (self.own_links, self.tunnels) = (own_links, tunnels);
     }
 
     /// A VIP is served by some node, or by none any more. True where that is news.
@@ -204,7 +209,11 @@ impl Boundary {
         around.chain(inside)
     }
 
-    fn hop(&self, next_hop: IpAddr) -> Result<Hop, Refusal> {
+    /// How a next hop is reached, whatever the route.
+    ///
+    /// # Errors
+    /// It is not.
+    pub fn hop(&self, next_hop: IpAddr) -> Result<Hop, Refusal> {
         let on_link = self.own_links.iter().any(|link| link.contains(&next_hop));
         let reached = self.scope.map(|scope| reach(scope, next_hop, &self.own_links));
         match (self.tunnels.get(&next_hop), reached) {

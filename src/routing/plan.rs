@@ -150,25 +150,7 @@ fn is_ours(route: &Route) -> bool {
 /// A kernel route with the numbers of its links; `None` while a link it needs is not there. `gateways` are the node's
 /// addresses with the links they are on.
 pub fn route(route: &KernelRoute, links: &BTreeMap<String, u32>, gateways: &[rtnl::Address]) -> Option<Route> {
-    let mut hops = Vec::with_capacity(route.hops.len());
-    for hop in &route.hops {
-        match hop {
-            Hop::Gateway(gateway) => {
-                let nearest = gateways
-                    .iter()
-                    .filter(|address| address.prefix.contains(gateway))
-                    .max_by_key(|address| address.prefix.prefix_len());
-                hops.extend(nearest.map(|address| NextHop {
-                    link: Some(address.link),
-                    gateway: Some(*gateway),
-                    weight: 1,
-                }));
-            }
-            Hop::Tunnel(name) => {
-                hops.extend(links.get(name).map(|link| NextHop { link: Some(*link), gateway: None, weight: 1 }));
-            }
-        }
-    }
+    let hops: Vec<NextHop> = route.hops.iter().filter_map(|hop| next_hop(hop, links, gateways)).collect();
     if hops.is_empty() {
         return None;
     }
@@ -180,6 +162,18 @@ pub fn route(route: &KernelRoute, links: &BTreeMap<String, u32>, gateways: &[rtn
     };
     made.set_hops(hops);
     Some(made)
+}
+
+/// A hop with the number of its link; `None` while that is not there.
+pub fn next_hop(hop: &Hop, links: &BTreeMap<String, u32>, gateways: &[rtnl::Address]) -> Option<NextHop> {
+    match hop {
+        Hop::Gateway(gateway) => {
+            let around = gateways.iter().filter(|address| address.prefix.contains(gateway));
+            let nearest = around.max_by_key(|address| address.prefix.prefix_len())?;
+            Some(NextHop { link: Some(nearest.link), gateway: Some(*gateway), weight: 1 })
+        }
+        Hop::Tunnel(name) => Some(NextHop { link: Some(*links.get(name)?), gateway: None, weight: 1 }),
+    }
 }
 
 /// A route that drops packets, in order behind every other to the same prefix.

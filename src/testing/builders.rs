@@ -14,7 +14,9 @@ use crate::model::{
     Affinity, Conditions, Endpoint, EndpointPort, EndpointSlice, Generation, Node, NodeName, Pod, PodKey, Scheduler,
     Service, ServiceKey, ServicePort, ServiceSettings, ServiceType, SliceKey, Snapshot, TrafficPolicy,
 };
-use crate::net::{Prefix, Protocol};
+use crate::net::{Asn, Family, Prefix, Protocol};
+use crate::routing::bgp::speaker::{Password, PeerConfig};
+use crate::routing::bgp::tcp::Distance;
 
 /// A cluster of one node with address 192.168.10.11 and fd10::11, pods in 10.244.1.0/24 and fd00:244:1::/64.
 pub fn cluster(node: &str) -> ClusterBuilder {
@@ -82,6 +84,37 @@ pub fn ip(text: &str) -> IpAddr {
 /// A prefix.
 pub fn prefix(text: &str) -> Prefix {
     text.parse().unwrap_or_else(|_| panic!("not a prefix: {text}"))
+}
+
+/// A peer of any AS next door, seen from the speaker at `own` in `local_asn`: both families, and nothing special.
+pub fn bgp_peer(local_asn: Asn, own: IpAddr, port: u16) -> PeerConfig {
+    PeerConfig {
+        description: String::new(),
+        asn: None,
+        local_asn,
+        port,
+        local_address: Some(own),
+        scope: 0,
+        password: Password::default(),
+        distance: Distance::Link,
+        passive: false,
+        shutdown: None,
+        families: Family::ALL.to_vec(),
+        hold_time: 90,
+        add_path_receive: Vec::new(),
+        add_path_send: Vec::new(),
+        extended_next_hop: false,
+        graceful_restart: None,
+        long_lived: 0,
+        client: false,
+        next_hop_self: false,
+        next_hop_unchanged: false,
+        next_hop_v4: None,
+        next_hop_v6: None,
+        shared: Vec::new(),
+        bfd: None,
+        max_prefixes: None,
+    }
 }
 
 /// Makes a snapshot.

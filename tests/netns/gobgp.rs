@@ -14,12 +14,13 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use ferrovia::kernel::netns::run_in_new;
-use ferrovia::net::{Asn, Family};
+use ferrovia::net::Asn;
 use ferrovia::routing::bgp::api::server;
 use ferrovia::routing::bgp::policy::PolicySet;
 use ferrovia::routing::bgp::rib::Settings;
-use ferrovia::routing::bgp::speaker::{self, Change, Goodbye, Options, Password, PeerConfig, Speaker};
+use ferrovia::routing::bgp::speaker::{self, Change, Goodbye, Options, PeerConfig, Speaker};
 use ferrovia::routing::bgp::tcp::Distance;
+use ferrovia::testing::builders::bgp_peer;
 use ferrovia::testing::lab::report;
 
 /// Where the speaker under test answers; its peer answers one port higher.
@@ -204,31 +205,10 @@ impl Ours {
 
 fn peer() -> PeerConfig {
     PeerConfig {
-        description: String::new(),
         asn: Some(Asn(65001)),
-        local_asn: Asn(64512),
-        port: 1790,
-        local_address: Some(IpAddr::from([192, 0, 2, 1])),
-        scope: 0,
-        password: Password::default(),
         distance: Distance::Multihop(10),
-        passive: false,
-        shutdown: None,
-        families: Family::ALL.to_vec(),
-        hold_time: 90,
-        add_path_receive: Vec::new(),
-        add_path_send: Vec::new(),
-        extended_next_hop: false,
-        graceful_restart: None,
-        long_lived: 0,
-        client: false,
-        next_hop_self: false,
-        next_hop_unchanged: false,
-        next_hop_v4: None,
         next_hop_v6: Some(IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1]).into()),
-        shared: Vec::new(),
-        bfd: None,
-        max_prefixes: None,
+        ..bgp_peer(Asn(64512), IpAddr::from([192, 0, 2, 1]), 1790)
     }
 }
 

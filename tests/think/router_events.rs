@@ -2,7 +2,7 @@
 //! gone, and never for what peers tell.
 
 use ferrovia::kernel::rtnl::monitor::Event;
-use ferrovia::kernel::rtnl::{Op, Route, RouteFilter, RouteKind, Rtnl, protocol, table};
+use ferrovia::kernel::rtnl::{Address, Op, Route, RouteFilter, RouteKind, Rtnl, protocol, table};
 use ferrovia::model::{Generation, Snapshot};
 use ferrovia::reconcile::{Read, Subsystem};
 use ferrovia::routing::config::Config;
@@ -193,4 +193,45 @@ fn a_route_of_somebody_else_bars_ours_whichever_came_first() {
     scene.learn(8);
     scene.pass(Read::Remembered);
     assert!(scene.leads(8));
+}
+
+#[test]
+fn routes_follow_the_link_of_their_next_hop_and_only_those() {
+    let mut scene = Scene::with_routes(3);
+    let other = "198.51.100.1";
+    scene.router.speaker.learn("30.0.0.0/24", &[other]);
+    scene.pass(Read::Remembered);
+    let there = Route { destination: prefix("30.0.0.0/24"), gateway: Some(ip(other)), ..ours(0) };
+    assert!(!scene.has(&there), "no link leads there");
+    // An address nobody's next hop is on, as the kernel adds one to each link.
+    let mut rtnl = scene.router.node.rtnl.open();
+    let address = |text| Op::AddAddress(Address { link: UPLINK, prefix: prefix(text), scope: 0 });
+    assert_eq!(rtnl.apply(&[address("fe80::1/64")]), [Ok(())]);
+    drop(rtnl);
+    assert_eq!(scene.hears(Event::Address { link: UPLINK, lost: false }), Some(Read::Links));
+    assert!(scene.leads(0) && !scene.has(&there));
+    // One that its next hop is on.
+    assert_eq!(scene.router.node.rtnl.open().apply(&[address("198.51.100.9/24")]), [Ok(())]);
+    assert_eq!(scene.pass(Read::Links), 1);
+    assert!(scene.leads(0) && scene.has(&there));
+}
+
+#[test]
+fn of_two_bars_one_goes_and_one_comes_in_one_reading() {
+    let mut scene = Scene::with_routes(0);
+    let theirs = |number| Route { protocol: protocol::STATIC, gateway: Some(ip("192.168.10.99")), ..ours(number) };
+    scene.router.node.rtnl.open().put_route(theirs(0));
+    scene.pass(Read::Routes);
+    scene.learn(0);
+    scene.pass(Read::Remembered);
+    assert!(!scene.leads(0));
+    scene.learn(1);
+    scene.pass(Read::Remembered);
+    let mut rtnl = scene.router.node.rtnl.open();
+    assert_eq!(rtnl.apply(&[Op::DeleteRoute(theirs(0)), Op::DeleteRoute(ours(1))]), [Ok(()), Ok(())]);
+    rtnl.put_route(theirs(1));
+    drop(rtnl);
+    scene.pass(Read::Routes);
+    assert!(scene.leads(0), "the way is free");
+    assert!(!scene.leads(1) && scene.has(&theirs(1)), "and this one is taken");
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Room, Voice, is_inner};
+use super::{Refusal, Room, Seen, Voice, is_inner};
 use crate::kernel::fou::{self, Fou};
 use crate::kernel::nft::Nft;
 use crate::kernel::rtnl::monitor::Event;
@@ -17,33 +17,36 @@ use crate::routing::overlay::{TABLE, tunnel_routes};
 use crate::routing::plan::{self, RouteKey};
 
 impl<N: Nft, R: Rtnl, F: Fou, S: Sysctl, V: Voice> Room<N, R, F, S, V> {
-    /// Reads links, addresses and rules, and routes where asked to. True where something learned routes depend on is
-    /// another than before.
+    /// Reads links, addresses and rules, and routes where asked to. What was seen before an error counts.
     pub(super) fn read_kernel(
         &mut self,
         snapshot: &Snapshot,
         read: Read,
-        first: bool,
+        seen: &mut Seen,
         outcome: &mut Outcome,
-    ) -> Result<bool, Error> {
-        let relinked = self.read_links(snapshot)?;
+    ) -> Result<(), Error> {
+        seen.relinked = self.read_links(snapshot)?;
         self.rules_observed = self.kernel.rtnl.rules()?;
-        let barred = read >= Read::Routes && self.read_routes(first, outcome)?;
-        Ok(relinked || first || barred)
+        if read >= Read::Routes {
+            seen.bars = self.read_routes(seen.first, outcome)?;
+        }
+        Ok(())
     }
 
-    /// Reads both tables. True where other learned routes than before are barred by routes of somebody else.
-    pub(super) fn read_routes(&mut self, first: bool, outcome: &mut Outcome) -> Result<bool, Error> {
+    /// Reads both tables. Returns the learned prefixes that a route of somebody else bars now and did not before, or the
+    /// other way round.
+    pub(super) fn read_routes(&mut self, first: bool, outcome: &mut Outcome) -> Result<Vec<Prefix>, Error> {
         let main = self.kernel.rtnl.routes(RouteFilter { table: Some(table::MAIN), ..RouteFilter::default() })?;
         let tunnels = self.kernel.rtnl.routes(RouteFilter { table: Some(TABLE), ..RouteFilter::default() })?;
-        let foreign_before = self.refused.values().filter(|refusal| **refusal == super::Refusal::Foreign).count();
         outcome.drift += self.routes.observe(main, tunnels, first);
         self.read = true;
         // Whether a route of somebody else stands in the way is judged with every reading.
-        let in_the_way = self.learned.routes.keys().filter(|prefix| self.routes.is_foreign(prefix)).count();
-        Ok(foreign_before != in_the_way)
+        let was_barred = |prefix: &Prefix| self.refused.get(prefix) == Some(&Refusal::Foreign);
+        let other = |prefix: &&Prefix| self.routes.is_foreign(prefix) != was_barred(prefix);
+        Ok(self.learned.routes.keys().filter(other).copied().collect())
     }
 
+    /// True where something learned routes depend on is another than before.
     fn read_links(&mut self, snapshot: &Snapshot) -> Result<bool, Error> {
         let links = self.kernel.rtnl.links()?;
         let mut addresses = self.kernel.rtnl.addresses(None)?;

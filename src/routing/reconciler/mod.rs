@@ -11,6 +11,7 @@ mod cleanup;
 mod explain;
 mod kernel;
 mod speak;
+mod ways;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -44,6 +45,7 @@ use crate::reconcile::query::View;
 use crate::reconcile::{Applied, Outcome, Read, Subsystem};
 
 use around::Around;
+use ways::{Way, Ways};
 
 /// How long announcements wait for the first word of the service proxy.
 const PROXY_PATIENCE: Duration = Duration::from_secs(15);
@@ -142,6 +144,8 @@ pub struct Room<N, R, F, S, V> {
     boundary: Boundary,
     learned: Learned,
     refused: BTreeMap<Prefix, Refusal>,
+    /// How the next hops of `learned` are reached.
+    ways: Ways,
     routes: Routes,
     /// Those of them that are not learned.
     fixed: BTreeMap<RouteKey, Route>,
@@ -193,6 +197,7 @@ impl<N: Nft, R: Rtnl, F: Fou, S: Sysctl, V: Voice> Room<N, R, F, S, V> {
             boundary: Boundary::default(),
             learned: Learned::default(),
             refused: BTreeMap::new(),
+            ways: Ways::default(),
             routes: Routes::default(),
             fixed: BTreeMap::new(),
             rules: BTreeSet::new(),
@@ -220,9 +225,8 @@ impl<N: Nft, R: Rtnl, F: Fou, S: Sysctl, V: Voice> Room<N, R, F, S, V> {
         &self.routes
     }
 
-    /// Brings what should be up to date with a snapshot. `relinked` says that links or addresses are others than
-    /// before.
-    fn think(&mut self, snapshot: &Snapshot, relinked: bool) -> Thought {
+    /// Brings what should be up to date with a snapshot and with what was read.
+    fn think(&mut self, snapshot: &Snapshot, seen: Seen) -> Thought {
         let changes = self.last.as_ref().map(|last| snapshot.changes_since(last));
         let nodes = changes.as_ref().is_none_or(|changes| !changes.nodes.is_empty());
         let own = changes.as_ref().is_none_or(|changes| changes.nodes.contains(&snapshot.node_name));
@@ -230,13 +234,17 @@ impl<N: Nft, R: Rtnl, F: Fou, S: Sysctl, V: Voice> Room<N, R, F, S, V> {
         if nodes {
             self.peers = build_peers(snapshot, &self.config);
         }
-        if nodes || relinked {
+        if nodes || seen.relinked {
             self.reframe = true;
             let own_links = self.own_links();
             self.tunnels = overlay::tunnels(snapshot, &self.config, &own_links, self.mtu);
             self.rules = overlay::rules(snapshot, &self.config);
-            let (listed, tunnels) = (self.desired.listed(), self.tunnels.clone());
-            self.boundary = Boundary::new(snapshot, &self.config, listed, &own_links, tunnels);
+            let tunnels = self.tunnels.clone();
+            if nodes {
+                self.boundary = Boundary::new(snapshot, &self.config, self.desired.listed(), &own_links, tunnels);
+            } else {
+                self.boundary.relink(own_links, tunnels);
+            }
         }
         // Which nodes are drained, and which speak, decides about everybody's next hops.
         if own || (nodes && self.config.advertise_style == Style::Speakers) {
@@ -252,7 +260,7 @@ impl<N: Nft, R: Rtnl, F: Fou, S: Sysctl, V: Voice> Room<N, R, F, S, V> {
             self.collect_notices(snapshot);
         }
         self.last = Some(snapshot.clone());
-        Thought { nodes, boundary: nodes || relinked, vips: moved }
+        Thought { nodes, all: nodes || seen.first, links: nodes || seen.relinked, bars: seen.bars, vips: moved }
     }
 
     /// True where a Service changed.
@@ -286,15 +294,17 @@ impl<N: Nft, R: Rtnl, F: Fou, S: Sysctl, V: Voice> Room<N, R, F, S, V> {
         let newer = self.voice.learned();
         let older = std::mem::replace(&mut self.learned, newer);
         let mut prefixes = self.learned_since(&older, thought);
-        let mut everything = thought.boundary;
+        if thought.links {
+            prefixes.extend(self.moved());
+        }
         let doubtful = |prefix: &Prefix| self.routes.is_doubtful(prefix);
-        if prefixes.iter().any(doubtful) || (everything && self.learned.routes.keys().any(doubtful)) {
+        if prefixes.iter().any(doubtful) || (thought.all && self.learned.routes.keys().any(doubtful)) {
             match self.read_routes(false, outcome) {
-                Ok(barred) => everything |= barred,
+                Ok(bars) => prefixes.extend(bars),
                 Err(error) => outcome.fail_part("links and routes", error),
             }
         }
-        if everything {
+        if thought.all {
             prefixes.extend(self.learned.routes.keys().copied());
         }
         for prefix in prefixes {
@@ -302,20 +312,48 @@ impl<N: Nft, R: Rtnl, F: Fou, S: Sysctl, V: Voice> Room<N, R, F, S, V> {
         }
     }
 
-    /// Prefixes that are learned otherwise than before, and those around the VIPs of a thought.
-    fn learned_since(&self, older: &Learned, thought: &Thought) -> Vec<Prefix> {
-        let mut prefixes: Vec<Prefix> = older
-            .routes
-            .diff(&self.learned.routes)
-            .map(|item| match item {
-                DiffItem::Add(prefix, _) | DiffItem::Remove(prefix, _) => *prefix,
-                DiffItem::Update { new: (prefix, _), .. } => *prefix,
-            })
-            .collect();
+    /// Prefixes that are learned otherwise than before, and those that a thought is about.
+    fn learned_since(&mut self, older: &Learned, thought: &Thought) -> Vec<Prefix> {
+        let mut ways = std::mem::take(&mut self.ways);
+        let mut prefixes = thought.bars.clone();
+        for item in older.routes.diff(&self.learned.routes) {
+            let (prefix, before, now) = match item {
+                DiffItem::Add(prefix, now) => (prefix, None, Some(now)),
+                DiffItem::Remove(prefix, before) => (prefix, Some(before), None),
+                DiffItem::Update { old: (_, before), new: (prefix, now) } => (prefix, Some(before), Some(now)),
+            };
+            for hop in now.iter().flat_map(|route| &route.hops) {
+                ways.add(hop.next_hop.address, || self.way(hop.next_hop.address));
+            }
+            for hop in before.iter().flat_map(|route| &route.hops) {
+                ways.remove(hop.next_hop.address);
+            }
+            prefixes.push(*prefix);
+        }
+        self.ways = ways;
         for vip in &thought.vips {
             prefixes.extend(covering(&self.learned.routes, *vip));
         }
         prefixes
+    }
+
+    /// Learned prefixes with a next hop that is reached otherwise than when this was last asked.
+    fn moved(&mut self) -> Vec<Prefix> {
+        let mut ways = std::mem::take(&mut self.ways);
+        let moved = ways.renew(|next_hop| self.way(next_hop));
+        self.ways = ways;
+        if moved.is_empty() {
+            return Vec::new();
+        }
+        let concerns = |route: &LearnedRoute| route.hops.iter().any(|hop| moved.contains(&hop.next_hop.address));
+        let routes = self.learned.routes.iter().filter(|(_, route)| concerns(route));
+        routes.map(|(prefix, _)| *prefix).collect()
+    }
+
+    /// How a next hop is reached now.
+    fn way(&self, next_hop: IpAddr) -> Way {
+        let hop = self.boundary.hop(next_hop)?;
+        Ok(plan::next_hop(&hop, &self.tunnel_links, &self.addresses))
     }
 
     /// Whether and how one learned prefix enters the kernel.
@@ -377,13 +415,28 @@ impl<N: Nft, R: Rtnl, F: Fou, S: Sysctl, V: Voice> Room<N, R, F, S, V> {
     }
 }
 
-/// What a new snapshot touched.
+/// What reading the kernel showed.
+#[derive(Debug, Default)]
+struct Seen {
+    /// It was read for the first time.
+    first: bool,
+    /// Links or addresses are others than before, as far as learned routes depend on them.
+    relinked: bool,
+    /// Learned prefixes that a route of somebody else bars, or bars no longer.
+    bars: Vec<Prefix>,
+}
+
+/// What a new snapshot and what was read touched.
 #[derive(Debug)]
 struct Thought {
     /// Some node changed.
     nodes: bool,
     /// Every learned route is to be judged again.
-    boundary: bool,
+    all: bool,
+    /// Next hops may be reached otherwise than before.
+    links: bool,
+    /// Learned routes to these prefixes are.
+    bars: Vec<Prefix>,
     /// Learned routes around these addresses are.
     vips: Vec<IpAddr>,
 }
@@ -397,28 +450,23 @@ impl<N: Nft, R: Rtnl, F: Fou, S: Sysctl, V: Voice> Subsystem for Room<N, R, F, S
         let read = if first { Read::Kernel } else { read };
         let mut outcome = Outcome { generation: snapshot.generation, ..Outcome::default() };
         self.first_seen.get_or_insert(now);
-        let relinked = if read >= Read::Links {
-            match self.read_kernel(snapshot, read, first, &mut outcome) {
-                Ok(relinked) => relinked,
-                Err(error) => {
-                    outcome.fail_part("links and routes", error);
-                    false
-                }
-            }
-        } else {
-            false
-        };
-        let thought = self.think(snapshot, relinked);
+        let mut seen = Seen { first, ..Seen::default() };
+        if read >= Read::Links
+            && let Err(error) = self.read_kernel(snapshot, read, &mut seen, &mut outcome)
+        {
+            outcome.fail_part("links and routes", error);
+        }
+        let thought = self.think(snapshot, seen);
         self.withdraw(snapshot, now);
         if self.read {
             self.sync_bridge(snapshot, read, thought.nodes, &mut outcome);
             let made = self.sync_links(read, &mut outcome);
-            let thought = Thought { boundary: thought.boundary || made, ..thought };
+            let thought = Thought { links: thought.links || made, ..thought };
             self.learn(&thought, &mut outcome);
             if self.learned.settled {
                 self.routes.settle();
             }
-            if thought.boundary {
+            if thought.links || thought.all {
                 self.set_fixed_routes(snapshot);
             }
             self.sync_rules(&mut outcome);

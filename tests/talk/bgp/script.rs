@@ -9,14 +9,12 @@ use ferrovia::net::{Asn, Family, Prefix};
 use ferrovia::routing::bgp::negotiate::negotiate;
 use ferrovia::routing::bgp::policy::PolicySet;
 use ferrovia::routing::bgp::rib::Settings;
-use ferrovia::routing::bgp::speaker::{
-    Change, Config, Goodbye, Learned, Options, Password, PeerConfig, Speaker, spawn,
-};
-use ferrovia::routing::bgp::tcp::Distance;
+use ferrovia::routing::bgp::speaker::{Change, Config, Goodbye, Learned, Options, PeerConfig, Speaker, spawn};
 use ferrovia::routing::bgp::types::{
     AsPath, Attributes, Negotiated, NextHop, Nlri, Notification, OpenSettings, Origin, OwnRestart,
 };
 use ferrovia::routing::bgp::wire::{self, Message, Update};
+use ferrovia::testing::builders::bgp_peer;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::watch;
@@ -51,31 +49,9 @@ pub(super) fn restart() -> OwnRestart {
 /// Peer `n`, of AS 64500 + n, seen from speaker `from`.
 pub(super) fn peer(from: u8, n: u8, port: u16) -> PeerConfig {
     PeerConfig {
-        description: String::new(),
         asn: Some(asn(n)),
-        local_asn: asn(from),
-        port,
-        local_address: Some(address(from)),
-        scope: 0,
-        password: Password::default(),
-        distance: Distance::Link,
-        passive: false,
-        shutdown: None,
-        families: Family::ALL.to_vec(),
-        hold_time: 90,
-        add_path_receive: Vec::new(),
-        add_path_send: Vec::new(),
-        extended_next_hop: false,
-        graceful_restart: None,
-        long_lived: 0,
-        client: false,
-        next_hop_self: false,
-        next_hop_unchanged: false,
         next_hop_v4: Some(Ipv4Addr::new(192, 0, 2, from)),
-        next_hop_v6: None,
-        shared: Vec::new(),
-        bfd: None,
-        max_prefixes: None,
+        ..bgp_peer(asn(from), address(from), port)
     }
 }
 

@@ -205,7 +205,11 @@ impl Share {
     /// What is queued, withdrawals first, then what has words in common.
     fn make_work<const SIZE: usize>(&mut self, table: &Table<SIZE>) {
         let mut work = std::mem::take(&mut self.queue);
-        work.sort_by_key(|number| self.wanted(*number, table));
+        // A table that goes, or one whose routes have everything in common, needs no order.
+        let first = work.first().map(|number| self.wanted(*number, table));
+        if work.iter().any(|number| Some(self.wanted(*number, table)) != first) {
+            work.sort_by_key(|number| self.wanted(*number, table));
+        }
         work.reverse();
         self.work = work;
         self.closing = std::mem::take(&mut self.marks);
@@ -234,7 +238,11 @@ impl Share {
             self.pending -= usize::from(told || word.is_some());
             if told || word.is_some() {
                 table.put(number, ids, &mut routes);
-                numbers.push(number);
+                if word.is_some() {
+                    numbers.push(number);
+                } else {
+                    self.untell(number, table);
+                }
             } else {
                 table.release(number);
                 table.reap(number);
@@ -245,7 +253,6 @@ impl Share {
         }
         let Some(word) = word else {
             wire::withdraw(family, &routes, ids, session.max_message, out);
-            numbers.into_iter().for_each(|number| self.untell(number, table));
             return;
         };
         if wire::encode_prepared(words.bytes(word), &routes, ids, session.max_message, out).is_ok() {

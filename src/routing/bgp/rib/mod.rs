@@ -162,6 +162,10 @@ impl Changes {
     /// The same, with whether it is known that a prefix has no path any more.
     pub(super) fn take_with_gone(&mut self) -> Vec<(Change, bool)> {
         let mut all = std::mem::take(&mut self.0);
+        // Peers mostly send in order, and each prefix once.
+        if all.is_sorted_by(|(one, _), (other, _)| one.prefix < other.prefix) {
+            return all;
+        }
         all.sort_unstable_by_key(|(change, _)| change.prefix);
         all.dedup_by(|(again, gone_again), (first, gone)| {
             let same = again.prefix == first.prefix;

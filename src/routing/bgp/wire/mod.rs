@@ -5,6 +5,7 @@
 //! 9003 (shutdown text). What RFC 7606 makes a withdrawal is one already when it leaves here.
 
 mod encode;
+mod nlri;
 mod open;
 mod plain;
 mod prepared;
@@ -235,7 +236,7 @@ fn refusal(error: &rustbgpd_wire::DecodeError) -> Notification {
 }
 
 /// Address family number of RFC 4760.
-fn afi(family: Family) -> u8 {
+const fn afi(family: Family) -> u8 {
     match family {
         Family::V4 => 1,
         Family::V6 => 2,

@@ -48,11 +48,18 @@ pub fn prepare(attributes: &Attributes, family: Family, shape: Shape, out: &mut 
     let length = head.as_ref().map_or(0, Vec::len);
     out.push(u8::try_from(length).unwrap_or(u8::MAX));
     out.extend(head.iter().flatten());
-    let zero = attributes.as_path.contains(Asn(0)) || attributes.aggregator.is_some_and(|(asn, _)| asn == Asn(0));
-    if shape.four_octet_as && !zero {
-        return put_attributes(attributes, head.is_none(), out);
+    let asns = || attributes.as_path.0.iter().chain(attributes.aggregator.iter().map(|(asn, _)| asn));
+    if asns().all(|asn| is_plain(*asn, shape)) {
+        return put_attributes(attributes, head.is_none(), shape, out);
     }
     encode_path_attributes(&to_codec(attributes, head.is_none()), out, shape.four_octet_as, false).map_err(unencodable)
+}
+
+/// Whether an AS number can be sent as it is: there is no AS 0, and in two octets others need AS_TRANS and a second
+/// attribute (RFC 6793), which AS_TRANS itself would be taken for.
+fn is_plain(asn: Asn, shape: Shape) -> bool {
+    const AS_TRANS: u32 = 23_456;
+    asn.0 != 0 && (shape.four_octet_as || (asn.0 != AS_TRANS && asn.0 <= u32::from(u16::MAX)))
 }
 
 /// Appends as many UPDATEs as the routes need, which come as bytes, with path identifiers where `ids` says so. On error
@@ -118,8 +125,8 @@ fn split(prepared: &[u8]) -> (&[u8], &[u8]) {
     rest.split_at_checked(usize::from(length)).unwrap_or((&[], rest))
 }
 
-/// The attributes with AS numbers of four octets, in order of their codes; all but MP_REACH_NLRI.
-fn put_attributes(attributes: &Attributes, next_hop: bool, out: &mut Vec<u8>) -> Result<(), Unsendable> {
+/// The attributes, whose AS numbers can be sent as they are, in order of their codes; all but MP_REACH_NLRI.
+fn put_attributes(attributes: &Attributes, next_hop: bool, shape: Shape, out: &mut Vec<u8>) -> Result<(), Unsendable> {
     let start = out.len();
     let origin = match attributes.origin {
         Origin::Igp => 0,
@@ -128,10 +135,12 @@ fn put_attributes(attributes: &Attributes, next_hop: bool, out: &mut Vec<u8>) ->
     };
     put(WELL_KNOWN, 1, &[origin], out);
     let path = &attributes.as_path.0;
-    begin_attribute(WELL_KNOWN, 2, 4 * path.len() + 2 * path.len().div_ceil(SEGMENT), out);
+    let width = if shape.four_octet_as { 4 } else { 2 };
+    let put_asn = |asn: &Asn, out: &mut Vec<u8>| out.extend(asn.0.to_be_bytes().iter().skip(4 - width));
+    begin_attribute(WELL_KNOWN, 2, width * path.len() + 2 * path.len().div_ceil(SEGMENT), out);
     for segment in path.chunks(SEGMENT) {
         out.extend_from_slice(&[SEQUENCE, u8::try_from(segment.len()).unwrap_or(u8::MAX)]);
-        segment.iter().for_each(|asn| out.extend_from_slice(&asn.0.to_be_bytes()));
+        segment.iter().for_each(|asn| put_asn(asn, out));
     }
     if let (true, IpAddr::V4(address)) = (next_hop, attributes.next_hop.address) {
         put(WELL_KNOWN, 3, &address.octets(), out);
@@ -146,8 +155,8 @@ fn put_attributes(attributes: &Attributes, next_hop: bool, out: &mut Vec<u8>) ->
         put(WELL_KNOWN, 6, &[], out);
     }
     if let Some((asn, by)) = attributes.aggregator {
-        begin_attribute(OPTIONAL_TRANSITIVE, 7, 8, out);
-        out.extend_from_slice(&asn.0.to_be_bytes());
+        begin_attribute(OPTIONAL_TRANSITIVE, 7, width + 4, out);
+        put_asn(&asn, out);
         out.extend_from_slice(&by.octets());
     }
     put_list(OPTIONAL_TRANSITIVE, 8, &attributes.communities, |each| each.to_be_bytes(), out);

@@ -641,11 +641,11 @@ prop_compose! {
     fn attributes(v6: bool)(
         next_hop in next_hop(v6),
         origin in prop_oneof![Just(Origin::Igp), Just(Origin::Egp), Just(Origin::Incomplete)],
-        path in vec(1u32.., 0..300),
+        path in prop_oneof![vec(1u32.., 0..300), vec(1..=65_535u32, 0..300)],
         med in any::<Option<u32>>(),
         local_pref in any::<Option<u32>>(),
         atomic_aggregate in any::<bool>(),
-        aggregator in proptest::option::of((1u32.., any::<u32>())),
+        aggregator in proptest::option::of((prop_oneof![1u32.., 1..=65_535u32], any::<u32>())),
         communities in vec(any::<u32>(), 0..90),
         extended in vec(any::<[u8; 8]>(), 0..9),
         large in vec(any::<[u32; 3]>(), 0..9),
@@ -770,11 +770,11 @@ proptest! {
     #[test]
     fn what_is_read_without_the_codec_is_what_the_codec_reads(
         (attributes, _, nlri, session) in case(),
-        external in any::<bool>(),
+        (external, four_octet_as) in any::<(bool, bool)>(),
         flips in vec((any::<prop::sample::Index>(), any::<u8>()), 0..3),
     ) {
         let kind = if external { PeerKind::External } else { PeerKind::Internal };
-        let session = Negotiated { kind, families: Family::ALL.to_vec(), ..session };
+        let session = Negotiated { kind, four_octet_as, families: Family::ALL.to_vec(), ..session };
         let nlri: Vec<Nlri> = nlri.into_iter().take(3).collect();
         let Ok(mut bytes) = sent(&attributes, &nlri, &session) else { return Ok(()) };
         bytes.truncate(usize::from(u16::from_be_bytes([bytes[16], bytes[17]])));
@@ -793,14 +793,18 @@ proptest! {
     }
 
     #[test]
-    fn what_is_written_without_the_codec_is_what_the_codec_writes((attributes, family, _, session) in case()) {
+    fn what_is_written_without_the_codec_is_what_the_codec_writes(
+        (attributes, family, _, session) in case(),
+        four_octet_as in any::<bool>(),
+    ) {
+        let session = Negotiated { four_octet_as, ..session };
         let shape = Shape::from(&session);
         let mut prepared = Vec::new();
         prepare(&attributes, family, shape, &mut prepared).unwrap();
         let head = usize::from(prepared[0]) + 1;
         let mut alone = Vec::new();
         let codec = encode::to_codec(&attributes, head == 1);
-        rustbgpd_wire::attribute::encode_path_attributes(&codec, &mut alone, true, false).unwrap();
+        rustbgpd_wire::attribute::encode_path_attributes(&codec, &mut alone, four_octet_as, false).unwrap();
         prop_assert_eq!(&prepared[head..], alone);
         prop_assert_eq!(read_prepared(&prepared, shape), Some(attributes));
     }
@@ -819,16 +823,38 @@ fn single_wrong_octets_are_read_as_the_codec_reads_them() {
     full.large_communities = [[1, 2, 3]].into();
     full.originator_id = Some(Ipv4Addr::new(10, 0, 0, 8));
     full.cluster_list = [Ipv4Addr::new(10, 0, 0, 7)].into();
-    let bytes = sent(&full, &[route("10.1.0.0/24")], &session()).unwrap();
-    let (_, body) = bytes.split_at(HEADER);
+    let v6 = Attributes { next_hop: hop("2001:db8::1"), ..full.clone() };
+    let both = NextHop { link_local: Some("fe80::1".parse().unwrap()), ..hop("2001:db8::1") };
+    let both = Attributes { next_hop: both, ..full.clone() };
+    let old = Negotiated { four_octet_as: false, ..session() };
+    let ids = Negotiated { add_path_receive: vec![Family::V6], add_path_send: vec![Family::V6], ..session() };
+    for (attributes, prefix, session) in [
+        (&full, "10.1.0.0/24", &session()),
+        (&full, "10.1.0.0/24", &old),
+        (&v6, "2001:db8:1::/47", &session()),
+        (&both, "2001:db8:1::/48", &ids),
+    ] {
+        let bytes = sent(attributes, &[route(prefix)], session).unwrap();
+        octet_by_octet(bytes.split_at(HEADER).1, session);
+        let mut gone = Vec::new();
+        encode_withdraw(family_of(&route(prefix).prefix), &[route(prefix)], session, &mut gone);
+        octet_by_octet(gone.split_at(HEADER).1, session);
+    }
+}
+
+fn octet_by_octet(body: &[u8], session: &Negotiated) {
+    let read_as_codec = |body: &[u8], session: &Negotiated, what: String| {
+        let alone = update::decode_by(body, session, |_, _| None);
+        assert_eq!(update::decode(body, session), alone, "{what}");
+    };
     for kind in [PeerKind::External, PeerKind::Internal] {
-        let session = Negotiated { kind, ..session() };
+        let session = Negotiated { kind, ..session.clone() };
+        read_as_codec(body, &session, "as it was sent".to_owned());
         for at in 0..body.len() {
             for value in [0, 1, 2, 3, 4, 5, 8, 0x10, 0x20, 0x40, 0x50, 0x60, 0x7f, 0x80, 0xc0, 0xd0, 0xe0, 0xff] {
                 let mut body = body.to_vec();
                 body[at] = value;
-                let alone = update::decode_by(&body, &session, |_, _| None);
-                assert_eq!(update::decode(&body, &session), alone, "octet {at} {value:#x}");
+                read_as_codec(&body, &session, format!("octet {at} {value:#x}"));
             }
         }
     }

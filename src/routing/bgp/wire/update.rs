@@ -8,7 +8,8 @@ use rustbgpd_wire::{
     ErrorDisposition, NlriEntry, Origin as CodecOrigin, PathAttribute, Prefix as CodecPrefix, UpdateValidationOptions,
 };
 
-use super::{codec_family, family, notification, plain, refusal};
+use super::plain::{self, Plain};
+use super::{codec_family, family, nlri, notification, refusal};
 use crate::net::{Asn, Family, Prefix};
 use crate::routing::bgp::types::{
     AsPath, Attributes, Negotiated, NextHop, Nlri, Notification, Origin, PeerKind, RawAttribute,
@@ -58,14 +59,14 @@ impl Fields<'_> {
 }
 
 pub(super) fn decode(body: &[u8], session: &Negotiated) -> Result<Update, Notification> {
-    decode_by(body, session, plain::attributes)
+    decode_by(body, session, plain::read)
 }
 
 /// `plain` reads attributes without the codec where it can.
 pub(super) fn decode_by(
     body: &[u8],
     session: &Negotiated,
-    plain: impl FnOnce(&[u8], bool) -> Option<Attributes>,
+    plain: impl FnOnce(&[u8], &Negotiated) -> Option<Plain>,
 ) -> Result<Update, Notification> {
     let fields = Fields::split(body).ok_or_else(|| notification(3, 1, &[]))?;
     let mut update = Update::default();
@@ -87,12 +88,20 @@ pub(super) fn decode_by(
     if fields.attributes.is_empty() && body_routes.is_empty() {
         return Ok(update);
     }
-    if session.four_octet_as
-        && !body_routes.is_empty()
-        && let Some(attributes) = plain(fields.attributes, internal)
-    {
-        update.reach.push(Reach { attributes, nlri: body_routes });
-        return Ok(update);
+    match (plain(fields.attributes, session), body_routes.is_empty()) {
+        (Some(Plain::Body(attributes)), false) => {
+            update.reach.push(Reach { attributes, nlri: body_routes });
+            return Ok(update);
+        }
+        (Some(Plain::Reach(attributes, nlri)), true) => {
+            update.reach.push(Reach { attributes, nlri });
+            return Ok(update);
+        }
+        (Some(Plain::Unreach(nlri)), true) => {
+            update.withdrawn.extend(nlri);
+            return Ok(update);
+        }
+        _ => {}
     }
     let add_path: Vec<_> = session.add_path_receive.iter().copied().map(codec_family).collect();
     let decoded = decode_path_attributes_revised(fields.attributes, session.four_octet_as, internal, &add_path)
@@ -298,30 +307,5 @@ fn route(entry: &NlriEntry) -> Option<Nlri> {
 
 /// The IPv4 routes of one of the two fields for them. A broken one leaves nothing to trust (RFC 7606 5.3).
 fn ipv4_routes(field: &[u8], ids: bool) -> Result<Vec<Nlri>, Notification> {
-    // A route of a /24 takes four octets, eight with its identifier.
-    let mut routes = Vec::with_capacity(field.len().div_ceil(if ids { 8 } else { 4 }));
-    let mut rest = field;
-    while !rest.is_empty() {
-        let (route, later) = ipv4_route(rest, ids).ok_or_else(|| notification(3, 10, &[]))?;
-        routes.push(route);
-        rest = later;
-    }
-    Ok(routes)
-}
-
-fn ipv4_route(field: &[u8], ids: bool) -> Option<(Nlri, &[u8])> {
-    let (path_id, rest) = if ids {
-        let (id, rest) = field.split_first_chunk()?;
-        (u32::from_be_bytes(*id), rest)
-    } else {
-        (0, field)
-    };
-    let (&length, rest) = rest.split_first()?;
-    let (octets, rest) = rest.split_at_checked(usize::from(length.div_ceil(8)))?;
-    let mut address = [0; 4];
-    address.get_mut(..octets.len())?.copy_from_slice(octets);
-    // Octets beyond the length say nothing.
-    let mask = u32::MAX.checked_shl(u32::from(32_u8.checked_sub(length)?)).unwrap_or(0);
-    let address = Ipv4Addr::from_bits(u32::from_be_bytes(address) & mask);
-    Some((Nlri { prefix: Prefix::new(IpAddr::V4(address), length).ok()?, path_id }, rest))
+    nlri::routes::<4>(field, ids).ok_or_else(|| notification(3, 10, &[]))
 }

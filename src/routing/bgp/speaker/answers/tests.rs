@@ -9,9 +9,10 @@ use crate::routing::bgp::api::handle::Handle;
 use crate::routing::bgp::api::query::*;
 use crate::routing::bgp::policy::{self, PolicySet, PrefixRange, SetMatch};
 use crate::routing::bgp::rib::Settings;
-use crate::routing::bgp::speaker::{self, Change, Config, Goodbye, Options, Password, PeerConfig, Speaker};
+use crate::routing::bgp::speaker::{self, Change, Config, Goodbye, Options, PeerConfig, Speaker};
 use crate::routing::bgp::tcp::Distance;
 use crate::routing::bgp::types::{AsPath, Attributes, NextHop, Nlri, Origin};
+use crate::testing::builders::bgp_peer;
 
 fn prefix(text: &str) -> Prefix {
     text.parse().unwrap()
@@ -43,30 +44,9 @@ fn config(asn: u32, id: u8, peers: &[(u8, u16)], listen: Option<u16>) -> Config 
 fn peer(asn: u32, own: IpAddr, port: u16) -> PeerConfig {
     PeerConfig {
         description: "rack".to_owned(),
-        asn: None,
-        local_asn: Asn(asn),
-        port,
-        local_address: Some(own),
-        scope: 0,
-        password: Password(Vec::new()),
         distance: Distance::Multihop(4),
-        passive: false,
-        shutdown: None,
         families: vec![Family::V4],
-        hold_time: 90,
-        add_path_receive: Vec::new(),
-        add_path_send: Vec::new(),
-        extended_next_hop: false,
-        graceful_restart: None,
-        long_lived: 0,
-        client: false,
-        next_hop_self: false,
-        next_hop_unchanged: false,
-        next_hop_v4: None,
-        next_hop_v6: None,
-        shared: Vec::new(),
-        bfd: None,
-        max_prefixes: None,
+        ..bgp_peer(Asn(asn), own, port)
     }
 }
 
