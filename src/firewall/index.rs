@@ -4,9 +4,10 @@
 //! or a label of its namespace. A pod then meets only the selectors that are filed under what it has. So the cost of
 //! one pod's change does not grow with the number of policies, but for those that ask for nothing in particular.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use super::lookup::Lookup;
 use crate::model::{Labels, Operator, Selector};
 
 /// In which namespaces pods are chosen.
@@ -96,13 +97,12 @@ enum Place {
 #[derive(Clone, Debug)]
 pub struct Index<K> {
     choosers: BTreeMap<K, PodChooser>,
-    /// Never walked: hashing a place is a fraction of comparing it with a dozen others.
-    places: HashMap<Place, BTreeSet<K>>,
+    places: Lookup<Place, BTreeSet<K>>,
 }
 
 impl<K> Default for Index<K> {
     fn default() -> Index<K> {
-        Index { choosers: BTreeMap::new(), places: HashMap::new() }
+        Index { choosers: BTreeMap::new(), places: Lookup::default() }
     }
 }
 
@@ -111,7 +111,7 @@ impl<K: Clone + Ord> Index<K> {
     pub fn insert(&mut self, key: K, chooser: PodChooser) {
         self.remove(&key);
         for place in chooser.places() {
-            self.places.entry(place).or_default().insert(key.clone());
+            self.places.get_or_default(place).insert(key.clone());
         }
         self.choosers.insert(key, chooser);
     }

@@ -19,6 +19,7 @@ pub mod index;
 pub mod judge;
 pub mod legacy;
 pub mod log_reader;
+mod lookup;
 pub mod members;
 mod pods;
 pub mod reconciler;

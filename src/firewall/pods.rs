@@ -4,10 +4,11 @@
 //! it insists on, or that are in a namespace it insists on, so a policy that gets its first pod, or loses its last, costs
 //! the pods it is about and not the cluster. One that asks for nothing in particular is about every pod.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::index::{Candidate, PodChooser, Scope, narrowest};
+use super::lookup::Lookup;
 use crate::model::{Labels, Pod, PodKey, Selector};
 
 /// A label: its name and its value.
@@ -17,11 +18,11 @@ type Label = (Arc<str>, Arc<str>);
 #[derive(Clone, Debug, Default)]
 pub(super) struct Pods {
     pods: BTreeMap<PodKey, Arc<Pod>>,
-    /// Pods by label; those of one namespace are side by side. Labels are looked up and never walked.
-    by_label: HashMap<Label, BTreeSet<PodKey>>,
+    /// Pods by label; those of one namespace are side by side.
+    by_label: Lookup<Label, BTreeSet<PodKey>>,
     /// The labels of namespaces that have any.
     namespaces: BTreeMap<Arc<str>, Labels>,
-    namespaces_by_label: HashMap<Label, BTreeSet<Arc<str>>>,
+    namespaces_by_label: Lookup<Label, BTreeSet<Arc<str>>>,
 }
 
 impl Pods {
@@ -119,7 +120,7 @@ fn within<'p>(pods: &'p BTreeSet<PodKey>, namespace: &Arc<str>) -> impl Iterator
 }
 
 /// Files somebody whose labels changed.
-fn file<K: Ord + Clone>(places: &mut HashMap<Label, BTreeSet<K>>, who: &K, before: &Labels, after: &Labels) {
+fn file<K: Ord + Clone>(places: &mut Lookup<Label, BTreeSet<K>>, who: &K, before: &Labels, after: &Labels) {
     for (key, value) in before.iter().filter(|(key, value)| after.get(*key) != Some(*value)) {
         let label = (Arc::clone(key), Arc::clone(value));
         if let Some(filed) = places.get_mut(&label) {
@@ -130,7 +131,7 @@ fn file<K: Ord + Clone>(places: &mut HashMap<Label, BTreeSet<K>>, who: &K, befor
         }
     }
     for (key, value) in after.iter().filter(|(key, value)| before.get(*key) != Some(*value)) {
-        places.entry((Arc::clone(key), Arc::clone(value))).or_default().insert(who.clone());
+        places.get_or_default((Arc::clone(key), Arc::clone(value))).insert(who.clone());
     }
 }
 
