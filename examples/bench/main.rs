@@ -17,6 +17,7 @@
 mod api_server;
 mod cluster;
 mod doors;
+mod firewall;
 mod floor;
 mod memory;
 mod native;
@@ -50,10 +51,19 @@ const SCENARIOS: &[(&str, Scenario)] = &[
     ("sustained", sustained::changes_per_second),
     ("memory-api", memory::from_an_api_server),
     ("memory-folder", memory::from_a_folder),
+    ("firewall-start", firewall::scenarios::full_load),
+    ("firewall-change", firewall::scenarios::one_change),
+    ("firewall-sustained", firewall::scenarios::pods_per_second),
+    ("firewall-packets", firewall::packets::per_packet),
+    // The last one: it has brought a kernel down.
     ("mh", scenarios::hashed_service),
 ];
 /// What can be measured anywhere.
-const NATIVE: &[(&str, Scenario)] = &[("processor", native::one_change), ("memory", memory::of_a_stand_in)];
+const NATIVE: &[(&str, Scenario)] = &[
+    ("processor", native::one_change),
+    ("firewall-processor", firewall::native::one_change),
+    ("memory", memory::of_a_stand_in),
+];
 /// Names the file that takes the native rows to the guest.
 const NATIVE_FILE: &str = "FERROVIA_BENCH_NATIVE";
 
@@ -105,10 +115,10 @@ fn run(arguments: &Arguments) -> Result<bool> {
         return Ok(rows.iter().all(|row| row.passed));
     }
     if std::env::var_os("FERROVIA_VM").is_none() {
-        bail!("the benchmarks fill the kernel's IPVS table: run them in the guest, with `cargo xtask bench`");
+        bail!("the benchmarks fill the kernel's tables: run them in the guest, with `cargo xtask bench`");
     }
-    // Also loads the module, whose settings namespaces have only then.
-    floor::family_number()?;
+    // Loads the module, whose settings namespaces have only then. What needs IPVS fails where there is none.
+    let _ = floor::family_number();
     println!("# Benchmarks\n");
     let mut rows = measure(SCENARIOS, arguments);
     if let Some(file) = file {

@@ -8,22 +8,44 @@ use ferrovia::testing::lab::{Namespace, report};
 
 static COUNT: AtomicU32 = AtomicU32::new(0);
 
+/// Whether IPVS estimates rates; only where it is loaded.
+const ESTIMATION: &str = "net/ipv4/vs/run_estimation";
+
+/// What makes a namespace look like a node.
+const NODE: &str = "link set lo up\nlink add eth0 type dummy\nlink set eth0 up\naddr add 192.168.10.11/24 dev eth0\n\
+                    route add default via 192.168.10.1\n";
+
 /// Runs `measure` in a namespace of its own that looks like a node.
 ///
 /// # Errors
 /// Where the namespace cannot be made, or `measure` says so.
 pub(crate) fn fresh<T: Send>(measure: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    wired(NODE, measure)
+}
+
+/// Runs `measure` in a namespace of its own that has its loopback and nothing else.
+///
+/// # Errors
+/// Where the namespace cannot be made, or `measure` says so.
+pub(crate) fn bare<T: Send>(measure: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    wired("link set lo up\n", measure)
+}
+
+/// Runs `measure` in a namespace of its own, made by these lines of `ip`.
+fn wired<T: Send>(lines: &str, measure: impl FnOnce() -> Result<T> + Send) -> Result<T> {
     let name = format!("bench-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
     let names = [name];
     let namespaces = Namespace::create(&names)?;
-    let namespace = namespaces.first().context("no namespace")?;
-    namespace.ip("link set lo up\nlink add eth0 type dummy\nlink set eth0 up\naddr add 192.168.10.11/24 dev eth0\n\
-         route add default via 192.168.10.1\n")?;
-    // The kernel's rate estimators work beside the measurement and disturb it; and in 6.12 their first calibration can
-    // run off the end of its table when a thousand real servers appear meanwhile (oops in ip_vs_estimation_kthread).
-    namespace.set_sysctls(&[("net/ipv4/vs/run_estimation", "0")])?;
-    settle()?;
-    let result = namespace.run(measure);
+    let result = namespaces.first().context("no namespace").and_then(|namespace| {
+        namespace.ip(lines)?;
+        // The kernel's rate estimators work beside the measurement and disturb it; and in 6.12 their first calibration can
+        // run off the end of its table when a thousand real servers appear meanwhile (oops in ip_vs_estimation_kthread).
+        if namespace.sysctl(ESTIMATION).is_ok() {
+            namespace.set_sysctls(&[(ESTIMATION, "0")])?;
+        }
+        settle()?;
+        namespace.run(measure)
+    });
     drop(namespaces);
     if let Err(error) = Namespace::delete(&names) {
         report(&format!("bench: {error:#}"));

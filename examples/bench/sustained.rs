@@ -5,9 +5,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
-use ferrovia::model::{Generation, Published};
-use ferrovia::reconcile::Applied;
+use ferrovia::model::{Generation, Published, Snapshot};
 use ferrovia::reconcile::driver::{self, Observer, Pass, Timing, Wiring};
+use ferrovia::reconcile::{Applied, Subsystem};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior};
@@ -66,19 +66,69 @@ impl Observer for Watchman {
     }
 }
 
-/// A thousand changes a second on the big cluster, through the daemon's own loop.
+/// A cluster that changes.
+pub(crate) trait Changing: Send {
+    /// As it is now.
+    fn snapshot(&mut self) -> Snapshot;
+    /// Change number `n`, from 0.
+    fn change(&mut self, n: usize);
+}
+
+/// How much of it.
+#[derive(Clone, Debug)]
+pub(crate) struct Load {
+    /// What changes.
+    pub(crate) what: String,
+    /// Changes in a second.
+    pub(crate) rate: usize,
+    /// For how many seconds.
+    pub(crate) seconds: usize,
+}
+
+impl Load {
+    fn n_changes(&self) -> usize {
+        self.rate * self.seconds
+    }
+}
+
+/// One endpoint of each of some Services fails its probe and recovers, over and over.
+struct Flapping(World);
+
+impl Changing for Flapping {
+    fn snapshot(&mut self) -> Snapshot {
+        self.0.snapshot()
+    }
+
+    fn change(&mut self, n: usize) {
+        let (service, fails) = (n % FLAPPING, (n / FLAPPING).is_multiple_of(2));
+        let first = service * ENDPOINTS;
+        self.0.set_endpoints(service, first + usize::from(fails)..first + ENDPOINTS);
+    }
+}
+
+/// A thousand changes a second on the big cluster.
 pub(crate) fn changes_per_second(_repetitions: usize) -> Result<Vec<Row>> {
-    let mut world = World::with_services(N_SERVICES);
+    let load = Load { what: format!("endpoint changes at {N_SERVICES} Services"), rate: RATE, seconds: SECONDS };
+    keeps_up(&load, Flapping(World::with_services(N_SERVICES)), || Ok(room(false)?.0))
+}
+
+/// Changes through the daemon's own loop, in a namespace of their own.
+pub(crate) fn keeps_up<R: Subsystem>(
+    load: &Load,
+    mut world: impl Changing,
+    room: impl FnOnce() -> Result<R> + Send,
+) -> Result<Vec<Row>> {
     let watchman = Arc::new(Watchman { start: Instant::now(), notes: Mutex::default() });
-    let span = fresh(|| run(&mut world, &watchman))?;
+    let span = fresh(|| run(load, &mut world, room()?, &watchman))?;
     let notes = watchman.notes();
     ensure!(notes.failed.is_none(), "a pass failed: {:?}", notes.failed);
-    ensure!(notes.lags.len() == RATE * SECONDS, "{} changes came into force", notes.lags.len());
+    ensure!(notes.lags.len() == load.n_changes(), "{} changes came into force", notes.lags.len());
     let slow = notes.lags.percentile(99);
-    let rate = (RATE * SECONDS) as f64 / span.as_secs_f64();
+    let rate = load.n_changes() as f64 / span.as_secs_f64();
+    let Load { what, rate: offered, seconds } = load;
     Ok(vec![
         Row::figure(
-            &format!("{RATE} endpoint changes a second for {SECONDS} s at {N_SERVICES} Services: lag, 99th percentile"),
+            &format!("{what}, {offered} a second for {seconds} s: lag, 99th percentile"),
             format!(
                 "{}; median {}, at most {}; {} passes",
                 show(slow),
@@ -92,15 +142,14 @@ pub(crate) fn changes_per_second(_repetitions: usize) -> Result<Vec<Row>> {
         Row::figure(
             "… changes a second that were offered and taken",
             format!("{rate:.0} over {}", show(span)),
-            &format!("≥ {}", RATE * 9 / 10),
-            rate >= (RATE * 9 / 10) as f64,
+            &format!("≥ {}", offered * 9 / 10),
+            rate >= (offered * 9 / 10) as f64,
         ),
     ])
 }
 
 /// The room's loop on this thread, the source of events on another; how long the source took.
-fn run(world: &mut World, watchman: &Arc<Watchman>) -> Result<Duration> {
-    let (room, _) = room(false)?;
+fn run<R: Subsystem>(load: &Load, world: &mut impl Changing, room: R, watchman: &Arc<Watchman>) -> Result<Duration> {
     let (snapshots, receiver) = watch::channel(None);
     let (stop, stopped) = watch::channel(false);
     let (applied, in_force) = watch::channel(Applied::default());
@@ -114,7 +163,7 @@ fn run(world: &mut World, watchman: &Arc<Watchman>) -> Result<Duration> {
     let timing = Timing { resync: Duration::from_secs(3600), started: watchman.start };
     std::thread::scope(|scope| {
         let source = scope.spawn(move || {
-            let result = runtime()?.block_on(feed(world, &snapshots, in_force, watchman));
+            let result = runtime()?.block_on(feed(load, world, &snapshots, in_force, watchman));
             // The loop also ends when this is dropped, so an error does not leave it waiting.
             drop(stop);
             result
@@ -129,35 +178,33 @@ fn runtime() -> Result<Runtime> {
     Builder::new_current_thread().enable_all().build().context("start a runtime")
 }
 
-/// Publishes the cluster, waits until it is in force, then changes endpoints at [`RATE`] and waits for the last.
+/// Publishes the cluster, waits until it is in force, then changes it at the rate of the load and waits for the last.
 async fn feed(
-    world: &mut World,
+    load: &Load,
+    world: &mut impl Changing,
     snapshots: &watch::Sender<Option<Published>>,
     mut in_force: watch::Receiver<Applied>,
     watchman: &Watchman,
 ) -> Result<Duration> {
-    let publish = |world: &mut World| -> Result<Generation> {
-        let snapshot = Arc::new(world.snapshot());
+    let publish = |snapshot: Snapshot| -> Result<Generation> {
+        let snapshot = Arc::new(snapshot);
         let generation = snapshot.generation;
         let oldest_event = watchman.start.elapsed();
         watchman.notes().open.push_back((generation, oldest_event));
         snapshots.send(Some(Published { snapshot, oldest_event })).map_err(|_| anyhow!("the room's loop ended"))?;
         Ok(generation)
     };
-    let mut last = publish(world)?;
+    let mut last = publish(world.snapshot())?;
     in_force.wait_for(|applied| applied.generation >= last).await.context("the room's loop ended")?;
     *watchman.notes() = Notes::default();
 
     let begin = Instant::now();
-    let mut ticks = tokio::time::interval(Duration::from_secs(1) / u32::try_from(RATE)?);
+    let mut ticks = tokio::time::interval(Duration::from_secs(1) / u32::try_from(load.rate)?);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
-    for n in 0..RATE * SECONDS {
+    for n in 0..load.n_changes() {
         ticks.tick().await;
-        // One endpoint of each of these Services fails its probe and recovers, over and over.
-        let (service, fails) = (n % FLAPPING, (n / FLAPPING).is_multiple_of(2));
-        let first = service * ENDPOINTS;
-        world.set_endpoints(service, first + usize::from(fails)..first + ENDPOINTS);
-        last = publish(world)?;
+        world.change(n);
+        last = publish(world.snapshot())?;
     }
     let span = begin.elapsed();
     let drained = in_force.wait_for(|applied| applied.generation >= last);

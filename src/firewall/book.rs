@@ -100,9 +100,12 @@ impl Book {
             self.tiers.set_policy(name, self.pods.keys(), &mut self.members, snapshot);
         }
         for key in &changes.pods {
-            self.members.update(key, snapshot);
             self.set_pod(key, snapshot);
             self.tiers.set_pod(key, self.pods.contains_key(key), &mut self.members, snapshot);
+        }
+        // Last: at the start all sets are in use by now, and each pod is looked at once instead of each set's pods.
+        for key in &changes.pods {
+            self.members.update(key, snapshot);
         }
     }
 
@@ -166,7 +169,7 @@ impl Book {
             for pod in older.iter().flat_map(|entry| &entry.pods) {
                 self.place(pod, key, None);
             }
-            self.swap_sets(older.as_ref(), None, snapshot);
+            self.swap_sets(older.as_ref(), None);
             return;
         };
         let chooser = targets(key, policy);
@@ -183,7 +186,7 @@ impl Book {
             }
         }
         self.targets.insert(key.clone(), chooser);
-        self.swap_sets(older.as_ref(), Some(&entry), snapshot);
+        self.swap_sets(older.as_ref(), Some(&entry));
         self.policies.insert(key.clone(), entry);
     }
 
@@ -225,7 +228,7 @@ impl Book {
             self.touched.policies.insert(policy.clone());
             for set in entry.resolved.sets() {
                 if was_idle {
-                    self.members.retain(set, snapshot);
+                    self.members.retain(set);
                 } else {
                     self.members.release(set);
                 }
@@ -248,13 +251,13 @@ impl Book {
     }
 
     /// Takes the sets of the newer entry into use and then lets those of the older one go, so that what both use stays.
-    fn swap_sets(&mut self, older: Option<&Entry>, newer: Option<&Entry>, snapshot: &Snapshot) {
+    fn swap_sets(&mut self, older: Option<&Entry>, newer: Option<&Entry>) {
         let sets = |entry: Option<&Entry>| {
             let entry = entry.filter(|entry| !entry.pods.is_empty());
             entry.map(|entry| entry.resolved.sets().into_iter().cloned().collect::<Vec<_>>()).unwrap_or_default()
         };
         for set in sets(newer) {
-            self.members.retain(&set, snapshot);
+            self.members.retain(&set);
         }
         for set in sets(older) {
             self.members.release(&set);

@@ -11,6 +11,7 @@ pub struct Direct {
     services: BTreeMap<ServiceKey, BTreeSet<IpAddr>>,
     /// Each with the number of Services that lead to it.
     addresses: BTreeMap<IpAddr, usize>,
+    version: u64,
 }
 
 impl Direct {
@@ -31,6 +32,11 @@ impl Direct {
         self.addresses.keys().copied()
     }
 
+    /// Another number whenever the addresses are others; 0 where there never were any.
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
     fn set(&mut self, key: &ServiceKey, snapshot: &Snapshot) {
         let direct = snapshot.services.get(key).is_some_and(|service| service.settings.dsr);
         let newer: BTreeSet<IpAddr> = if direct {
@@ -41,6 +47,10 @@ impl Direct {
         } else {
             BTreeSet::new()
         };
+        if self.services.get(key).map_or(newer.is_empty(), |older| *older == newer) {
+            return;
+        }
+        self.version += 1;
         for address in &newer {
             *self.addresses.entry(*address).or_default() += 1;
         }

@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use super::lookup::Lookup;
 use crate::model::{Labels, Operator, Selector};
 
 /// In which namespaces pods are chosen.
@@ -71,7 +72,7 @@ impl PodChooser {
 }
 
 /// The label a selector insists on, with the fewest values.
-fn narrowest(selector: &Selector) -> Option<(&Arc<str>, &BTreeSet<Arc<str>>)> {
+pub(super) fn narrowest(selector: &Selector) -> Option<(&Arc<str>, &BTreeSet<Arc<str>>)> {
     let insists = selector.0.iter().filter_map(|requirement| match &requirement.operator {
         Operator::In(values) => Some((&requirement.key, values)),
         _ => None,
@@ -80,7 +81,7 @@ fn narrowest(selector: &Selector) -> Option<(&Arc<str>, &BTreeSet<Arc<str>>)> {
 }
 
 /// Where a chooser is filed.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Place {
     /// A label of the pod, in this namespace or in any.
     Label(Option<Arc<str>>, Arc<str>, Arc<str>),
@@ -96,12 +97,12 @@ enum Place {
 #[derive(Clone, Debug)]
 pub struct Index<K> {
     choosers: BTreeMap<K, PodChooser>,
-    places: BTreeMap<Place, BTreeSet<K>>,
+    places: Lookup<Place, BTreeSet<K>>,
 }
 
 impl<K> Default for Index<K> {
     fn default() -> Index<K> {
-        Index { choosers: BTreeMap::new(), places: BTreeMap::new() }
+        Index { choosers: BTreeMap::new(), places: Lookup::default() }
     }
 }
 
@@ -110,7 +111,7 @@ impl<K: Clone + Ord> Index<K> {
     pub fn insert(&mut self, key: K, chooser: PodChooser) {
         self.remove(&key);
         for place in chooser.places() {
-            self.places.entry(place).or_default().insert(key.clone());
+            self.places.get_or_default(place).insert(key.clone());
         }
         self.choosers.insert(key, chooser);
     }
@@ -152,14 +153,15 @@ impl<K: Clone + Ord> Index<K> {
     }
 }
 
+/// Choosers and labels for properties: of three names and values each, so that many meet.
 #[cfg(test)]
-mod tests {
+pub(super) mod testing {
     use proptest::prelude::*;
 
     use super::*;
     use crate::model::Requirement;
 
-    fn name(number: u8) -> Arc<str> {
+    pub(in super::super) fn name(number: u8) -> Arc<str> {
         Arc::from(format!("{}", char::from(b'a' + number)))
     }
 
@@ -176,15 +178,23 @@ mod tests {
         prop::collection::vec(requirement, 0..3).prop_map(Selector)
     }
 
-    fn chooser() -> impl Strategy<Value = PodChooser> {
+    pub(in super::super) fn chooser() -> impl Strategy<Value = PodChooser> {
         let scope =
             prop_oneof![(0..3_u8).prop_map(|n| Scope::Namespace(name(n))), selector().prop_map(Scope::Selected)];
         (scope, selector()).prop_map(|(scope, pods)| PodChooser { scope, pods })
     }
 
-    fn labels() -> impl Strategy<Value = Labels> {
+    pub(in super::super) fn labels() -> impl Strategy<Value = Labels> {
         prop::collection::btree_map((0..3_u8).prop_map(name), (0..3_u8).prop_map(name), 0..3)
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::testing::{chooser, labels, name};
+    use super::*;
 
     proptest! {
         #[test]

@@ -3,12 +3,11 @@
 //! It interprets the table itself, not what it was made from: whatever the compiler writes is judged as the kernel judges
 //! it. The elements of sets come from the book.
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use super::book::Book;
-use super::compile::{EGRESS, INGRESS, itself_set, pods_map, set_name};
-use super::members::{SetKey, View};
+use super::compile::{EGRESS, INGRESS, itself_set, pods_map};
+use super::members::View;
 use super::resolve::Direction;
 use super::table::Table;
 use crate::kernel::filter::{Chain, Elements, Field, Match, Name, Rule, Selector, Statement, Value};
@@ -37,7 +36,6 @@ pub struct Connection {
 pub struct Judge<'a> {
     table: &'a Table,
     book: &'a Book,
-    sets: BTreeMap<Name, &'a SetKey>,
 }
 
 /// Something this interpreter does not know: then it has no opinion.
@@ -55,9 +53,7 @@ enum End {
 impl<'a> Judge<'a> {
     /// For a table and the book it was made from.
     pub fn new(table: &'a Table, book: &'a Book) -> Judge<'a> {
-        let names =
-            table.sizes.iter().flat_map(|(key, size)| Family::ALL.map(|family| (set_name(key, family, *size), key)));
-        Judge { table, book, sets: names.collect() }
+        Judge { table, book }
     }
 
     /// Whether this node has a pod with that address.
@@ -113,7 +109,7 @@ impl<'a> Judge<'a> {
     fn matches(&self, rule: &Rule, connection: &Connection) -> Result<bool, Unknown> {
         for matched in &rule.matches {
             let holds = match matched {
-// It is judged as if it began now, and an echo is none of the types that rules name.
+                // It is judged as if it began now, and an echo is none of the types that rules name.
                 Match::CtState(_) | Match::IcmpTypes { .. } | Match::IpInIp(_) => false,
                 Match::Family(family) => *family == Family::of(connection.source),
                 Match::Protocol(protocol) => Some(*protocol) == connection.protocol,
@@ -148,7 +144,7 @@ impl<'a> Judge<'a> {
         if *set == itself_set(Family::of(address)) {
             return Ok(found.iter().all(|other| *other == address) && self.knows(address));
         }
-        if let Some(members) = self.sets.get(set) {
+        if let Some(members) = self.table.sets.named(set) {
             let port = match (key.get(1), &members.view) {
                 (Some(Field::Port(port)), View::NamedPort { .. }) => *port,
                 (None, View::Addresses) => 0,

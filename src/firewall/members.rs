@@ -11,6 +11,7 @@ use std::sync::Arc;
 use sha2::{Digest, Sha256};
 
 use super::index::{Candidate, Index, PodChooser};
+use super::pods::Pods;
 use crate::model::{Labels, NamespaceName, Pod, PodKey, Snapshot};
 use crate::net::{Family, Protocol};
 
@@ -78,105 +79,114 @@ pub struct SetChanges {
     pub gone: BTreeSet<SetKey>,
 }
 
+/// The number a set has while it is in use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct SetId(u64);
+
 /// One set.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 struct Entry {
+    key: SetKey,
     /// How many policies use it. One that nobody uses stays until the changes are asked for: it may be wanted again in
     /// the next step, and has then changed as little as possible.
     users: usize,
+    /// It came since the changes were last asked for: what it has is told as a whole.
+    is_new: bool,
     /// Its elements, each with the number of pods that contribute it.
-    elements: BTreeMap<Element, usize>,
+    elements: BTreeMap<Element, u32>,
+    /// What changed since the changes were last asked for.
+    delta: Delta,
 }
 
 /// All sets in use.
 #[derive(Clone, Debug, Default)]
 pub struct Members {
-    sets: BTreeMap<SetKey, Entry>,
-    index: Index<SetKey>,
-    /// What each pod contributes.
-    shares: BTreeMap<PodKey, BTreeMap<SetKey, BTreeSet<Element>>>,
-    deltas: BTreeMap<SetKey, Delta>,
-    /// Sets that came since the changes were last asked for.
-    new: BTreeSet<SetKey>,
+    ids: BTreeMap<SetKey, SetId>,
+    sets: BTreeMap<SetId, Entry>,
+    n_sets_ever: u64,
+    index: Index<SetId>,
+    /// The pods as they were last looked at.
+    pods: Pods,
+    /// The sets that choose each pod, in order. With the pod as it was, that is what it contributes.
+    shares: BTreeMap<PodKey, Vec<SetId>>,
+    /// Sets that changed since the changes were last asked for.
+    changed: BTreeSet<SetId>,
     /// Sets nobody uses.
-    unused: BTreeSet<SetKey>,
+    unused: BTreeSet<SetId>,
 }
 
 impl Members {
-    /// A policy uses this set. It is filled from the snapshot where nobody used it before.
-    pub fn retain(&mut self, key: &SetKey, snapshot: &Snapshot) {
-        if let Some(entry) = self.sets.get_mut(key) {
+    /// A policy uses this set. It is filled with the pods that are known where nobody used it before.
+    pub fn retain(&mut self, key: &SetKey) {
+        if let Some((id, entry)) = self.ids.get(key).and_then(|id| Some((id, self.sets.get_mut(id)?))) {
             entry.users += 1;
-            self.unused.remove(key);
+            self.unused.remove(id);
             return;
         }
-        self.sets.insert(key.clone(), Entry { users: 1, ..Entry::default() });
-        self.new.insert(key.clone());
-        self.index.insert(key.clone(), key.pods.clone());
-        for (pod_key, pod) in snapshot.pods.iter().filter(|(_, pod)| is_peer(pod)) {
-            let namespace_labels = labels_of(snapshot, &pod_key.namespace);
-            if key.pods.chooses(candidate(pod_key, pod, namespace_labels)) {
-                self.share(pod_key, key, &elements(&key.view, pod), true);
-            }
+        let id = SetId(self.n_sets_ever);
+        self.n_sets_ever += 1;
+        self.ids.insert(key.clone(), id);
+        self.index.insert(id, key.pods.clone());
+        self.changed.insert(id);
+        let mut entry =
+            Entry { key: key.clone(), users: 1, is_new: true, elements: BTreeMap::new(), delta: Delta::default() };
+        for pod_key in self.pods.chosen_by(&key.pods) {
+            let Some(pod) = self.pods.get(&pod_key) else { continue };
+            elements(&key.view, pod).into_iter().for_each(|element| entry.add(element));
+            // The newest number is the highest, so the order stays.
+            self.shares.entry(pod_key).or_default().push(id);
         }
+        self.sets.insert(id, entry);
     }
 
     /// A policy no longer uses this set; with its last user it goes.
     pub fn release(&mut self, key: &SetKey) {
-        let Some(entry) = self.sets.get_mut(key) else { return };
+        let Some((id, entry)) = self.ids.get(key).and_then(|id| Some((*id, self.sets.get_mut(id)?))) else { return };
         entry.users = entry.users.saturating_sub(1);
         if entry.users == 0 {
-            self.unused.insert(key.clone());
+            self.unused.insert(id);
         }
     }
 
     /// A pod came, changed or went.
     pub fn update(&mut self, key: &PodKey, snapshot: &Snapshot) {
-        let pod = snapshot.pods.get(key).filter(|pod| is_peer(pod));
-        let chosen = match pod {
-            Some(pod) => self.index.choosing(candidate(key, pod, labels_of(snapshot, &key.namespace))),
-            None => BTreeSet::new(),
-        };
-        let new: BTreeMap<SetKey, BTreeSet<Element>> = match pod {
-            Some(pod) => chosen
-                .into_iter()
-                .map(|set| {
-                    let elements = elements(&set.view, pod);
-                    (set, elements)
-                })
-                .filter(|(_, elements)| !elements.is_empty())
-                .collect(),
-            None => BTreeMap::new(),
-        };
-        let old = self.shares.get(key).cloned().unwrap_or_default();
-        // First what comes: an address that stays is never without a contributor in between.
-        for (set, elements) in &new {
-            let fresh = match old.get(set) {
-                Some(before) => elements.difference(before).copied().collect(),
-                None => elements.clone(),
-            };
-            self.share(key, set, &fresh, true);
-        }
-        for (set, elements) in &old {
-            let gone = match new.get(set) {
-                Some(after) => elements.difference(after).copied().collect(),
-                None => elements.clone(),
-            };
-            self.share(key, set, &gone, false);
-        }
+        let newer = snapshot.pods.get(key).filter(|pod| is_peer(pod)).cloned();
+        let older = self.pods.set(key, newer.clone());
+        self.look_at(key, older.as_deref(), newer.as_deref());
     }
 
     /// The labels of a namespace changed: each of its pods is looked at again.
     pub fn update_namespace(&mut self, name: &NamespaceName, snapshot: &Snapshot) {
-        let first = PodKey::new(Arc::clone(&name.0), "");
-        let pods: Vec<PodKey> = snapshot
-            .pods
-            .range(first..)
-            .take_while(|(key, _)| key.namespace == name.0)
-            .map(|(key, _)| key.clone())
-            .collect();
-        for pod in &pods {
-            self.update(pod, snapshot);
+        self.pods.set_namespace(&name.0, snapshot.namespaces.get(name).map(|namespace| &namespace.labels));
+        let pods: Vec<PodKey> = self.pods.in_namespace(&name.0).cloned().collect();
+        for key in &pods {
+            let pod = self.pods.get(key).cloned();
+            self.look_at(key, pod.as_deref(), pod.as_deref());
+        }
+    }
+
+    /// Brings the sets up to date with a pod that was the older and is the newer.
+    fn look_at(&mut self, key: &PodKey, older: Option<&Pod>, newer: Option<&Pod>) {
+        let chosen = newer.map(|pod| self.index.choosing(self.pods.candidate(key, pod))).unwrap_or_default();
+        let was = self.shares.remove(key).unwrap_or_default();
+        for id in &chosen {
+            let Some(entry) = self.sets.get_mut(id) else { continue };
+            let of = |pod: Option<&Pod>| pod.map(|pod| elements(&entry.key.view, pod)).unwrap_or_default();
+            let (before, after) = (of(older.filter(|_| was.binary_search(id).is_ok())), of(newer));
+            if before == after {
+                continue;
+            }
+            after.difference(&before).for_each(|element| entry.add(*element));
+            before.difference(&after).for_each(|element| entry.remove(element));
+            self.changed.insert(*id);
+        }
+        for id in was.iter().filter(|id| !chosen.contains(id)) {
+            let Some((entry, pod)) = self.sets.get_mut(id).zip(older) else { continue };
+            elements(&entry.key.view, pod).iter().for_each(|element| entry.remove(element));
+            self.changed.insert(*id);
+        }
+        if !chosen.is_empty() {
+            self.shares.insert(key.clone(), chosen.into_iter().collect());
         }
     }
 
@@ -195,74 +205,74 @@ impl Members {
         self.used(key).is_some_and(|entry| entry.elements.contains_key(&element))
     }
 
-    /// The sets in use.
+    /// The sets in use, in order.
     pub fn sets(&self) -> impl Iterator<Item = &SetKey> {
-        self.sets.iter().filter(|(_, entry)| entry.users > 0).map(|(key, _)| key)
+        let is_used = |id: &SetId| self.sets.get(id).is_some_and(|entry| entry.users > 0);
+        self.ids.iter().filter(move |(_, id)| is_used(id)).map(|(key, _)| key)
     }
 
     /// What happened since this was last asked.
     pub fn take_changes(&mut self) -> SetChanges {
-        let mut gone = std::mem::take(&mut self.unused);
-        let mut new = std::mem::take(&mut self.new);
-        for key in &gone {
-            self.sets.remove(key);
-            self.index.remove(key);
+        let mut changes = SetChanges::default();
+        for id in std::mem::take(&mut self.unused) {
+            self.changed.remove(&id);
+            let Some(entry) = self.sets.remove(&id) else { continue };
+            self.ids.remove(&entry.key);
+            self.index.remove(&id);
+            for pod in self.pods.chosen_by(&entry.key.pods) {
+                self.forget_share(&pod, id);
+            }
+            // What came and went in between was never there.
+            if !entry.is_new {
+                changes.gone.insert(entry.key);
+            }
         }
-        if !gone.is_empty() {
-            self.shares.retain(|_, shares| {
-                shares.retain(|key, _| !gone.contains(key));
-                !shares.is_empty()
-            });
+        for id in std::mem::take(&mut self.changed) {
+            let Some(entry) = self.sets.get_mut(&id) else { continue };
+            let delta = std::mem::take(&mut entry.delta);
+            if std::mem::take(&mut entry.is_new) {
+                changes.new.insert(entry.key.clone());
+            } else if delta != Delta::default() {
+                changes.deltas.insert(entry.key.clone(), delta);
+            }
         }
-        let mut deltas = std::mem::take(&mut self.deltas);
-        deltas.retain(|key, delta| {
-            let known = !new.contains(key) && !gone.contains(key);
-            known && (!delta.added.is_empty() || !delta.removed.is_empty())
-        });
-        // What came and went in between was never there.
-        let passing: BTreeSet<SetKey> = new.intersection(&gone).cloned().collect();
-        new.retain(|key| !passing.contains(key));
-        gone.retain(|key| !passing.contains(key));
-        SetChanges { new, deltas, gone }
+        changes
     }
 
     fn used(&self, key: &SetKey) -> Option<&Entry> {
-        self.sets.get(key).filter(|entry| entry.users > 0)
+        self.sets.get(self.ids.get(key)?).filter(|entry| entry.users > 0)
     }
 
-    fn share(&mut self, pod: &PodKey, set: &SetKey, elements: &BTreeSet<Element>, add: bool) {
-        if elements.is_empty() {
-            return;
-        }
-        let Some(entry) = self.sets.get_mut(set) else { return };
-        let delta = self.deltas.entry(set.clone()).or_default();
-        let shares = self.shares.entry(pod.clone()).or_default();
-        let share = shares.entry(set.clone()).or_default();
-        for element in elements {
-            if add && share.insert(*element) {
-                let count = entry.elements.entry(*element).or_default();
-                *count += 1;
-                if *count == 1 && !delta.removed.remove(element) {
-                    delta.added.insert(*element);
-                }
-            } else if !add && share.remove(element) {
-                let count = entry.elements.get_mut(element).map_or(0, |count| {
-                    *count = count.saturating_sub(1);
-                    *count
-                });
-                if count == 0 {
-                    entry.elements.remove(element);
-                    if !delta.added.remove(element) {
-                        delta.removed.insert(*element);
-                    }
-                }
-            }
+    fn forget_share(&mut self, pod: &PodKey, id: SetId) {
+        let Some(share) = self.shares.get_mut(pod) else { return };
+        if let Ok(at) = share.binary_search(&id) {
+            share.remove(at);
         }
         if share.is_empty() {
-            shares.remove(set);
-        }
-        if shares.is_empty() {
             self.shares.remove(pod);
+        }
+    }
+}
+
+impl Entry {
+    /// One pod more contributes an element.
+    fn add(&mut self, element: Element) {
+        let count = self.elements.entry(element).or_default();
+        *count += 1;
+        if *count == 1 && !self.is_new && !self.delta.removed.remove(&element) {
+            self.delta.added.insert(element);
+        }
+    }
+
+    /// One pod less does.
+    fn remove(&mut self, element: &Element) {
+        let Some(count) = self.elements.get_mut(element) else { return };
+        *count -= 1;
+        if *count == 0 {
+            self.elements.remove(element);
+            if !self.is_new && !self.delta.added.remove(element) {
+                self.delta.removed.insert(*element);
+            }
         }
     }
 }
@@ -382,7 +392,7 @@ mod tests {
                     }
                     Step::Retain(n) => {
                         used[n] += 1;
-                        members.retain(&keys[n], &snapshot);
+                        members.retain(&keys[n]);
                     }
                     Step::Release(n) => {
                         used[n] = used[n].saturating_sub(1);

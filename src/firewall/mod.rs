@@ -3,7 +3,7 @@
 //! Promises: what a policy forbids does not pass, from the first packet on; what it allows does; replies always do.
 //! Must not know: Kubernetes types, the other rooms.
 //!
-//! [`resolve`] reads one policy, [`index`] finds the policies a pod matters to, [`members`] keeps the addresses behind
+//! [`resolve`] reads one policy, [`index`] finds the policies a pod matters to and `pods` the other way round, [`members`] keeps the addresses behind
 //! them, [`tiers`] has the cluster's own policies, [`book`] adds it all up, [`compile`] and `group` write it as rules,
 //! `tunnelled` the same once more for what [`direct`] says is tunnelled to pods, [`table`] knows which of them a change
 //! touches, [`explain`] and [`held`] say why a flow passes and whether the kernel knows, [`denied`] whose a logged packet was,
@@ -21,7 +21,9 @@ pub mod index;
 pub mod judge;
 pub mod legacy;
 pub mod log_reader;
+mod lookup;
 pub mod members;
+mod pods;
 pub mod reconciler;
 pub mod refused;
 pub mod render;

@@ -190,12 +190,12 @@ impl Tiers {
             for pod in &entry.pods {
                 self.place(pod, name, Some(&entry.resolved), true);
             }
-            swap_sets(None, Some(&entry), members, snapshot);
+            swap_sets(None, Some(&entry), members);
             self.targets.insert(name.clone(), chooser);
             self.policies.insert(name.clone(), entry);
         }
         // What both use stays: the newer ones were taken into use before.
-        swap_sets(older.as_ref(), None, members, snapshot);
+        swap_sets(older.as_ref(), None, members);
     }
 
     /// A pod came, changed or went, or the labels of its namespace changed. `is_local`: it runs here, in a network of its
@@ -220,7 +220,7 @@ impl Tiers {
             if was_idle != entry.pods.is_empty() {
                 for set in resolved.sets() {
                     if was_idle {
-                        members.retain(set, snapshot);
+                        members.retain(set);
                     } else {
                         members.release(set);
                     }
@@ -258,13 +258,13 @@ impl Tiers {
 }
 
 /// Takes the sets of the newer entry into use, and lets those of the older one go.
-fn swap_sets(older: Option<&Entry>, newer: Option<&Entry>, members: &mut Members, snapshot: &Snapshot) {
+fn swap_sets(older: Option<&Entry>, newer: Option<&Entry>, members: &mut Members) {
     let in_use = |entry: Option<&Entry>| -> Vec<SetKey> {
         let entry = entry.filter(|entry| !entry.pods.is_empty());
         entry.map(|entry| entry.resolved.sets().into_iter().cloned().collect()).unwrap_or_default()
     };
     for set in in_use(newer) {
-        members.retain(&set, snapshot);
+        members.retain(&set);
     }
     for set in in_use(older) {
         members.release(&set);

@@ -11,6 +11,7 @@
 mod book;
 mod cli;
 mod convergence;
+mod cost;
 mod daemonset;
 mod drain;
 mod explain;

@@ -93,7 +93,7 @@ fn bench_rest(arguments: &[&str]) -> Result<u8> {
     guest.environment.push((NATIVE_FILE.into(), native.into()));
     let table = folder.join("latest.md");
     guest.output_copy = Some(table.clone());
-    guest.timeout = Some(Duration::from_secs(3600));
+    guest.timeout = Some(Duration::from_secs(5400));
     let status = guest.run()?;
     eprintln!("xtask: the table is in {}", table.display());
     Ok(status)

@@ -125,7 +125,12 @@ impl<N: Nft, R: Rtnl, C: Conntrack, S: Sysctl> Room<N, R, C, S> {
         }
         self.last = Some(snapshot.clone());
         let touched = self.book.take_touched();
-        self.table.update(&self.book, &touched, snapshot)
+        if self.in_force {
+            return self.table.update(&self.book, &touched, snapshot);
+        }
+        // Everything is compared with the kernel.
+        let stricter = self.table.catch_up(&self.book, &touched, snapshot);
+        super::table::Step { stricter, ..super::table::Step::default() }
     }
 
     fn publish(&mut self) {

@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use super::{DIRECTIONS, Draft, Step, Table};
+use super::draft::{Draft, Step};
+use super::{DIRECTIONS, Table};
 use crate::firewall::book::Book;
 use crate::firewall::compile::{declared_size, pods_map};
 use crate::firewall::tunnelled;
@@ -22,6 +23,11 @@ impl Table {
 
     /// The set of pods to which packets are tunnelled. A set that needs another size is another set.
     pub(super) fn update_direct(&mut self, book: &Book, draft: &mut Draft) {
+        draft.was_direct = self.direct.keys().copied().collect();
+        if self.direct_version == book.direct().version() {
+            return;
+        }
+        self.direct_version = book.direct().version();
         let mut newer = Direct::new();
         for address in book.direct().addresses() {
             newer.entry(Family::of(address)).or_default().insert(address);
@@ -35,17 +41,16 @@ impl Table {
             let size = |of: Option<&BTreeSet<IpAddr>>| of.map(|addresses| declared_size(addresses.len()));
             let same = size(was) == size(is);
             let (was, is) = (was.cloned().unwrap_or_default(), is.cloned().unwrap_or_default());
-            for (side, all, minus) in [(&mut draft.sets.0, &was, &is), (&mut draft.sets.1, &is, &was)] {
+            for (comes, all, minus) in [(false, &was, &is), (true, &is, &was)] {
                 if all.is_empty() {
                     continue;
                 }
                 let size = declared_size(all.len());
                 let elements = all.iter().filter(|address| !same || !minus.contains(*address)).copied();
                 let set = tunnelled::addresses(family, size, elements);
-                side.insert(tunnelled::pods_set(family, size), set);
+                draft.note_direct(tunnelled::pods_set(family, size), set, comes);
             }
         }
-        draft.was_direct = older.into_keys().collect();
     }
 
     /// Adds the twins to everything else.

@@ -17,5 +17,14 @@ pub use client::NftClient;
 /// The tables of one network namespace, family `inet`.
 pub use crate::kernel::filter::Backend as Nft;
 
+/// The messages of a transaction as [`NftClient`] sends them, for a meter that sends them itself.
+///
+/// # Errors
+/// Where nftables cannot express a change as the model means it.
+#[cfg(any(test, feature = "testing"))]
+pub fn encoded(transaction: &super::filter::plan::Transaction) -> Result<super::netlink::Batch, super::Error> {
+    codec::encode(transaction).map(|encoded| encoded.batch)
+}
+
 #[cfg(test)]
 mod tests;

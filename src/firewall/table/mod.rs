@@ -4,6 +4,8 @@
 //! before and after, and nothing else. So a step costs what changed, and its transaction holds only that. The elements
 //! of sets are not remembered here: the book has them.
 
+mod declared;
+mod draft;
 mod twins;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,31 +15,15 @@ use super::Config;
 use super::book::{Book, Touched};
 use super::compile::{Framing, declared_size, frame, itself_set, member_set, pods_map, policy_part};
 use super::group::{Group, TierChain};
-use super::members::{Delta, SetKey};
+use super::members::SetKey;
 use super::refused::{Refused, names_rule, names_set, of_tier};
 use super::resolve::Direction;
-use crate::kernel::filter::plan::{Observed, ObservedChain};
-use crate::kernel::filter::{Chain, Elements, Field, Key, Map, Name, Ruleset, Set, Value};
+use crate::kernel::filter::{Chain, Elements, Field, Name, Ruleset, Set, Value};
 use crate::model::{PodKey, PolicyKey, Snapshot};
 use crate::net::Family;
-
-/// What a change does to the table.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Step {
-    /// The touched pieces as they were: of sets and maps only the elements that go.
-    pub before: Observed,
-    /// The same pieces as they shall be: of sets and maps only the elements that come.
-    pub after: Ruleset,
-    /// Addresses of this node's pods whose connections may have been allowed and no longer be.
-    pub stricter: BTreeSet<IpAddr>,
-}
-
-impl Step {
-    /// True where nothing changes.
-    pub fn is_empty(&self) -> bool {
-        self.before == Observed::default() && self.after == Ruleset::default()
-    }
-}
+use declared::Declared;
+use draft::Draft;
+pub use draft::Step;
 
 /// What the pods of one address are under.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -84,10 +70,13 @@ pub struct Table {
     /// Sets of blocks, each with the number of pieces that use it.
     pub(super) blocks: BTreeMap<Name, (Set, usize)>,
     pieces: BTreeMap<Piece, Written>,
-    /// What the sets of pods are declared with.
-    pub(super) sizes: BTreeMap<SetKey, u32>,
+    /// How many of those are policies.
+    n_policies: usize,
+    pub(super) sets: Declared,
     users: BTreeMap<SetKey, BTreeSet<Piece>>,
+    /// Addresses to which packets are tunnelled, and which version of the book's they are.
     direct: twins::Direct,
+    direct_version: u64,
     pods: BTreeMap<PodKey, Vec<IpAddr>>,
     by_address: BTreeMap<IpAddr, BTreeSet<PodKey>>,
     pub(super) addresses: BTreeMap<IpAddr, Verdicts>,
@@ -120,7 +109,7 @@ impl Table {
         };
         touched.sets.new = book.members().sets().cloned().collect();
         // From nothing to everything: the difference is of no interest.
-        let _ = self.update(book, &touched, snapshot);
+        let _ = self.catch_up(book, &touched, snapshot);
     }
 
     /// The same table without the logging of denied packets. For [`Table::whole`]; no step tells of it.
@@ -139,9 +128,18 @@ impl Table {
     /// Brings the table up to date with a book of which `touched` may be other than before.
     #[must_use = "the step says what to write"]
     pub fn update(&mut self, book: &Book, touched: &Touched, snapshot: &Snapshot) -> Step {
-        let mut draft = Draft::default();
+        self.step(book, touched, snapshot, Draft::default())
+    }
+
+    /// As [`Table::update`], for whoever writes the whole table anyway: only the addresses for which something may have
+    /// become stricter.
+    pub fn catch_up(&mut self, book: &Book, touched: &Touched, snapshot: &Snapshot) -> BTreeSet<IpAddr> {
+        self.step(book, touched, snapshot, Draft::quiet()).stricter
+    }
+
+    fn step(&mut self, book: &Book, touched: &Touched, snapshot: &Snapshot, mut draft: Draft) -> Step {
         let mut pieces: BTreeSet<Piece> = touched.policies.iter().cloned().map(Piece::Policy).collect();
-        for (name, (chain, _)) in &self.tiers {
+        for (name, (chain, _)) in self.tiers.iter().filter(|_| !touched.cluster_policies.is_empty()) {
             if chain.ranks().iter().any(|rank| touched.cluster_policies.contains(&rank.name)) {
                 pieces.insert(Piece::Tier(name.clone()));
             }
@@ -168,7 +166,7 @@ impl Table {
         let mut ruleset = self.frame.clone();
         ruleset.chains = self.chains.clone();
         ruleset.sets.extend(self.blocks.iter().map(|(name, (set, _))| (name.clone(), set.clone())));
-        for (key, size) in &self.sizes {
+        for (key, size) in &self.sets.sizes {
             ruleset.sets.extend(Family::ALL.map(|family| member_set(key, family, *size, book.members().elements(key))));
         }
         for (address, verdicts) in &self.addresses {
@@ -193,12 +191,12 @@ impl Table {
 
     /// How many sets there are.
     pub fn n_sets(&self) -> usize {
-        self.frame.sets.len() + self.blocks.len() + self.sizes.len() * Family::ALL.len()
+        self.frame.sets.len() + self.blocks.len() + self.sets.sizes.len() * Family::ALL.len()
     }
 
     /// The policies that have rules in the table.
     pub fn n_policies(&self) -> usize {
-        self.pieces.keys().filter(|piece| matches!(piece, Piece::Policy(_))).count()
+        self.n_policies
     }
 
     /// The policy that a text names by a rule, chain or set, and whose rules are not left out.
@@ -260,10 +258,12 @@ impl Table {
     /// Only sets that something looks into, whatever the book has beside.
     fn keep_used_sets(&mut self, book: &Book) {
         let used: BTreeSet<SetKey> = self.users.keys().cloned().collect();
-        self.sizes.retain(|set, _| used.contains(set));
-        for set in used {
-            let size = declared_size(book.members().n_elements(&set));
-            self.sizes.entry(set).or_insert(size);
+        let unused: Vec<SetKey> = self.sets.sizes.keys().filter(|set| !used.contains(*set)).cloned().collect();
+        for set in &unused {
+            self.sets.remove(set);
+        }
+        for set in used.iter().filter(|set| !self.sets.sizes.contains_key(*set)).collect::<Vec<_>>() {
+            self.sets.insert(set, declared_size(book.members().n_elements(set)));
         }
     }
 
@@ -271,18 +271,18 @@ impl Table {
     fn update_sets(&mut self, book: &Book, touched: &Touched, pieces: &mut BTreeSet<Piece>, draft: &mut Draft) {
         let members = book.members();
         for key in &touched.sets.gone {
-            if let Some(size) = self.sizes.remove(key) {
+            if let Some(size) = self.sets.remove(key) {
                 draft.remove_set(key, size);
             }
         }
         for key in &touched.sets.new {
             let size = declared_size(members.n_elements(key));
-            self.sizes.insert(key.clone(), size);
+            self.sets.insert(key, size);
             draft.add_set(key, size, book);
         }
         for (key, delta) in &touched.sets.deltas {
             let size = declared_size(members.n_elements(key));
-            let Some(older) = self.sizes.insert(key.clone(), size) else { continue };
+            let Some(older) = self.sets.insert(key, size) else { continue };
             if older == size {
                 draft.change_set(key, size, delta);
             } else {
@@ -315,6 +315,8 @@ impl Table {
 
     fn update_piece(&mut self, book: &Book, piece: &Piece, draft: &mut Draft) {
         let older = self.pieces.remove(piece).unwrap_or_default();
+        let is_policy = matches!(piece, Piece::Policy(_));
+        self.n_policies -= usize::from(is_policy && !older.chains.is_empty());
         let mut newer = Written::default();
         if let Some((part, sets)) = self.part(book, piece) {
             newer.sets = sets;
@@ -356,6 +358,7 @@ impl Table {
             self.users.entry(set.clone()).or_default().insert(piece.clone());
         }
         if !newer.chains.is_empty() {
+            self.n_policies += usize::from(is_policy);
             self.pieces.insert(piece.clone(), newer);
         }
     }
@@ -478,7 +481,7 @@ impl Table {
             }
         }
         for (name, older) in self.frame.sets.iter().filter(|(name, _)| !newer.sets.contains_key(*name)) {
-            draft.sets.0.insert(name.clone(), older.clone());
+            draft.drop_frame(name, older);
         }
         self.framed = Some(framing);
         self.frame = newer;
@@ -490,125 +493,8 @@ impl Table {
             Some(chain) => self.chains.insert(name.clone(), chain),
             None => self.chains.remove(name),
         };
-        draft.chains.entry(name.clone()).or_insert(older);
+        draft.note_chain(name, older);
     }
 }
 
 const DIRECTIONS: [Direction; 2] = [Direction::Ingress, Direction::Egress];
-
-/// Entries of a map.
-type Entries = BTreeMap<Key, Value>;
-
-/// What an update has touched so far.
-#[derive(Debug, Default)]
-struct Draft {
-    /// Chains as they were before the first touch.
-    chains: BTreeMap<Name, Option<Chain>>,
-    /// Sets of blocks, likewise.
-    blocks: BTreeMap<Name, Option<Set>>,
-    /// Sets of pods and of the frame.
-    sets: (BTreeMap<Name, Set>, BTreeMap<Name, Set>),
-    /// Entries of maps that go, and those that come.
-    entries: BTreeMap<Name, (Entries, Entries)>,
-    /// Elements of the sets of pods to themselves, likewise.
-    itself: BTreeMap<Name, (BTreeSet<Key>, BTreeSet<Key>)>,
-    /// Families in which packets were tunnelled to pods.
-    was_direct: BTreeSet<Family>,
-    had_frame: bool,
-    stricter: BTreeSet<IpAddr>,
-    /// Pieces that may allow less than before.
-    tightened: BTreeSet<Piece>,
-}
-
-impl Draft {
-    fn note_block(&mut self, table: &Table, name: &Name) {
-        let older = || table.blocks.get(name).map(|(set, _)| set.clone());
-        self.blocks.entry(name.clone()).or_insert_with(older);
-    }
-
-    fn note_frame(&mut self, name: &Name, older: Option<&Set>, newer: &Set) {
-        if let Some(older) = older {
-            self.sets.0.insert(name.clone(), older.clone());
-        }
-        self.sets.1.insert(name.clone(), newer.clone());
-    }
-
-    fn add_set(&mut self, key: &SetKey, size: u32, book: &Book) {
-        for family in Family::ALL {
-            let (name, set) = member_set(key, family, size, book.members().elements(key));
-            self.sets.1.insert(name, set);
-        }
-    }
-
-    fn remove_set(&mut self, key: &SetKey, size: u32) {
-        for family in Family::ALL {
-            let (name, set) = member_set(key, family, size, []);
-            self.sets.0.insert(name, set);
-        }
-    }
-
-    fn change_set(&mut self, key: &SetKey, size: u32, delta: &Delta) {
-        for family in Family::ALL {
-            let (name, older) = member_set(key, family, size, delta.removed.iter().copied());
-            let (_, newer) = member_set(key, family, size, delta.added.iter().copied());
-            if older != newer {
-                self.sets.0.insert(name.clone(), older);
-                self.sets.1.insert(name, newer);
-            }
-        }
-    }
-
-    fn finish(mut self, table: &Table, book: &Book) -> Step {
-        let mut step = Step { stricter: self.stricter, ..Step::default() };
-        let chains = std::mem::take(&mut self.chains);
-        for (name, older) in &chains {
-            let newer = table.chains.get(name);
-            if older.as_ref() == newer {
-                continue;
-            }
-            if let Some(older) = older {
-                let rules = older.rules.iter().map(|rule| Some(rule.digest())).collect();
-                step.before.chains.insert(name.clone(), ObservedChain { base: older.base, rules });
-            }
-            step.after.chains.extend(newer.map(|newer| (name.clone(), newer.clone())));
-        }
-        for (name, older) in self.blocks {
-            let newer = table.blocks.get(&name).map(|(set, _)| set.clone());
-            if older != newer {
-                self.sets.0.extend(older.map(|older| (name.clone(), older)));
-                self.sets.1.extend(newer.map(|newer| (name, newer)));
-            }
-        }
-        (step.before.sets, step.after.sets) = self.sets;
-        for (name, (gone, new)) in self.itself {
-            let Some(set) = table.frame.sets.get(&name) else { continue };
-            if self.had_frame {
-                step.before.sets.insert(name.clone(), Set { elements: Elements::Keys(gone), ..set.clone() });
-            }
-            step.after.sets.insert(name, Set { elements: Elements::Keys(new), ..set.clone() });
-        }
-        for (name, map) in &table.frame.maps {
-            let entries = self.entries.remove(name);
-            if !self.had_frame {
-                let elements = entries.map(|(_, new)| new).unwrap_or_default();
-                step.after.maps.insert(name.clone(), Map { elements, ..map.clone() });
-            } else if let Some((gone, new)) = entries {
-                step.before.maps.insert(name.clone(), Map { elements: gone, ..map.clone() });
-                step.after.maps.insert(name.clone(), Map { elements: new, ..map.clone() });
-            }
-        }
-        twins::finish(&mut step, table, &chains, &self.was_direct);
-        let pods = self.tightened.iter().flat_map(|piece| -> Vec<&PodKey> {
-            match piece {
-                Piece::Policy(key) => book.pods_under(key).collect(),
-                Piece::Tier(name) => {
-                    let ranks = table.tiers.get(name).into_iter().flat_map(|(chain, _)| chain.ranks());
-                    ranks.flat_map(|rank| book.tiers().pods_under(&rank.name)).collect()
-                }
-            }
-        });
-        let addresses = pods.filter_map(|key| book.pods().get(key)).flat_map(|pod| pod.addresses.iter().copied());
-        step.stricter.extend(addresses);
-        step
-    }
-}

@@ -1,0 +1,48 @@
+//! A hash map that can be looked up and never walked, so that its order cannot show anywhere.
+//!
+//! Keys here are labels and namespaces: comparing one with a dozen others of a tree costs several times what hashing it
+//! does, and the first pass looks some twenty up for each pod of the cluster.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+
+/// Values by key, without an order.
+#[derive(Clone, Debug)]
+pub(super) struct Lookup<K, V>(HashMap<K, V>);
+
+impl<K, V> Default for Lookup<K, V> {
+    fn default() -> Lookup<K, V> {
+        Lookup(HashMap::new())
+    }
+}
+
+impl<K: Eq + Hash, V> Lookup<K, V> {
+    /// A value.
+    pub(super) fn get(&self, key: &K) -> Option<&V> {
+        self.0.get(key)
+    }
+
+    /// A value, to change it.
+    pub(super) fn get_mut(&mut self, key: &K) -> Option<&mut V> {
+        self.0.get_mut(key)
+    }
+
+    /// A value to change, made where there is none.
+    pub(super) fn get_or_default(&mut self, key: K) -> &mut V
+    where
+        V: Default,
+    {
+        self.0.entry(key).or_default()
+    }
+
+    /// Takes a value out.
+    pub(super) fn remove(&mut self, key: &K) {
+        self.0.remove(key);
+    }
+
+    /// True without any value.
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
