@@ -117,6 +117,7 @@ const PURE: &[&str] = &[
     "firewall/legacy",
     "firewall/table",
     "firewall/judge",
+    "firewall/refused",
     "firewall/render",
     "routing/desired",
     "routing/advertise",

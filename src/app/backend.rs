@@ -8,8 +8,10 @@ use crate::config::RuleBackend;
 use crate::kernel::Error;
 use crate::kernel::filter::plan::{Observed, Transaction, remove};
 use crate::kernel::filter::{Backend, Name, Ruleset};
-use crate::kernel::iptables::{SharedIptables, SystemPrograms};
-use crate::kernel::nft::NftClient;
+use crate::kernel::iptables::{self, Flavour, SharedIptables, SystemPrograms, save};
+use crate::kernel::nft::{self, NftClient};
+use crate::net::Family;
+use crate::routing::egress::FORWARD_TABLE;
 
 /// The real ones.
 pub(super) type NodeTables = Tables<NftClient, SharedIptables>;
@@ -21,14 +23,29 @@ enum Writes {
     Iptables,
 }
 
-/// Rules go to one of the two; what an earlier run wrote to the other goes once ours are in force.
+/// Rules go to one of the two; what an earlier run wrote to the other goes once ours are in force. The acceptance of pods
+/// goes into iptables wherever there is one: an accept elsewhere does not keep a drop there from dropping.
 #[derive(Debug)]
 pub(super) struct Tables<N, I> {
     nftables: Option<N>,
     iptables: Option<I>,
+    /// The flavour of iptables that an earlier run wrote to, where it is another.
+    former: Option<I>,
     writes: Writes,
+    forwarding: Forwarding,
     /// Tables that the other one is known not to hold.
     cleared: BTreeSet<Name>,
+}
+
+/// Who drops forwarded packets here, and where those of pods are accepted.
+#[derive(Clone, Copy, Debug)]
+struct Forwarding {
+    /// The flavour of iptables that rules may go to.
+    flavour: Option<Flavour>,
+    /// The router runs, which accepts them there.
+    router: bool,
+    /// Chains of the tables of old that drop: no netlink tells of them.
+    legacy: fn() -> Vec<String>,
 }
 
 /// What a node has to write rules with.
@@ -36,33 +53,60 @@ pub(super) struct Tables<N, I> {
 pub(super) struct Found {
     writes: Writes,
     iptables: Option<SharedIptables>,
+    former: Option<SharedIptables>,
+    forwarding: Forwarding,
 }
 
 /// Looks for the backend that was asked for, and tells which one it is and why.
 ///
+/// `router` says whether the router runs, which accepts the traffic of pods.
+///
 /// # Errors
 /// The node does not have it, and what to do.
-pub(super) fn find(wish: RuleBackend) -> anyhow::Result<Found> {
+pub(super) fn find(wish: RuleBackend, router: bool) -> anyhow::Result<Found> {
     let nftables = || NftClient::open()?.dump(&Name::from("ferrovia-probe")).map(drop);
-    let programs = SystemPrograms::find();
+    let choice = SystemPrograms::find();
     let (writes, why) = match wish {
         RuleBackend::Nftables => (Writes::Nftables, "asked for".to_owned()),
         RuleBackend::Iptables => {
-            let (_, why) = programs.as_ref().context(
+            let choice = choice.as_ref().context(
                 "--firewall-backend=iptables: there are no iptables-save and iptables-restore programs here: use the image \
                  with tools, or --firewall-backend=nftables",
             )?;
-            (Writes::Iptables, why.clone())
+            (Writes::Iptables, choice.why.clone())
         }
-        RuleBackend::Auto => match (nftables(), programs.as_ref()) {
+        RuleBackend::Auto => match (nftables(), choice.as_ref()) {
             (Ok(()), _) => (Writes::Nftables, "the kernel has nf_tables".to_owned()),
-            (Err(error), Some((_, why))) => (Writes::Iptables, format!("{error}; {why}")),
+            (Err(error), Some(choice)) => (Writes::Iptables, format!("{error}; {}", choice.why)),
             (Err(error), None) => return Err(error).context("neither nf_tables nor iptables programs are here"),
         },
     };
     tracing::info!(backend = ?writes, why, "where rules are written");
-    let iptables = programs.map(|(programs, _)| SharedIptables::open(programs)).transpose()?;
-    Ok(Found { writes, iptables })
+    let flavour = choice.as_ref().map(|choice| choice.programs.flavour);
+    let forwarding = Forwarding { flavour, router, legacy: legacy_drops };
+    let open = |programs: SystemPrograms| SharedIptables::open(programs);
+    let former = choice.as_ref().and_then(|choice| choice.former).map(open).transpose()?;
+    let iptables = choice.map(|choice| open(choice.programs)).transpose()?;
+    Ok(Found { writes, iptables, former, forwarding })
+}
+
+/// The FORWARD chains of iptables-legacy whose policy is to drop.
+fn legacy_drops() -> Vec<String> {
+    let drops = |family: &Family| {
+        let program = Flavour::Legacy.program(*family);
+        let saved = save(program)?;
+        saved.lines().any(|line| line.starts_with(":FORWARD DROP ")).then(|| format!("{program} filter FORWARD"))
+    };
+    Family::ALL.iter().filter_map(drops).collect()
+}
+
+/// Whether a chain that drops is the FORWARD of a flavour of iptables.
+fn is_of(chain: &str, flavour: Flavour) -> bool {
+    let names = match flavour {
+        Flavour::Nft => ["ip filter FORWARD", "ip6 filter FORWARD"],
+        Flavour::Legacy => ["iptables-legacy filter FORWARD", "ip6tables-legacy filter FORWARD"],
+    };
+    names.contains(&chain)
 }
 
 impl Found {
@@ -75,17 +119,52 @@ impl Found {
             Writes::Nftables => Some(NftClient::open()?),
             Writes::Iptables => NftClient::open().ok(),
         };
-        Ok(Tables { nftables, iptables: self.iptables.clone(), writes: self.writes, cleared: BTreeSet::new() })
+        Ok(Tables {
+            nftables,
+            iptables: self.iptables.clone(),
+            former: self.former.clone(),
+            writes: self.writes,
+            forwarding: self.forwarding,
+            cleared: BTreeSet::new(),
+        })
+    }
+}
+
+/// Who tells of foreign changes of our rules.
+#[derive(Debug)]
+pub(super) enum Ear {
+    /// nftables, of one table.
+    Nftables(nft::monitor::Monitor),
+    /// nftables, of the tables of iptables-nft.
+    Iptables(iptables::monitor::Monitor),
+    /// Nobody: the tables of old tell nothing.
+    None,
+}
+
+impl Ear {
+    /// Waits for a change; for ever where nobody tells. Safe to drop while waiting.
+    pub(super) async fn next(&mut self) -> std::io::Result<()> {
+        match self {
+            Ear::Nftables(monitor) => monitor.next().await,
+            Ear::Iptables(monitor) => monitor.next().await,
+            Ear::None => std::future::pending().await,
+        }
     }
 }
 
 impl NodeTables {
-    /// The number of the nftables socket, which the kernel names as the author of changes; 0 where there is none.
+    /// Begins to listen to what others change in a table.
     ///
     /// # Errors
     /// What the kernel answered.
-    pub(super) fn port(&self) -> std::io::Result<u32> {
-        self.nftables.as_ref().map_or(Ok(0), NftClient::port)
+    pub(super) fn listen(&self, table: &str) -> std::io::Result<Ear> {
+        match (self.writes, &self.nftables, self.forwarding.flavour) {
+            (Writes::Nftables, Some(nftables), _) => {
+                Ok(Ear::Nftables(nft::monitor::Monitor::open(Name::from(table), nftables.port()?)?))
+            }
+            (Writes::Iptables, _, Some(Flavour::Nft)) => Ok(Ear::Iptables(iptables::monitor::Monitor::open()?)),
+            _ => Ok(Ear::None),
+        }
     }
 }
 
@@ -103,9 +182,27 @@ impl<N: Backend, I: Backend> Tables<N, I> {
         })
     }
 
+    /// The door for a table that has a place of its own; `None` where it has none on this node.
+    fn door(&mut self, table: &Name) -> Result<Option<&mut dyn Backend>, Error> {
+        if table.as_ref() == FORWARD_TABLE {
+            return Ok(self.iptables.as_mut().map(|it| it as &mut dyn Backend));
+        }
+        self.writer().map(Some)
+    }
+
     /// Removes a table of ours from the backend that is not used.
     fn clear_other(&mut self, table: &Name) -> Result<(), Error> {
         if self.cleared.contains(table) {
+            return Ok(());
+        }
+        if let Some(former) = &mut self.former
+            && let Ok(Some(observed)) = former.dump(table)
+        {
+            // Sets are of both flavours: those in use stay.
+            take_away(former, table, &observed)?;
+        }
+        if table.as_ref() == FORWARD_TABLE {
+            self.cleared.insert(table.clone());
             return Ok(());
         }
         match self.writes {
@@ -137,20 +234,51 @@ fn take_away(backend: &mut impl Backend, table: &Name, observed: &Observed) -> R
 
 impl<N: Backend, I: Backend> Backend for Tables<N, I> {
     fn dump(&mut self, table: &Name) -> Result<Option<Observed>, Error> {
-        self.writer()?.dump(table)
+        self.door(table)?.map_or(Ok(None), |door| door.dump(table))
     }
 
     fn commit(&mut self, transaction: &Transaction) -> Result<(), Error> {
-        self.writer()?.commit(transaction)?;
-        transaction.table.as_ref().map_or(Ok(()), |table| self.clear_other(table))
+        let Some(table) = &transaction.table else { return self.writer()?.commit(transaction) };
+        let Some(door) = self.door(table)? else { return Ok(()) };
+        door.commit(transaction)?;
+        self.clear_other(table)
     }
 
     fn plan(&mut self, table: &Name, desired: &Ruleset) -> Result<Transaction, Error> {
-        let transaction = self.writer()?.plan(table, desired)?;
+        let Some(door) = self.door(table)? else {
+            return Ok(Transaction { table: Some(table.clone()), changes: Vec::new() });
+        };
+        let transaction = door.plan(table, desired)?;
         if transaction.is_empty() {
             self.clear_other(table)?;
         }
         Ok(transaction)
+    }
+
+    fn place(&self, table: &Name) -> String {
+        match (self.writes, &self.nftables, &self.iptables) {
+            (Writes::Nftables, Some(nftables), _) => nftables.place(table),
+            (Writes::Iptables, _, Some(iptables)) => iptables.place(table),
+            _ => table.to_string(),
+        }
+    }
+
+    fn limits(&mut self) -> Vec<String> {
+        let mut limits = self.writer().map(|door| door.limits()).unwrap_or_default();
+        let Forwarding { flavour, router, legacy } = self.forwarding;
+        let advice = if router {
+            "give it the policy ACCEPT, or rules that accept what comes from and goes to kube-bridge"
+        } else {
+            "the router, which would accept the traffic of pods there, does not run: whoever connects pods must"
+        };
+        let drops = self.forward_drops().into_iter().chain(legacy());
+        let drops = drops.filter(|chain| !router || flavour.is_none_or(|flavour| !is_of(chain, flavour)));
+        limits.extend(drops.map(|chain| format!("{chain} drops forwarded packets it does not accept: {advice}")));
+        limits
+    }
+
+    fn forward_drops(&mut self) -> Vec<String> {
+        self.nftables.as_mut().map(Backend::forward_drops).unwrap_or_default()
     }
 }
 
@@ -163,14 +291,75 @@ mod tests {
     use crate::kernel::nft::fake::FakeNft;
     use crate::testing::contract::iptables::{TABLE, converge, speakable};
 
+    type Fakes = Tables<FakeNft, Iptables<FakeIpset, FakePrograms>>;
+
+    fn tables(nftables: Option<FakeNft>, iptables: Option<Iptables<FakeIpset, FakePrograms>>, writes: Writes) -> Fakes {
+        let flavour = iptables.as_ref().map(|_| Flavour::Nft);
+        let forwarding = Forwarding { flavour, router: true, legacy: Vec::new };
+        Tables { nftables, iptables, former: None, writes, forwarding, cleared: BTreeSet::new() }
+    }
+
+    #[test]
+    fn pods_are_accepted_in_iptables_also_where_rules_go_to_nftables() {
+        let mut nftables = FakeNft::new();
+        nftables.put_forward_drop("ip filter FORWARD");
+        let iptables = Iptables::new(FakeIpset::new(), FakePrograms::new());
+        let mut both = tables(Some(nftables.clone()), Some(iptables), Writes::Nftables);
+        let table = Name::from(FORWARD_TABLE);
+        let desired = crate::routing::egress::forward(Some("eth0"));
+        let transaction = both.plan(&table, &desired).expect("a plan");
+        both.commit(&transaction).expect("it is written");
+        assert!(both.plan(&table, &desired).expect("a plan").is_empty());
+        assert_eq!(both.nftables.as_ref().map(|it| it.tables().count()), Some(0));
+        let saved = |tables: &mut Fakes, family| {
+            let (_, programs) = tables.iptables.as_mut().expect("it is there").doors();
+            crate::kernel::iptables::Programs::save(programs, family).expect("text")
+        };
+        for family in Family::ALL {
+            let text = saved(&mut both, family);
+            for rule in ["-i kube-bridge ", "-o kube-bridge ", "-o eth0 "] {
+                let accepts = |line: &str| line.contains(rule) && line.ends_with("-j ACCEPT");
+                assert!(text.lines().any(accepts), "{rule}: {text}");
+            }
+            assert!(text.contains("-j FERROVIA-FORWARD"), "{text}");
+        }
+        assert_eq!(both.limits(), [""; 0], "what is accepted there is not dropped");
+
+        let mut without = tables(Some(nftables), None, Writes::Nftables);
+        assert!(without.plan(&table, &desired).expect("a plan").is_empty(), "no accept of nftables would help");
+        let told = without.limits();
+        assert!(told.len() == 1 && told[0].starts_with("ip filter FORWARD drops"), "{told:?}");
+    }
+
+    #[test]
+    fn names_of_chains_and_sets_tell_our_tables_apart() {
+        let tables = [crate::proxy::TABLE, crate::routing::egress::TABLE, FORWARD_TABLE, crate::firewall::TABLE];
+        let tags: BTreeSet<String> = tables.into_iter().map(iptables::tag).collect();
+        assert_eq!(tags.len(), tables.len(), "{tags:?}");
+    }
+
+    #[test]
+    fn what_an_earlier_run_left_in_the_other_flavour_goes() {
+        let mut former = Iptables::new(FakeIpset::new(), FakePrograms::new());
+        converge(&mut former, &speakable());
+        let ours = Iptables::new(FakeIpset::new(), FakePrograms::new());
+        let mut tables = tables(None, Some(ours), Writes::Iptables);
+        tables.former = Some(former);
+        let chains = |tables: &mut Fakes| {
+            let (_, programs) = tables.former.as_mut().expect("it is there").doors();
+            programs.family(Family::V4).print().matches("FERROVIA").count()
+        };
+        assert!(chains(&mut tables) > 0);
+        converge(&mut tables, &speakable());
+        assert_eq!(chains(&mut tables), 0);
+    }
+
     #[test]
     fn what_the_other_backend_holds_goes_once_ours_is_in_force() {
         let mut nftables = FakeNft::new();
         converge(&mut nftables, &speakable());
         let iptables = Iptables::new(FakeIpset::new(), FakePrograms::new());
-        let cleared = BTreeSet::new();
-        let mut tables =
-            Tables { nftables: Some(nftables), iptables: Some(iptables), writes: Writes::Iptables, cleared };
+        let mut tables = tables(Some(nftables), Some(iptables), Writes::Iptables);
         let table = Name::from(TABLE);
         let transaction = tables.plan(&table, &speakable()).expect("a plan");
         let held = |tables: &mut Tables<FakeNft, _>| tables.nftables.as_ref().is_some_and(|it| it.tables().count() > 0);
@@ -179,7 +368,7 @@ mod tests {
         assert!(!held(&mut tables));
 
         let Tables { nftables, iptables, .. } = tables;
-        let mut tables = Tables { nftables, iptables, writes: Writes::Nftables, cleared: BTreeSet::new() };
+        let mut tables = self::tables(nftables, iptables, Writes::Nftables);
         converge(&mut tables, &speakable());
         let (ipset, programs) = tables.iptables.as_mut().expect("it is there").doors();
         assert!(ipset.sets().is_empty());

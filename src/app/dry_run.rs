@@ -127,6 +127,18 @@ impl<D: Nft> Nft for Dry<D> {
         self.door.plan(table, desired)
     }
 
+    fn place(&self, table: &Name) -> String {
+        self.door.place(table)
+    }
+
+    fn limits(&mut self) -> Vec<String> {
+        self.door.limits()
+    }
+
+    fn forward_drops(&mut self) -> Vec<String> {
+        self.door.forward_drops()
+    }
+
     fn commit(&mut self, transaction: &Transaction) -> Result<(), Error> {
         for line in transaction.to_string().lines() {
             self.journal.note(format!("nft {line}"));

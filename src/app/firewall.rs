@@ -11,8 +11,6 @@ use crate::config::Config;
 use crate::firewall::TABLE;
 use crate::firewall::reconciler::{Figures, Room};
 use crate::kernel::conntrack::client::ConntrackClient;
-use crate::kernel::filter::Name;
-use crate::kernel::nft::monitor::Monitor;
 use crate::kernel::rtnl::RtnlClient;
 use crate::kernel::sysctl::ProcSys;
 use crate::reconcile::{Applied, Subsystem};
@@ -34,9 +32,7 @@ pub(super) fn room(config: &Config, kernel: FirewallKernel) -> (FirewallRoom, wa
 /// # Errors
 /// The kernel does not let us listen.
 pub(super) fn spawn_monitor(tasks: &mut Tasks, room: &mut FirewallRoom) -> anyhow::Result<mpsc::Receiver<()>> {
-    const WHAT: &str = "cannot listen to changes of nftables";
-    let own = room.kernel_mut().nft.port().context(WHAT)?;
-    let mut monitor = Monitor::open(Name::from(TABLE), own).context(WHAT)?;
+    let mut monitor = room.kernel_mut().nft.listen(TABLE).context("cannot listen to changes of nftables")?;
     let (news, disturbances) = mpsc::channel(1);
     tasks.spawn(async move {
         let ended = loop {

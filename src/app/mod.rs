@@ -127,7 +127,7 @@ async fn daemon(config: &Config, node: NodeName) -> anyhow::Result<ExitCode> {
     let started = Instant::now();
     let mut signals = Signals::new().context("cannot listen to signals")?;
     let features = config.features;
-    let tables = backend::find(config.rule_backend)?;
+    let tables = backend::find(config.rule_backend, features.router)?;
     let kernel = features.proxy.then(|| doors::open(&tables)).transpose()?;
     let firewall_kernel = features.firewall.then(|| doors::open_firewall(&tables)).transpose()?;
     let counters = features.proxy.then(IpvsClient::open).transpose().context("cannot reach IPVS")?;

@@ -38,26 +38,30 @@ pub(super) fn clean_up(config: &Config, node: NodeName) -> anyhow::Result<ExitCo
     };
     told(
         "firewall",
-        backend::find(config.rule_backend).and_then(|tables| doors::open_firewall(&tables)).map(|kernel| {
-            let figures = watch::channel(firewall::reconciler::Figures::default()).0;
-            firewall::reconciler::Room::new(translate::firewall_config(config), kernel, figures).clean_up()
-        }),
+        backend::find(config.rule_backend, config.features.router)
+            .and_then(|tables| doors::open_firewall(&tables))
+            .map(|kernel| {
+                let figures = watch::channel(firewall::reconciler::Figures::default()).0;
+                firewall::reconciler::Room::new(translate::firewall_config(config), kernel, figures).clean_up()
+            }),
     );
     told(
         "proxy",
-        backend::find(config.rule_backend).and_then(|tables| doors::open(&tables)).map(|kernel| {
-            proxy::reconciler::Room::new(translate::proxy_config(config), kernel, Outputs::default()).clean_up(node)
-        }),
+        backend::find(config.rule_backend, config.features.router).and_then(|tables| doors::open(&tables)).map(
+            |kernel| {
+                proxy::reconciler::Room::new(translate::proxy_config(config), kernel, Outputs::default()).clean_up(node)
+            },
+        ),
     );
     told(
         "routing",
-        backend::find(config.rule_backend).and_then(|tables| doors::open_router(&config.router, &tables)).map(
-            |kernel| {
+        backend::find(config.rule_backend, config.features.router)
+            .and_then(|tables| doors::open_router(&config.router, &tables))
+            .map(|kernel| {
                 let figures = watch::channel(Figures::default()).0;
                 let settings = translate::routing_config(config);
                 routing::reconciler::Room::new(settings, kernel, Mute, None, figures).clean_up()
-            },
-        ),
+            }),
     );
     tracing::info!(n_ops, n_failed, "cleaned up");
     Ok(ExitCode::SUCCESS)
@@ -86,7 +90,7 @@ pub(super) async fn dry_run(config: &Config, node: NodeName) -> anyhow::Result<E
 /// What each room would write, and whether that would be everything.
 fn passes(config: &Config, snapshot: &Snapshot) -> anyhow::Result<(String, bool)> {
     let journal = Journal::default();
-    let tables = backend::find(config.rule_backend)?;
+    let tables = backend::find(config.rule_backend, config.features.router)?;
     let mut whole = true;
     let mut outcomes = Vec::new();
     if config.features.firewall {

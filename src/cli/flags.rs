@@ -169,7 +169,11 @@ pub const DIFFERENT: &[(&str, &str)] = &[
         "netpol-default-deny",
         "drops silently; kube-router refuses. Once there is a policy it holds without the flag, too",
     ),
-    ("use-nftables-for-netpol", "without effect: nftables is always used, and no program for it"),
+    (
+        "use-nftables-for-netpol",
+        "deprecated: true is --firewall-backend=nftables, for all rules, and refused beside --firewall-backend=iptables; false \
+         chooses nothing",
+    ),
     ("ipvs-sync-period", "a change is programmed at once; the period is only for comparing everything with the kernel"),
 ];
 

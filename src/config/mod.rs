@@ -189,8 +189,6 @@ pub struct FirewallConfig {
     pub default_deny: bool,
     /// `--legacy-namespace-isolation`.
     pub legacy_isolation: bool,
-    /// `--use-nftables-for-netpol`.
-    pub nftables: bool,
     /// `--log-denied`.
     pub log_denied: bool,
 }
@@ -257,10 +255,9 @@ impl Config {
                 sync_period: check.period("iptables-sync-period", flags.iptables_sync_period),
                 default_deny: flags.netpol_default_deny,
                 legacy_isolation: flags.legacy_namespace_isolation,
-                nftables: flags.use_nftables_for_netpol,
                 log_denied: flags.log_denied,
             },
-            rule_backend: rule_backend(&mut check, &flags.firewall_backend),
+            rule_backend: rule_backend(&mut check, flags),
             balancer: BalancerConfig {
                 default_class: flags.loadbalancer_default_class,
                 sync_period: check.duration("loadbalancer-sync-period", flags.loadbalancer_sync_period),
@@ -402,11 +399,20 @@ fn vip_binding(check: &mut Check, text: &str) -> VipBinding {
     }
 }
 
-fn rule_backend(check: &mut Check, text: &str) -> RuleBackend {
-    match text {
+/// `--use-nftables-for-netpol` is the older word for nftables; that it is off chooses nothing.
+fn rule_backend(check: &mut Check, flags: &Flags) -> RuleBackend {
+    match flags.firewall_backend.as_str() {
+        "auto" if flags.use_nftables_for_netpol => RuleBackend::Nftables,
         "auto" => RuleBackend::Auto,
         "nftables" => RuleBackend::Nftables,
-        "iptables" => RuleBackend::Iptables,
+        "iptables" => {
+            if flags.use_nftables_for_netpol {
+                let message =
+                    "contradicts --firewall-backend=iptables: policies go where all rules go; leave one of the two out";
+                check.fault("use-nftables-for-netpol", "true", message);
+            }
+            RuleBackend::Iptables
+        }
         other => {
             check.fault("firewall-backend", other, "must be auto, nftables or iptables");
             RuleBackend::Auto

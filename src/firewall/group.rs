@@ -14,10 +14,11 @@ use super::Config;
 use super::book::Book;
 use super::compile::{comment, digest, matches_of, policy_chain};
 use super::members::SetKey;
+use super::refused::Refused;
 use super::resolve::{Direction, sets_of};
 use super::tiers::{Rank, Saying, Under};
 use crate::kernel::filter::{Chain, Match, Name, Rule, Ruleset, Statement};
-use crate::model::{Action, PodKey, PolicyKey, Tier};
+use crate::model::{Action, ClusterPolicyName, PodKey, PolicyKey, Tier};
 
 /// Everything that pods of one chain are under in one direction.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -49,6 +50,15 @@ impl Group {
             tiers.baseline.clear();
         }
         Group { policies, tiers }
+    }
+
+    /// What pods with one address are under; `None` where nothing is. For a moment a pod that ends and its successor have
+    /// the same address: then the successor counts, and of several one that something is said about.
+    pub(super) fn of_address(book: &Book, pods: &[PodKey], direction: Direction) -> Option<Group> {
+        let leaving = |key: &&PodKey| book.pods().get(*key).is_none_or(|pod| pod.leaving);
+        let successor = pods.iter().any(|key| !leaving(&key));
+        let counting = pods.iter().filter(|key| !successor || !leaving(key));
+        counting.map(|key| Group::of(book, key, direction)).find(|group| !group.is_open())
     }
 
     /// Whether nobody says anything about these pods.
@@ -121,10 +131,20 @@ impl TierChain {
         &self.ranks
     }
 
-    /// The chain with the sets of blocks it looks into, and the sets of pods it does.
-    pub(super) fn part(&self, book: &Book, config: &Config) -> (Ruleset, BTreeSet<SetKey>) {
+    /// The chain with the sets of blocks it looks into, and the sets of pods it does. In the place of a policy in
+    /// `withheld` everything is denied, for nobody knows what it would have said.
+    pub(super) fn part(
+        &self,
+        book: &Book,
+        config: &Config,
+        withheld: &BTreeSet<Refused>,
+    ) -> (Ruleset, BTreeSet<SetKey>) {
         let (mut rules, mut blocks, mut sets) = (Vec::new(), BTreeMap::new(), BTreeSet::new());
         for policy in self.ranks.iter().filter_map(|rank| book.tiers().policy(&rank.name)) {
+            if withheld.contains(&Refused::Cluster(policy.rank.name.clone())) {
+                rules.extend(denial(&[], config, &format!("withheld: {}", policy.rank.name)));
+                break;
+            }
             for saying in policy.of(self.direction) {
                 sets.extend(sets_of([&saying.packets]).into_iter().cloned());
                 let text = self.text(&policy.rank, saying);
@@ -139,6 +159,18 @@ impl TierChain {
         }
         let chains = [(self.name(), Chain { base: None, rules })].into();
         (Ruleset { sets: blocks, chains, ..Ruleset::default() }, sets)
+    }
+
+    /// The same chain with the rules of each policy alone.
+    pub(super) fn parts<'a>(
+        &'a self,
+        book: &'a Book,
+        config: &'a Config,
+    ) -> impl Iterator<Item = (&'a ClusterPolicyName, Ruleset)> {
+        self.ranks.iter().map(move |rank| {
+            let alone = TierChain { ranks: [rank.clone()].into(), ..self.clone() };
+            (&rank.name, alone.part(book, config, &BTreeSet::new()).0)
+        })
     }
 
     /// How one rule of a cluster policy is called: `guard ingress[0] Deny`.

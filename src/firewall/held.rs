@@ -12,7 +12,8 @@ use crate::net::Family;
 /// One line for each address and direction: where its map leads to, and what of that is not in the kernel.
 pub fn held(addresses: &[IpAddr], desired: &Ruleset, observed: Option<&Observed>) -> Vec<String> {
     let Some(observed) = observed else { return vec!["not in the kernel: the table is not there".to_owned()] };
-    let mut lines = Vec::new();
+    let mut lines: Vec<String> =
+        observed.unknown.iter().map(|what| format!("not in the kernel as it should be: {what}")).collect();
     for address in addresses {
         for direction in [Direction::Ingress, Direction::Egress] {
             lines.push(format!("{direction} of {address}: {}", state(*address, direction, desired, observed)));

@@ -28,8 +28,8 @@ pub struct Connection {
     pub destination: IpAddr,
     /// Its port.
     pub port: u16,
-    /// The protocol.
-    pub protocol: Protocol,
+    /// The protocol; `None` for an echo (ICMP), which has no ports.
+    pub protocol: Option<Protocol>,
 }
 
 /// The rules, ready to be asked.
@@ -113,11 +113,13 @@ impl<'a> Judge<'a> {
     fn matches(&self, rule: &Rule, connection: &Connection) -> Result<bool, Unknown> {
         for matched in &rule.matches {
             let holds = match matched {
-                // It is judged as if it began now, and it is none of ICMP.
+                // It is judged as if it began now, and an echo is none of the types that rules name.
                 Match::CtState(_) | Match::IcmpTypes { .. } => false,
                 Match::Family(family) => *family == Family::of(connection.source),
-                Match::Protocol(protocol) => *protocol == connection.protocol,
-                Match::DestinationPorts { first, last } => (*first..=*last).contains(&connection.port),
+                Match::Protocol(protocol) => Some(*protocol) == connection.protocol,
+                Match::DestinationPorts { first, last } => {
+                    connection.protocol.is_some() && (*first..=*last).contains(&connection.port)
+                }
                 Match::InSet { selectors, set, negated } => match read(selectors, connection) {
                     Some(key) => self.is_in(set, &key)? != *negated,
                     None => false,
@@ -170,9 +172,9 @@ fn read(selectors: &[Selector], connection: &Connection) -> Option<Vec<Field>> {
         Selector::Source6 => of(Family::V6, connection.source),
         Selector::Destination4 => of(Family::V4, connection.destination),
         Selector::Destination6 => of(Family::V6, connection.destination),
-        Selector::DestinationPort => Some(Field::Port(connection.port)),
-        Selector::SourcePort => Some(Field::Port(connection.source_port)),
-        Selector::Protocol => Some(Field::Protocol(connection.protocol)),
+        Selector::DestinationPort => connection.protocol.map(|_| Field::Port(connection.port)),
+        Selector::SourcePort => connection.protocol.map(|_| Field::Port(connection.source_port)),
+        Selector::Protocol => connection.protocol.map(Field::Protocol),
         _ => None,
     };
     selectors.iter().map(field).collect()

@@ -6,7 +6,7 @@
 //! [`resolve`] reads one policy, [`index`] finds the policies a pod matters to, [`members`] keeps the addresses behind
 //! them, [`tiers`] has the cluster's own policies, [`book`] adds it all up, [`compile`] and `group` write it as rules,
 //! [`table`] knows which of them a change touches, [`explain`] and [`held`] say why a flow passes and whether the kernel
-//! knows, [`denied`] whose a logged packet was: all pure. [`reconciler`] brings it into the kernel, [`log_reader`] reads
+//! knows, [`denied`] whose a logged packet was, [`refused`] which policy a refusal is about: all pure. [`reconciler`] brings it into the kernel, [`log_reader`] reads
 //! denied packets.
 
 pub mod book;
@@ -21,6 +21,7 @@ pub mod legacy;
 pub mod log_reader;
 pub mod members;
 pub mod reconciler;
+pub mod refused;
 pub mod render;
 pub mod resolve;
 pub mod table;

@@ -12,6 +12,7 @@ use super::book::{Book, Touched};
 use super::compile::{declared_size, frame, itself_set, member_set, pods_map, policy_part};
 use super::group::{Group, TierChain};
 use super::members::{Delta, SetKey};
+use super::refused::{Refused, names_rule, names_set, of_tier};
 use super::resolve::Direction;
 use crate::kernel::filter::plan::{Observed, ObservedChain};
 use crate::kernel::filter::{Chain, Elements, Field, Key, Map, Name, Ruleset, Set, Value};
@@ -92,7 +93,7 @@ pub struct Table {
     /// Chains of tiers, each with the number of groups that lead to it.
     tiers: BTreeMap<Name, (TierChain, usize)>,
     /// Policies whose rules are left out because the kernel refused them.
-    withheld: BTreeSet<PolicyKey>,
+    withheld: BTreeSet<Refused>,
 }
 
 impl Table {
@@ -104,6 +105,11 @@ impl Table {
     /// The table of a book, from scratch.
     pub fn build(book: &Book, snapshot: &Snapshot, config: &Config) -> Table {
         let mut table = Table::new(config);
+        table.fill(book, snapshot);
+        table
+    }
+
+    fn fill(&mut self, book: &Book, snapshot: &Snapshot) {
         let mut touched = Touched {
             policies: book.active().map(|(key, _)| key.clone()).collect(),
             pods: book.pods().keys().cloned().collect(),
@@ -111,8 +117,20 @@ impl Table {
         };
         touched.sets.new = book.members().sets().cloned().collect();
         // From nothing to everything: the difference is of no interest.
-        let _ = table.update(book, &touched, snapshot);
-        table
+        let _ = self.update(book, &touched, snapshot);
+    }
+
+    /// The same table without the logging of denied packets. For [`Table::whole`]; no step tells of it.
+    pub fn drop_log(&mut self, book: &Book, snapshot: &Snapshot) {
+        let config = Config { log_group: None, ..self.config.clone() };
+        *self = Table { withheld: std::mem::take(&mut self.withheld), ..Table::new(&config) };
+        self.fill(book, snapshot);
+        self.keep_used_sets(book);
+    }
+
+    /// Whether denied packets are logged.
+    pub fn logs(&self) -> bool {
+        self.config.log_group.is_some()
     }
 
     /// Brings the table up to date with a book of which `touched` may be other than before.
@@ -172,39 +190,64 @@ impl Table {
         self.pieces.keys().filter(|piece| matches!(piece, Piece::Policy(_))).count()
     }
 
-    /// The policy that has a chain or set named in a text, and whose rules are not left out.
-    pub fn named_in(&self, text: &str) -> Option<PolicyKey> {
-        let named = |written: &Written| {
-            let own = written.chains.iter().chain(&written.blocks).any(|name| text.contains(name.as_ref()));
-            own || written.sets.iter().any(|set| Family::ALL.iter().any(|family| text.contains(&*set.name(*family))))
+    /// The policy that a text names by a rule, chain or set, and whose rules are not left out.
+    pub fn named_in(&self, text: &str, book: &Book) -> Option<Refused> {
+        let by_name = |written: &Written| written.chains.iter().chain(&written.blocks).any(|it| text.contains(&**it));
+        let by_rule = |written: &Written| {
+            let rules = written.chains.iter().filter_map(|name| self.chains.get(name)).flat_map(|chain| &chain.rules);
+            rules.into_iter().any(|rule| names_rule(text, &rule.comment))
         };
-        self.pieces.iter().find_map(|(piece, written)| match piece {
-            Piece::Policy(key) if !self.withheld.contains(key) && named(written) => Some(key.clone()),
-            Piece::Policy(_) | Piece::Tier(_) => None,
-        })
+        let refused = |(piece, written): (&Piece, &Written)| match piece {
+            Piece::Policy(key) => {
+                let sets = || written.sets.iter().any(|set| names_set(text, set));
+                (by_name(written) || by_rule(written) || sets()).then(|| Refused::Policy(key.clone()))
+            }
+            Piece::Tier(name) => {
+                let (chain, _) = self.tiers.get(name)?;
+                let parts = chain.parts(book, &self.config);
+                let left = parts.filter(|(name, _)| !self.withheld.contains(&Refused::Cluster((*name).clone())));
+                of_tier(text, name, left, book).map(Refused::Cluster)
+            }
+        };
+        self.pieces.iter().filter_map(refused).find(|refused| !self.withheld.contains(refused))
     }
 
     /// Leaves the rules of a policy out: it still isolates its pods and allows nothing. For [`Table::whole`]; no step
     /// tells of it.
-    pub fn withhold(&mut self, key: &PolicyKey, book: &Book) {
-        self.withheld.insert(key.clone());
-        self.rewrite(key, book);
+    pub fn withhold(&mut self, refused: &Refused, book: &Book) {
+        self.withheld.insert(refused.clone());
+        self.rewrite(refused, book);
     }
 
     /// Takes the rules of all policies in again, likewise.
     pub fn release_all(&mut self, book: &Book) {
-        for key in std::mem::take(&mut self.withheld) {
-            self.rewrite(&key, book);
+        for refused in std::mem::take(&mut self.withheld) {
+            self.rewrite(&refused, book);
         }
     }
 
     /// The policies whose rules are left out.
-    pub fn withheld(&self) -> &BTreeSet<PolicyKey> {
+    pub fn withheld(&self) -> &BTreeSet<Refused> {
         &self.withheld
     }
 
-    fn rewrite(&mut self, key: &PolicyKey, book: &Book) {
-        self.update_piece(book, &Piece::Policy(key.clone()), &mut Draft::default());
+    fn rewrite(&mut self, refused: &Refused, book: &Book) {
+        let pieces: Vec<Piece> = match refused {
+            Refused::Policy(key) => vec![Piece::Policy(key.clone())],
+            Refused::Cluster(name) => {
+                let has = |chain: &TierChain| chain.ranks().iter().any(|rank| rank.name == *name);
+                let tiers = self.tiers.iter().filter(|(_, (chain, _))| has(chain));
+                tiers.map(|(name, _)| Piece::Tier(name.clone())).collect()
+            }
+        };
+        for piece in pieces {
+            self.update_piece(book, &piece, &mut Draft::default());
+        }
+        self.keep_used_sets(book);
+    }
+
+    /// Only sets that something looks into, whatever the book has beside.
+    fn keep_used_sets(&mut self, book: &Book) {
         let used: BTreeSet<SetKey> = self.users.keys().cloned().collect();
         self.sizes.retain(|set, _| used.contains(set));
         for set in used {
@@ -248,14 +291,14 @@ impl Table {
             Piece::Policy(key) => {
                 let resolved = book.policy(key)?;
                 let mut part = policy_part(key, resolved, book.members());
-                if self.withheld.contains(key) {
+                if self.withheld.contains(&Refused::Policy(key.clone())) {
                     part.sets.clear();
                     part.chains.values_mut().for_each(|chain| chain.rules.clear());
                     return Some((part, BTreeSet::new()));
                 }
                 Some((part, resolved.sets().into_iter().cloned().collect()))
             }
-            Piece::Tier(name) => self.tiers.get(name).map(|(chain, _)| chain.part(book, &self.config)),
+            Piece::Tier(name) => self.tiers.get(name).map(|(chain, _)| chain.part(book, &self.config, &self.withheld)),
         }
     }
 
@@ -335,7 +378,7 @@ impl Table {
         }
         let older = self.addresses.remove(&address);
         let newer = (!pods.is_empty()).then(|| {
-            let verdict = |direction| match group_of(book, &pods, direction) {
+            let verdict = |direction| match Group::of_address(book, &pods, direction) {
                 Some(group) => Value::Jump(group.name(direction)),
                 None => Value::Accept,
             };
@@ -373,7 +416,7 @@ impl Table {
     fn join_group(&mut self, chain: &Name, book: &Book, pods: &[PodKey], direction: Direction, draft: &mut Draft) {
         let (users, _) = self.groups.entry(chain.clone()).or_default();
         *users += 1;
-        let Some(group) = group_of(book, pods, direction).filter(|_| *users == 1) else { return };
+        let Some(group) = Group::of_address(book, pods, direction).filter(|_| *users == 1) else { return };
         self.set_chain(chain, Some(group.chain(direction, &self.config)), draft);
         let tiers: Vec<TierChain> = group.tiers(direction).collect();
         for tier in &tiers {
@@ -438,15 +481,6 @@ impl Table {
 }
 
 const DIRECTIONS: [Direction; 2] = [Direction::Ingress, Direction::Egress];
-
-/// What pods with one address are under; `None` where nothing is. For a moment a pod that ends and its successor have
-/// the same address: then the successor counts, and of several one that something is said about.
-fn group_of(book: &Book, pods: &[PodKey], direction: Direction) -> Option<Group> {
-    let leaving = |key: &&PodKey| book.pods().get(*key).is_none_or(|pod| pod.leaving);
-    let successor = pods.iter().any(|key| !leaving(&key));
-    let counting = pods.iter().filter(|key| !successor || !leaving(key));
-    counting.map(|key| Group::of(book, key, direction)).find(|group| !group.is_open())
-}
 
 /// Entries of a map.
 type Entries = BTreeMap<Key, Value>;

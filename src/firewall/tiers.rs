@@ -74,7 +74,7 @@ impl Resolved {
     }
 
     /// The sets it looks things up in, each once.
-    fn sets(&self) -> BTreeSet<&SetKey> {
+    pub fn sets(&self) -> BTreeSet<&SetKey> {
         sets_of(self.ingress.iter().chain(&self.egress).map(|saying| &saying.packets))
     }
 

@@ -16,10 +16,11 @@ pub fn removal(saved: &str) -> Option<String> {
         let rules = table.lines().filter(|line| is_leftover(name, line));
         let mut lines: Vec<String> =
             rules.filter_map(|line| line.strip_prefix("-A ")).map(|rule| format!("-D {rule}")).collect();
-        for chain in CHAINS.iter().filter(|chain| table.lines().any(|line| line.starts_with(&format!(":{chain} ")))) {
-            lines.push(format!("-F {chain}"));
-            lines.push(format!("-X {chain}"));
-        }
+        let is_there = |chain: &&&str| table.lines().any(|line| line.starts_with(&format!(":{chain} ")));
+        let chains: Vec<&str> = CHAINS.iter().filter(is_there).copied().collect();
+        // All are emptied before any goes: one that another still jumps to stays.
+        lines.extend(chains.iter().map(|chain| format!("-F {chain}")));
+        lines.extend(chains.iter().map(|chain| format!("-X {chain}")));
         if !lines.is_empty() {
             script.push_str(&format!("*{name}\n{}\nCOMMIT\n", lines.join("\n")));
         }
@@ -30,14 +31,14 @@ pub fn removal(saved: &str) -> Option<String> {
 /// A jump into one of the chains, or the source translation of IPVS connections.
 fn is_leftover(table: &str, line: &str) -> bool {
     let jumps = CHAINS.iter().any(|chain| line.ends_with(&format!("-j {chain}")));
-    let base = line.starts_with("-A INPUT ") || line.starts_with("-A POSTROUTING ");
     let translates = table == "nat"
         && line.starts_with("-A POSTROUTING ")
         && line.contains("-m ipvs ")
         && line.contains("--vdir ORIGINAL")
         && line.contains("--vmethod MASQ")
         && line.contains("-j SNAT --to-source ");
-    base && (jumps || translates)
+    let inside = CHAINS.iter().any(|chain| line.starts_with(&format!("-A {chain} ")));
+    !inside && (jumps || translates)
 }
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
 //! The packet filter side of the room: pods reach the world, and the world reaches pods (pure).
 //!
-//! One `inet` table. What pods send to anywhere but pods and nodes of the cluster gets the node's source address;
-//! what comes from or goes to the pod bridge is accepted in FORWARD. An accept ends this table only: where another
-//! table or the iptables policy drops forwarded packets, that drop stands.
+//! What pods send to anywhere but pods and nodes of the cluster gets the node's source address. What comes from or goes
+//! to the pod bridge is accepted in FORWARD, in a table of its own: a node may drop what nobody accepts in the FORWARD of
+//! its iptables (Docker sets that policy), and an accept counts in the table that holds it alone.
 //!
 //! The sets follow the snapshot, so a new node's pods are known before the first packet to them.
 
@@ -20,6 +20,8 @@ use crate::net::{Family, Prefix};
 
 /// The nftables table of this room (family `inet`).
 pub const TABLE: &str = "ferrovia-routing";
+/// The table that accepts the traffic of pods: it belongs into iptables wherever a node has it.
+pub const FORWARD_TABLE: &str = "ferrovia-pods";
 /// The bridge pods are connected to.
 pub const BRIDGE_LINK: &str = "kube-bridge";
 /// The chain that translates what pods send out.
@@ -31,15 +33,13 @@ const MOST_LINKS: u32 = 16;
 /// The set of links whose traffic is accepted.
 const LINKS: &str = "pod-links";
 
-/// The table as it should be. `uplink` is the link that carries the node's address, where it is known: what NodePorts
-/// of this node send out there is accepted.
-pub fn ruleset(snapshot: &Snapshot, config: &Config, uplink: Option<&str>) -> Ruleset {
+/// The table of translation as it should be.
+pub fn ruleset(snapshot: &Snapshot, config: &Config) -> Ruleset {
     let mut ruleset = Ruleset::default();
     if config.pod_egress {
         add_sets(snapshot, &mut ruleset);
         add_egress(&mut ruleset);
     }
-    add_forward(uplink, &mut ruleset);
     ruleset
 }
 
@@ -89,7 +89,10 @@ fn add_egress(ruleset: &mut Ruleset) {
     ruleset.chains.insert(Arc::from(EGRESS), Chain { base: Some(base), rules });
 }
 
-fn add_forward(uplink: Option<&str>, ruleset: &mut Ruleset) {
+/// The table of acceptance. `uplink` is the link that carries the node's address, where it is known: what NodePorts of
+/// this node send out there is accepted.
+pub fn forward(uplink: Option<&str>) -> Ruleset {
+    let mut ruleset = Ruleset::default();
     let links: Name = Arc::from(LINKS);
     let bridge: Name = Arc::from(BRIDGE_LINK);
     let names = [Some(BRIDGE_LINK), uplink].into_iter().flatten();
@@ -107,6 +110,7 @@ fn add_forward(uplink: Option<&str>, ruleset: &mut Ruleset) {
     ];
     let base = Base { kind: BaseKind::Filter, hook: Hook::Forward, priority: priority::ROUTING_FORWARD };
     ruleset.chains.insert(Arc::from("forward"), Chain { base: Some(base), rules });
+    ruleset
 }
 
 fn in_set(selector: Selector, set: Name, negated: bool) -> Match {
@@ -147,7 +151,7 @@ mod tests {
 
     #[test]
     fn the_sets_hold_the_pods_and_addresses_of_every_node() {
-        let ruleset = ruleset(&two_nodes(), &Config::default(), Some("eth0"));
+        let ruleset = ruleset(&two_nodes(), &Config::default());
         let prefixes = |name: &str| match &ruleset.sets[name].elements {
             Elements::Prefixes(prefixes) => prefixes.iter().map(ToString::to_string).collect::<Vec<_>>(),
             Elements::Keys(_) => Vec::new(),
@@ -158,12 +162,12 @@ mod tests {
             Elements::Keys(keys) => keys.len(),
             Elements::Prefixes(_) => 0,
         };
-        assert_eq!((keys("nodes4"), keys("nodes6"), keys(LINKS)), (3, 1, 2));
+        assert_eq!((keys("nodes4"), keys("nodes6")), (3, 1));
     }
 
     #[test]
     fn only_what_leaves_the_cluster_is_masqueraded() {
-        let ruleset = ruleset(&two_nodes(), &Config::default(), None);
+        let ruleset = ruleset(&two_nodes(), &Config::default());
         let chain = &ruleset.chains[EGRESS];
         assert_eq!(chain.rules.len(), 2);
         for rule in &chain.rules {
@@ -175,8 +179,12 @@ mod tests {
 
     #[test]
     fn without_pod_egress_only_forwarding_is_left() {
-        let ruleset = ruleset(&two_nodes(), &Config { pod_egress: false, ..Config::default() }, None);
-        assert_eq!(ruleset.chains.keys().map(AsRef::as_ref).collect::<Vec<&str>>(), ["forward"]);
-        assert_eq!(ruleset.sets.len(), 1);
+        let config = Config { pod_egress: false, ..Config::default() };
+        assert_eq!(ruleset(&two_nodes(), &config), Ruleset::default());
+        let links = |uplink| match &forward(uplink).sets[LINKS].elements {
+            Elements::Keys(keys) => keys.len(),
+            Elements::Prefixes(_) => 0,
+        };
+        assert_eq!((links(None), links(Some("eth0"))), (1, 2));
     }
 }

@@ -47,7 +47,7 @@ pub struct Rendered {
     /// `ip` commands that make tunnels, rules and routes.
     #[serde(serialize_with = "lines")]
     pub ip: String,
-    /// The packet filter table as `nft list table` prints it.
+    /// The packet filter tables as `nft list ruleset` prints them.
     #[serde(serialize_with = "lines")]
     pub nft: String,
     /// What owners of objects should know.
@@ -72,7 +72,7 @@ pub fn render(snapshot: &Snapshot, config: &Config) -> Rendered {
     let speaker = build(&wanted, snapshot, config, &prefixes, vips.keys(), &Leaving::default());
     routes.extend(vips.into_iter().map(|(vip, paths)| (host_prefix(vip), paths)));
     let back = way_back(snapshot, config, &wanted, &prefixes);
-    let mut ruleset = egress::ruleset(snapshot, config, Some(UPLINK_NAME));
+    let mut ruleset = egress::ruleset(snapshot, config);
     back.add_to(&mut ruleset, snapshot);
     let told = wanted.notices.iter().chain(desired.notices()).cloned().chain(missing);
     let notices = told.chain(speakers::notices(snapshot, config)).chain(back.notices.iter().cloned()).collect();
@@ -80,7 +80,8 @@ pub fn render(snapshot: &Snapshot, config: &Config) -> Rendered {
         node: snapshot.node_name.clone(),
         bgp: speaker.map(|speaker| peers(&speaker)).unwrap_or_default() + &originated(&routes),
         ip: ip(snapshot, config, &desired, &links, &back),
-        nft: nft_text::render(egress::TABLE, &ruleset),
+        nft: nft_text::render(egress::TABLE, &ruleset)
+            + &nft_text::render(egress::FORWARD_TABLE, &egress::forward(Some(UPLINK_NAME))),
         notices,
     }
 }
@@ -194,7 +195,7 @@ impl Display for Rendered {
         }
         writeln!(f, "\n# bgp\n{}", self.bgp)?;
         writeln!(f, "# tunnels, rules and routes\n{}", self.ip)?;
-        write!(f, "# nft list table inet {}\n{}", egress::TABLE, self.nft)
+        write!(f, "# nft list ruleset\n{}", self.nft)
     }
 }
 

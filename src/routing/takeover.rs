@@ -1,7 +1,8 @@
 //! What kube-router's router leaves in iptables, and how to take it away (pure).
 //!
 //! Its masquerading looks into sets that nobody keeps up to date any more, so that traffic to pods of a new node would
-//! leave with the node's address. Removed are exactly the rules kube-router writes; everything else stays.
+//! leave with the node's address. Removed are exactly the rules kube-router writes; everything else stays. Its acceptance
+//! of pod traffic stays too where FORWARD drops and our own acceptance is not in it: pods would be cut off.
 
 /// Comments of the rules in FORWARD.
 const COMMENTS: [&str; 3] = [
@@ -16,7 +17,9 @@ pub fn removal(saved: &str) -> Option<String> {
     let mut script = String::new();
     for table in saved.split("\n*").map(|table| table.trim_start_matches('*')) {
         let Some(name) = table.lines().next().filter(|name| matches!(*name, "filter" | "nat")) else { continue };
-        let left = table.lines().filter(|line| is_leftover(name, line));
+        let has = |start: &str| table.lines().any(|line| line.starts_with(start));
+        let is_needed = name == "filter" && has(":FORWARD DROP ") && !has(":FERROVIA-FORWARD ");
+        let left = table.lines().filter(|line| !is_needed && is_leftover(name, line));
         let lines: Vec<String> =
             left.filter_map(|line| line.strip_prefix("-A ")).map(|it| format!("-D {it}\n")).collect();
         if !lines.is_empty() {
@@ -49,6 +52,14 @@ fn is_leftover(table: &str, line: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::{is_set, removal};
+
+    #[test]
+    fn where_forward_drops_its_acceptance_stays_until_ours_is_there() {
+        let accept = "-A FORWARD -o kube-bridge -m comment --comment \"allow inbound traffic to pods\" -j ACCEPT";
+        let saved = |more: &str| format!("*filter\n:FORWARD DROP [0:0]\n{more}{accept}\nCOMMIT\n");
+        assert_eq!(removal(&saved("")), None);
+        assert!(removal(&saved(":FERROVIA-FORWARD - [0:0]\n")).is_some());
+    }
 
     #[test]
     fn removes_the_router_s_rules_and_nothing_else() {

@@ -277,6 +277,22 @@ fn cli_says_which_features_are_not_there_and_how_to_start_without() {
 }
 
 #[test]
+fn cli_takes_kube_router_s_word_for_nftables_and_refuses_a_contradiction() {
+    use ferrovia::config::RuleBackend;
+    let old = "--use-nftables-for-netpol";
+    assert_eq!(config(&[]).rule_backend, RuleBackend::Auto);
+    assert_eq!(config(&["--use-nftables-for-netpol=false"]).rule_backend, RuleBackend::Auto, "off chooses nothing");
+    assert_eq!(config(&[old]).rule_backend, RuleBackend::Nftables);
+    assert_eq!(config(&[old, "--firewall-backend=nftables"]).rule_backend, RuleBackend::Nftables);
+    assert_eq!(
+        config(&["--use-nftables-for-netpol=false", "--firewall-backend=iptables"]).rule_backend,
+        RuleBackend::Iptables
+    );
+    let told = faults(&[BASE[0], BASE[1], old, "--firewall-backend=iptables"]);
+    assert!(told.starts_with("--use-nftables-for-netpol=true: contradicts --firewall-backend=iptables"), "{told}");
+}
+
+#[test]
 fn cli_validates_flags_of_absent_features_and_tells_all_faults_at_once() {
     let faults = faults(&[
         BASE[0],

@@ -7,8 +7,8 @@ use ferrovia::firewall::book::Book;
 use ferrovia::firewall::compile::ruleset;
 use ferrovia::firewall::reconciler::{Figures, Kernel, Room};
 use ferrovia::firewall::{Config, TABLE};
-use ferrovia::kernel::conntrack::Flow;
 use ferrovia::kernel::conntrack::fake::FakeConntrack;
+use ferrovia::kernel::conntrack::{Flow, Transport};
 use ferrovia::kernel::filter::Ruleset;
 use ferrovia::kernel::nft::fake::FakeNft;
 use ferrovia::kernel::rtnl::fake::FakeRtnl;
@@ -124,7 +124,7 @@ fn one_pod_is_one_element_in_one_transaction() {
 
 fn flow(source: &str, destination: &str, reply_source: &str, port: u16) -> Flow {
     Flow {
-        protocol: Protocol::Tcp,
+        transport: Protocol::Tcp.into(),
         source: ip(source),
         source_port: 40_000,
         destination: ip(destination),
@@ -133,6 +133,11 @@ fn flow(source: &str, destination: &str, reply_source: &str, port: u16) -> Flow 
         reply_source_port: port,
         zone: 0,
     }
+}
+
+fn echo(source: &str, destination: &str) -> Flow {
+    let transport = Transport::Icmp { kind: 8, code: 0 };
+    Flow { transport, destination_port: 0, ..flow(source, destination, destination, 40_000) }
 }
 
 #[test]
@@ -149,9 +154,14 @@ fn a_stricter_policy_cuts_what_it_denies_and_a_looser_one_nothing() {
         // The node itself, and a pod that no policy isolates.
         flow("192.168.10.11", "10.244.1.5", "10.244.1.5", 8080),
         flow("10.244.1.5", "10.244.2.9", "10.244.2.9", 8080),
+        echo("10.244.2.5", "10.244.1.5"),
     ];
-    let denied =
-        [flow("10.244.2.9", "10.244.1.5", "10.244.1.5", 8080), flow("198.51.100.1", service, "10.244.1.5", 8080)];
+    let denied = [
+        flow("10.244.2.9", "10.244.1.5", "10.244.1.5", 8080),
+        flow("198.51.100.1", service, "10.244.1.5", 8080),
+        // A ping that runs.
+        echo("10.244.2.9", "10.244.1.5"),
+    ];
     node.conntrack.open().flows = allowed.iter().chain(&denied).copied().collect();
     let _ = pass(&mut room, &snapshot, Read::Remembered);
     assert!(node.conntrack.open().deleted.is_empty(), "nothing is isolated");
@@ -165,7 +175,7 @@ fn a_stricter_policy_cuts_what_it_denies_and_a_looser_one_nothing() {
     // A policy more is looser for pods that are isolated already.
     put_policy(&mut snapshot, "strangers", "web", "stranger");
     let _ = room.sync(&snapshot, Read::Remembered, Duration::from_secs(120));
-    assert_eq!(node.conntrack.open().deleted.len(), 2);
+    assert_eq!(node.conntrack.open().deleted.len(), denied.len());
     // Its end is stricter; several changes within a moment are one look.
     snapshot.policies.remove(&PolicyKey::new("default", "strangers"));
     let outcome = room.sync(&snapshot, Read::Remembered, Duration::from_secs(120));

@@ -14,7 +14,7 @@ use crate::convergence::{at, config, host, real};
 
 fn flow(protocol: Protocol, vip: &str, port: u16, endpoint: &str, client_port: u16, zone: u16) -> Flow {
     Flow {
-        protocol,
+        transport: protocol.into(),
         source: ip(if vip.contains(':') { "fd20::1" } else { "10.244.1.99" }),
         source_port: client_port,
         destination: ip(vip),

@@ -20,6 +20,7 @@ mod generate;
 mod golden;
 mod kernel;
 mod policy;
+mod refused;
 mod router;
 mod router_events;
 mod router_features;

@@ -263,7 +263,7 @@ fn agrees(snapshot: &Snapshot, packets: &[Packet]) -> Result<(), TestCaseError> 
     let (tracer, oracle) = (Tracer::of_filter(&rules, &own), PolicyOracle::new(snapshot));
     for packet in packets.iter().copied() {
         let Packet { source, source_port, destination, port, protocol, .. } = packet;
-        let connection = Connection { source, source_port, destination, port, protocol };
+        let connection = Connection { source, source_port, destination, port, protocol: Some(protocol) };
         prop_assert_eq!(judge.allows(&connection, false), oracle.allows(packet, false), "{:?}", connection);
         // What is routed, and what IPVS has sent on: the same question in two hooks.
         for hook in [Hook::Forward, Hook::Output] {

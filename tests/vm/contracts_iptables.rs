@@ -51,8 +51,8 @@ fn ours_stay_first_and_others_stay() {
             assert_eq!(forward.len(), 3, "{forward:?}");
             assert!(forward[0].ends_with("-j FERROVIA-FORWARD"), "{forward:?}");
             assert!(forward[2].ends_with("-j KUBE-X"), "{forward:?}");
-            let (found, _) = SystemPrograms::find().expect("programs");
-            assert_eq!(found.flavour, flavour, "the flavour with the KUBE chains");
+            let found = SystemPrograms::find().expect("programs");
+            assert_eq!(found.programs.flavour, flavour, "the flavour with the KUBE chains");
             // Another daemon on the same node finds everything as it should be.
             converge(&mut real(flavour), &speakable());
         })

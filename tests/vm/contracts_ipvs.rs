@@ -206,9 +206,19 @@ fn client_survives_a_reload_of_the_module() {
 /// Adds flows with the operators' tool, so that the codec is not checked against itself.
 fn insert_flows(flows: &[Flow]) {
     for flow in flows {
-        let Flow { protocol, source, source_port, destination, destination_port, .. } = flow;
+        let Flow { transport, source, source_port, destination, destination_port, .. } = flow;
         let Flow { reply_source, reply_source_port, zone, .. } = flow;
-        let state = if *protocol == Protocol::Tcp { "--state ESTABLISHED" } else { "" };
+        let Some(protocol) = transport.protocol() else {
+            tool(
+                &format!(
+                    "conntrack -I -p icmp -s {source} -d {destination} --icmp-type 8 --icmp-code 0 --icmp-id {source_port} \
+                     -r {reply_source} -q {source} -t 600"
+                ),
+                "",
+            );
+            continue;
+        };
+        let state = if protocol == Protocol::Tcp { "--state ESTABLISHED" } else { "" };
         let zone = if *zone == 0 { String::new() } else { format!("-w {zone}") };
         tool(
             &format!(

@@ -263,6 +263,33 @@ fn rules_left_by_kube_router_go_once_ours_are_in_force() {
 }
 
 #[test]
+fn pods_have_a_way_where_forward_drops_on_either_backend() {
+    for backend in ["nftables", "iptables"] {
+        let options = Options { nodes: 2, ..dynamic() };
+        with_lab(options, |lab| {
+            for node in lab.nodes() {
+                // As Docker leaves it.
+                node.ns.command("iptables-nft -P FORWARD DROP")?;
+            }
+            let backend = format!("--firewall-backend={backend}");
+            let _daemons = lab.start_daemons(&DaemonOptions::with(&["--run-router=true", &backend]))?;
+            let vip: SocketAddr = "10.96.0.10:80".parse()?;
+            let service = ServiceSpec::new("web", &["10.96.0.10".parse()?]).port(Protocol::Tcp, 80);
+            lab.manifests().expose(&service, &lab.pods(&["p21"])?)?;
+            let pod = lab.pod("p11")?.ns.clone();
+            wait::until("a pod reaches one of another node", SOON, || traffic::http(&pod, vip, 4))?;
+            let forward = lab.node(1)?.ns.command("iptables-nft -S FORWARD")?;
+            let mut rules = forward.lines();
+            ensure!(rules.next() == Some("-P FORWARD DROP"), "{forward}");
+            ensure!(rules.next().is_some_and(|rule| rule.ends_with("-j FERROVIA-FORWARD")), "{forward}");
+            let tables = lab.node(1)?.ns.command("nft list tables")?;
+            ensure!(tables.contains("inet ferrovia-routing") == backend.ends_with("nftables"), "{tables}");
+            Ok(())
+        });
+    }
+}
+
+#[test]
 fn rules_on_iptables_do_what_those_on_nftables_do() {
     let options = Options { nodes: 2, ..dynamic() };
     with_lab(options, |lab| {

@@ -54,10 +54,10 @@ impl<N: Nft, R: Rtnl, C: Conntrack, S: Sysctl> Room<N, R, C, S> {
     fn explain_observed(&mut self) -> String {
         let observed = match self.observe() {
             Ok(Some(observed)) => observed,
-            Ok(None) => return format!("no table inet {}\n", self.name),
+            Ok(None) => return format!("no {}\n", self.kernel.nft.place(&self.name)),
             Err(error) => return format!("# the table cannot be read: {error}\n"),
         };
-        let mut text = format!("table inet {}\n", self.name);
+        let mut text = format!("{}\n", self.kernel.nft.place(&self.name));
         for (name, set) in &observed.sets {
             let n_elements = match &set.elements {
                 Elements::Keys(keys) => keys.len(),
@@ -81,23 +81,21 @@ impl<N: Nft, R: Rtnl, C: Conntrack, S: Sysctl> Room<N, R, C, S> {
 
     fn explain_findings(&mut self) -> String {
         let mut text = String::new();
-        let told = self.settings_notices.iter().chain(&self.notices);
+        let told = self.settings_notices.iter().chain(&self.log_notice).chain(&self.notices);
         for notice in told {
             let _ = writeln!(text, "{}: {}: {}", notice.reason, notice.subject, notice.message);
         }
-        for (key, reason) in &self.withheld {
-            let _ =
-                writeln!(text, "PolicyRefused: networkpolicy {key} allows nothing until the kernel takes it: {reason}");
+        for (refused, reason) in &self.withheld {
+            let _ = writeln!(text, "PolicyRefused: {refused} allows nothing until the kernel takes it: {reason}");
         }
         match self.difference() {
             Ok(transaction) if transaction.is_empty() => {}
-            Ok(transaction) => {
-                let n_changes = transaction.changes.len();
+            Ok(_) => {
                 let _ = writeln!(
                     text,
-                    "TableDiffers: table inet {} needs {n_changes} changes, because somebody else changed it or a write \
-                     failed; it is repaired with the next pass",
-                    self.name
+                    "TableDiffers: {} is not as it should be, because somebody else changed it or a write failed; it is \
+                     repaired with the next pass",
+                    self.kernel.nft.place(&self.name)
                 );
             }
             Err(error) => {

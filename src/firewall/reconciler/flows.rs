@@ -108,7 +108,7 @@ impl<N: Nft, R: Rtnl, C: Conntrack, S: Sysctl> Room<N, R, C, S> {
                 source_port: flow.source_port,
                 destination: flow.reply_source,
                 port: flow.reply_source_port,
-                protocol: flow.protocol,
+                protocol: flow.transport.protocol(),
             };
             let touched = is_touched(&connection.source) || is_touched(&connection.destination);
             touched && !judge.allows(&connection, own.iter().any(|prefix| prefix.contains(&connection.source)))

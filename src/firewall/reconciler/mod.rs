@@ -16,6 +16,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::book::Book;
+use super::refused::Refused;
 use super::table::Table;
 use super::{Config, legacy};
 use crate::kernel::conntrack::Conntrack;
@@ -23,7 +24,7 @@ use crate::kernel::filter::Name;
 use crate::kernel::nft::Nft;
 use crate::kernel::rtnl::Rtnl;
 use crate::kernel::sysctl::Sysctl;
-use crate::model::{Changes, Notice, PolicyKey, Snapshot};
+use crate::model::{Changes, Notice, Snapshot};
 use crate::reconcile::query::View;
 use crate::reconcile::{Outcome, Read, Subsystem};
 
@@ -68,10 +69,12 @@ pub struct Room<N, R, C, S> {
     /// The kernel's table has been as ours since it was last read or written.
     in_force: bool,
     /// Policies the kernel refused, with its words.
-    withheld: BTreeMap<PolicyKey, String>,
+    withheld: BTreeMap<Refused, String>,
     cut: flows::Cut,
     notices: Vec<Notice>,
     settings_notices: Vec<Notice>,
+    /// Why denied packets are not logged, where the kernel refused that.
+    log_notice: Option<Notice>,
     counts: Figures,
 }
 
@@ -92,6 +95,7 @@ impl<N: Nft, R: Rtnl, C: Conntrack, S: Sysctl> Room<N, R, C, S> {
             cut: flows::Cut::default(),
             notices: Vec::new(),
             settings_notices: Vec::new(),
+            log_notice: None,
             counts: Figures::default(),
         }
     }
@@ -151,12 +155,15 @@ impl<N: Nft, R: Rtnl, C: Conntrack, S: Sysctl> Subsystem for Room<N, R, C, S> {
             self.apply_settings(&mut outcome);
         }
         self.sync_table(&step, read, first, &mut outcome);
+        if read == Read::Kernel || first {
+            self.note_limits();
+        }
         self.report_withheld(&mut outcome);
         // Somebody else has had the table open for a moment, and what began then is allowed no more than at the start.
         let all = first || outcome.drift > 0;
         self.cut_flows(step.stricter, all, now, &mut outcome);
         outcome.notices.extend(self.notices.iter().cloned());
-        outcome.notices.extend(self.settings_notices.iter().cloned());
+        outcome.notices.extend(self.settings_notices.iter().chain(&self.log_notice).cloned());
         self.publish();
         outcome
     }

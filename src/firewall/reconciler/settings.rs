@@ -46,6 +46,18 @@ impl<N: Nft, R: Rtnl, C: Conntrack, S: Sysctl> Room<N, R, C, S> {
         }
     }
 
+    /// Tells what keeps rules that are written from having their effect.
+    pub(super) fn note_limits(&mut self) {
+        let Some(node) = self.last.as_ref().map(|snapshot| snapshot.node_name.clone()) else { return };
+        let notice = |message: String| Notice {
+            subject: Subject::Node(node.clone()),
+            severity: Severity::Warning,
+            reason: "RulesWithoutEffect",
+            message,
+        };
+        self.settings_notices.extend(self.kernel.nft.limits().into_iter().map(notice));
+    }
+
     fn has_bridge(&mut self) -> bool {
         let key = |name: &str| format!("net/ipv4/conf/{name}/rp_filter");
         BRIDGES.iter().any(|name| matches!(self.kernel.sysctl.read(&key(name)), Ok(Some(_))))

@@ -1,6 +1,7 @@
 //! The room's table in the kernel: the only file that reads and writes it.
 
 use super::Room;
+use crate::firewall::refused::is_of_log;
 use crate::firewall::table::Step;
 use crate::kernel::Error;
 use crate::kernel::conntrack::Conntrack;
@@ -9,6 +10,7 @@ use crate::kernel::filter::plan::{Observed, Transaction, plan, remove};
 use crate::kernel::nft::Nft;
 use crate::kernel::rtnl::Rtnl;
 use crate::kernel::sysctl::Sysctl;
+use crate::model::{Notice, Severity, Subject};
 use crate::reconcile::{Outcome, Read};
 
 /// How many policies may be left out of one pass before the table counts as refused altogether.
@@ -37,17 +39,17 @@ impl<N: Nft, R: Rtnl, C: Conntrack, S: Sysctl> Room<N, R, C, S> {
         loop {
             match self.write_all(foreign && !first, outcome) {
                 Ok(()) => break self.in_force = true,
+                Err(error) if self.table.logs() && is_of_log(&error) => self.do_without_log(&error),
                 Err(error) => {
                     // One policy the kernel refuses must not keep all others out: its pods stay isolated by it, and it
                     // allows nothing until it is accepted.
-                    let culprit =
-                        self.table.named_in(&error.op).filter(|_| self.table.withheld().len() < MOST_WITHHELD);
-                    let Some(key) = culprit else {
+                    let culprit = self.table.named_in(&error.op, &self.book);
+                    let Some(refused) = culprit.filter(|_| self.table.withheld().len() < MOST_WITHHELD) else {
                         outcome.fail_part(format!("table {}", self.name), error);
                         return;
                     };
-                    self.table.withhold(&key, &self.book);
-                    self.withheld.insert(key, error.to_string());
+                    self.table.withhold(&refused, &self.book);
+                    self.withheld.insert(refused, error.to_string());
                 }
             }
         }
@@ -57,9 +59,23 @@ impl<N: Nft, R: Rtnl, C: Conntrack, S: Sysctl> Room<N, R, C, S> {
 
     /// The policies the kernel refused, as failed keys.
     pub(super) fn report_withheld(&self, outcome: &mut Outcome) {
-        for (key, reason) in &self.withheld {
-            outcome.fail(format!("networkpolicy {key}"), format!("allows nothing until the kernel takes it: {reason}"));
+        for (refused, reason) in &self.withheld {
+            outcome.fail(refused.to_string(), format!("allows nothing until the kernel takes it: {reason}"));
         }
+    }
+
+    /// A kernel that cannot log must deny all the same.
+    fn do_without_log(&mut self, error: &Error) {
+        let Some(snapshot) = &self.last else { return };
+        self.table.drop_log(&self.book, snapshot);
+        self.config.log_group = None;
+        let message = format!(
+            "denied packets are not logged, neither for --log-denied nor for another reader of the log group; policies are in \
+             force. Load modules nfnetlink_log and xt_NFLOG and restart: {error}"
+        );
+        tracing::warn!(reason = %error, "the kernel refuses rules that log, so denied packets are not logged");
+        let subject = Subject::Node(snapshot.node_name.clone());
+        self.log_notice = Some(Notice { subject, severity: Severity::Warning, reason: "DeniedUnlogged", message });
     }
 
     fn write_step(&mut self, step: &Step, outcome: &mut Outcome) -> Result<(), Error> {

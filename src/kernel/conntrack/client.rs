@@ -1,7 +1,7 @@
 //! The connection tracking table of the running kernel, over nfnetlink.
 
 use super::codec::{decode_flow, encode_delete, encode_dump};
-use super::{Conntrack, Flow};
+use super::{Conntrack, Flow, Transport};
 use crate::kernel::Error;
 use crate::kernel::netlink::{self, Batch, Fault, Refusal, Socket};
 use crate::net::Family;
@@ -60,10 +60,17 @@ impl Conntrack for ConntrackClient {
 
 /// The deletion as the operator would type it.
 fn command(flow: &Flow) -> String {
-    format!(
-        "conntrack -D -p {} -s {} --sport {} -d {} --dport {} -w {}",
-        flow.protocol, flow.source, flow.source_port, flow.destination, flow.destination_port, flow.zone
-    )
+    let Flow { source, source_port, destination, destination_port, zone, .. } = flow;
+    let (protocol, ports) = match flow.transport {
+        Transport::Ports(protocol) => {
+            (protocol.to_string(), format!("--sport {source_port} --dport {destination_port}"))
+        }
+        Transport::Icmp { kind, code } => {
+            let name = if source.is_ipv4() { "icmp" } else { "icmpv6" };
+            (name.to_owned(), format!("--icmp-type {kind} --icmp-code {code} --icmp-id {source_port}"))
+        }
+    };
+    format!("conntrack -D -p {protocol} -s {source} -d {destination} {ports} -w {zone}")
 }
 
 fn failed(op: String, fault: Fault) -> Error {

@@ -1,6 +1,6 @@
 //! Bytes of nfnetlink's conntrack subsystem (`include/uapi/linux/netfilter/nfnetlink_conntrack.h`).
 
-use super::Flow;
+use super::{Flow, Transport};
 use crate::kernel::netlink::{Attribute, Attributes, Batch, Writer, flag};
 use crate::net::{Family, Protocol};
 
@@ -44,6 +44,11 @@ mod proto {
     pub(super) const NUMBER: u16 = 1;
     pub(super) const SOURCE_PORT: u16 = 2;
     pub(super) const DESTINATION_PORT: u16 = 3;
+    /// Identifier, type and code of ICMP, and of ICMPv6.
+    pub(super) const ICMP: [u16; 3] = [4, 5, 6];
+    pub(super) const ICMPV6: [u16; 3] = [7, 8, 9];
+    pub(super) const NUMBER_OF_ICMP: u8 = 1;
+    pub(super) const NUMBER_OF_ICMPV6: u8 = 58;
 }
 
 const AF_INET: u8 = 2;
@@ -75,10 +80,22 @@ fn write_original(tuple: &mut Writer<'_>, flow: &Flow) {
         addresses.ip(source, flow.source);
         addresses.ip(destination, flow.destination);
     });
-    tuple.nest(tuple::PROTO, |protocol| {
-        protocol.u8(proto::NUMBER, flow.protocol.number());
-        protocol.be16(proto::SOURCE_PORT, flow.source_port);
-        protocol.be16(proto::DESTINATION_PORT, flow.destination_port);
+    tuple.nest(tuple::PROTO, |part| match flow.transport {
+        Transport::Ports(protocol) => {
+            part.u8(proto::NUMBER, protocol.number());
+            part.be16(proto::SOURCE_PORT, flow.source_port);
+            part.be16(proto::DESTINATION_PORT, flow.destination_port);
+        }
+        Transport::Icmp { kind, code } => {
+            let (number, [id_at, kind_at, code_at]) = match flow.source {
+                IpAddr::V4(_) => (proto::NUMBER_OF_ICMP, proto::ICMP),
+                IpAddr::V6(_) => (proto::NUMBER_OF_ICMPV6, proto::ICMPV6),
+            };
+            part.u8(proto::NUMBER, number);
+            part.be16(id_at, flow.source_port);
+            part.u8(kind_at, kind);
+            part.u8(code_at, code);
+        }
     });
 }
 
@@ -99,7 +116,7 @@ pub fn decode_flow(kind: u16, payload: &[u8]) -> Option<Flow> {
     }
     let (original, reply) = (original?, reply?);
     Some(Flow {
-        protocol: original.protocol,
+        transport: original.transport,
         source: original.source,
         source_port: original.source_port,
         destination: original.destination,
@@ -112,7 +129,7 @@ pub fn decode_flow(kind: u16, payload: &[u8]) -> Option<Flow> {
 }
 
 struct Tuple {
-    protocol: Protocol,
+    transport: Transport,
     source: IpAddr,
     source_port: u16,
     destination: IpAddr,
@@ -121,7 +138,7 @@ struct Tuple {
 }
 
 fn decode_tuple(tuple: Attribute<'_>) -> Option<Tuple> {
-    let (mut source, mut destination, mut protocol, mut zone) = (None, None, None, None);
+    let (mut source, mut destination, mut transport, mut zone) = (None, None, None, None);
     let (mut source_port, mut destination_port) = (0, 0);
     for attribute in tuple.nested() {
         match attribute.kind {
@@ -135,9 +152,14 @@ fn decode_tuple(tuple: Attribute<'_>) -> Option<Tuple> {
                 }
             }
             tuple::PROTO => {
+                let number = attribute.nested().find(proto::NUMBER)?.u8()?;
+                transport = match number {
+                    proto::NUMBER_OF_ICMP => icmp(attribute, proto::ICMP, &mut source_port),
+                    proto::NUMBER_OF_ICMPV6 => icmp(attribute, proto::ICMPV6, &mut source_port),
+                    number => Protocol::from_number(number).map(Transport::Ports),
+                };
                 for part in attribute.nested() {
                     match part.kind {
-                        proto::NUMBER => protocol = part.u8().and_then(Protocol::from_number),
                         proto::SOURCE_PORT => source_port = part.be16()?,
                         proto::DESTINATION_PORT => destination_port = part.be16()?,
                         _ => {}
@@ -148,7 +170,15 @@ fn decode_tuple(tuple: Attribute<'_>) -> Option<Tuple> {
             _ => {}
         }
     }
-    Some(Tuple { protocol: protocol?, source: source?, source_port, destination: destination?, destination_port, zone })
+    let (transport, source, destination) = (transport?, source?, destination?);
+    Some(Tuple { transport, source, source_port, destination, destination_port, zone })
+}
+
+/// What an echo is known by goes to `id`.
+fn icmp(part: Attribute<'_>, [id_at, kind_at, code_at]: [u16; 3], id: &mut u16) -> Option<Transport> {
+    let of = |attribute: u16| part.nested().find(attribute);
+    *id = of(id_at)?.be16()?;
+    Some(Transport::Icmp { kind: of(kind_at)?.u8()?, code: of(code_at)?.u8()? })
 }
 
 fn family_number(family: Family) -> u8 {
@@ -172,7 +202,7 @@ mod tests {
             ["192.0.2.9", "10.96.0.10", "10.1.0.1"].map(|text| text.parse().unwrap())
         };
         Flow {
-            protocol: Protocol::Udp,
+            transport: Protocol::Udp.into(),
             source: client,
             source_port: 40_000,
             destination: vip,
@@ -216,6 +246,31 @@ mod tests {
         let at = icmp.windows(5).position(|window| window == [5, 0, 1, 0, 17]).unwrap();
         icmp[at + 4] = 1;
         assert_eq!(decode_flow(NEW, &icmp), None);
+    }
+
+    #[test]
+    fn an_echo_is_read_and_deleted_by_what_it_is_known_by() {
+        for v6 in [false, true] {
+            let kind = if v6 { 128 } else { 8 };
+            let echo = Flow {
+                transport: Transport::Icmp { kind, code: 0 },
+                source_port: 4711,
+                destination_port: 0,
+                reply_source_port: 4711,
+                ..flow(v6)
+            };
+            let read = decode_flow(NEW, &entry(&echo)).unwrap();
+            assert_eq!((read.transport, read.source_port, read.destination_port), (echo.transport, 4711, 0));
+            let mut batch = Batch::new();
+            encode_delete(&mut batch, &read);
+            let message = Messages::new(batch.bytes()).next().unwrap();
+            let original = Attributes::after(message.payload, HEADER).find(top::TUPLE_ORIGINAL).unwrap();
+            let tuple = decode_tuple(original).unwrap();
+            assert_eq!(
+                (tuple.transport, tuple.source_port, tuple.destination),
+                (echo.transport, 4711, echo.destination)
+            );
+        }
     }
 
     #[test]

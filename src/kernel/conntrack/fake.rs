@@ -51,7 +51,7 @@ impl Conntrack for FakeConntrack {
             self.deleted.push(*flow);
             // Found by what identifies it in the kernel: the original tuple and the zone.
             let same = |other: &Flow| {
-                (other.protocol, other.zone) == (flow.protocol, flow.zone)
+                (other.transport, other.zone) == (flow.transport, flow.zone)
                     && (other.source, other.source_port) == (flow.source, flow.source_port)
                     && (other.destination, other.destination_port) == (flow.destination, flow.destination_port)
             };

@@ -14,11 +14,42 @@ use crate::net::{Family, Protocol};
 
 pub use client::ConntrackClient;
 
+/// Layer 4 of a flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Transport {
+    /// A protocol with ports.
+    Ports(Protocol),
+    /// A question of ICMP or ICMPv6, by the family of the addresses, with its answers: an echo. What the question is known
+    /// by stands in place of the source port, and there are no other ports (`nf_conntrack_tuple.h`).
+    Icmp {
+        /// The type of the question.
+        kind: u8,
+        /// Its code.
+        code: u8,
+    },
+}
+
+impl From<Protocol> for Transport {
+    fn from(protocol: Protocol) -> Transport {
+        Transport::Ports(protocol)
+    }
+}
+
+impl Transport {
+    /// The protocol, where it is one with ports.
+    pub fn protocol(self) -> Option<Protocol> {
+        match self {
+            Transport::Ports(protocol) => Some(protocol),
+            Transport::Icmp { .. } => None,
+        }
+    }
+}
+
 /// One tracked flow, as much of it as decides whether it is stale.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Flow {
-    /// Layer-4 protocol.
-    pub protocol: Protocol,
+    /// Layer 4.
+    pub transport: Transport,
     /// Original direction: who asked.
     pub source: IpAddr,
     /// Original direction: source port.

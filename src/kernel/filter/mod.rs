@@ -385,6 +385,19 @@ pub trait Backend: Send {
     fn plan(&mut self, table: &Name, desired: &Ruleset) -> Result<plan::Transaction, Error> {
         Ok(plan::plan(table, desired, self.dump(table)?.as_ref()))
     }
+    /// What operators see a table as.
+    fn place(&self, table: &Name) -> String {
+        format!("table inet {table}")
+    }
+    /// What of this node keeps rules from having their effect although they are written, each in words for its operator.
+    fn limits(&mut self) -> Vec<String> {
+        Vec::new()
+    }
+    /// Chains of others that drop what they do not accept of forwarded packets, by name (`ip filter FORWARD`): no accept
+    /// outside of them helps.
+    fn forward_drops(&mut self) -> Vec<String> {
+        Vec::new()
+    }
 }
 
 /// The fewest prefixes that cover exactly the same addresses, none overlapping: interval sets refuse overlaps.

@@ -14,6 +14,7 @@ use crate::net::Family;
 pub struct FakeIpset {
     sets: BTreeMap<Arc<str>, Found>,
     missing: BTreeSet<Kind>,
+    missing_families: BTreeSet<Family>,
     applied: Vec<Op>,
 }
 
@@ -26,6 +27,11 @@ impl FakeIpset {
     /// A kernel without this kind of set.
     pub fn lack(&mut self, kind: Kind) {
         self.missing.insert(kind);
+    }
+
+    /// A kernel that has no sets of this family.
+    pub fn lack_family(&mut self, family: Family) {
+        self.missing_families.insert(family);
     }
 
     /// All sets.
@@ -50,6 +56,9 @@ impl FakeIpset {
             Op::Create { name, shape, .. } => {
                 if self.missing.contains(&shape.kind) {
                     return Err(errno::FIND_TYPE);
+                }
+                if shape.family.is_some_and(|family| self.missing_families.contains(&family)) {
+                    return Err(errno::INVALID_FAMILY);
                 }
                 if self.sets.contains_key(name) {
                     return Err(Refusal::EEXIST);
@@ -132,8 +141,8 @@ fn fits(shape: &Shape, element: &Element) -> Result<(), i32> {
 }
 
 impl Ipset for FakeIpset {
-    fn supports(&mut self, kind: Kind, _: Family) -> Result<bool, Error> {
-        Ok(!self.missing.contains(&kind))
+    fn supports(&mut self, kind: Kind, family: Family) -> Result<bool, Error> {
+        Ok(!self.missing.contains(&kind) && !self.missing_families.contains(&family))
     }
 
     fn names(&mut self) -> Result<Vec<Arc<str>>, Error> {

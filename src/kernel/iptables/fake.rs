@@ -1,6 +1,6 @@
 //! iptables in memory, for tests: takes what `iptables-restore --noflush` takes of our words, and prints it back.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::Table;
 use super::programs::Programs;
@@ -15,6 +15,8 @@ pub struct FakePrograms {
     /// Every script that was restored, oldest first.
     pub restored: Vec<(Family, String)>,
     fail_next: bool,
+    missing: BTreeSet<Family>,
+    refused: BTreeMap<Family, String>,
 }
 
 impl FakePrograms {
@@ -31,6 +33,20 @@ impl FakePrograms {
         self.fail_next = true;
     }
 
+    /// The programs of a family are not installed, or are again.
+    pub fn lack(&mut self, family: Family, missing: bool) {
+        if missing {
+            self.missing.insert(family)
+        } else {
+            self.missing.remove(&family)
+        };
+    }
+
+    /// A family's kernel refuses every rule with these words in it; none with an empty text.
+    pub fn refuse(&mut self, family: Family, words: &str) {
+        self.refused.insert(family, words.to_owned());
+    }
+
     /// What a family has.
     pub fn family(&mut self, family: Family) -> &mut Saved {
         self.families.entry(family).or_default()
@@ -44,7 +60,15 @@ impl FakePrograms {
 }
 
 impl Programs for FakePrograms {
+    fn usable(&mut self, family: Family) -> Result<bool, Error> {
+        self.save(family).map(|_| true)
+    }
+
     fn save(&mut self, family: Family) -> Result<String, Error> {
+        if self.missing.contains(&family) {
+            let (op, message) = (format!("iptables-save {family}"), "not installed".to_owned());
+            return Err(Error { op, errno: None, message, kind: Disposition::Fatal });
+        }
         Ok(self.families.get(&family).map(Saved::print).unwrap_or_default())
     }
 
@@ -57,6 +81,11 @@ impl Programs for FakePrograms {
         };
         if std::mem::take(&mut self.fail_next) {
             return Err(refused("told to fail".to_owned()));
+        }
+        let words = self.refused.get(&family).filter(|words| !words.is_empty());
+        if let Some(line) = words.and_then(|words| script.lines().find(|line| line.contains(words.as_str()))) {
+            let error = refused("refused".to_owned());
+            return Err(Error { op: format!("{}, at: {line}", error.op), ..error });
         }
         self.family(family).apply(script).map_err(refused)?;
         self.restored.push((family, script.to_owned()));

@@ -2,7 +2,7 @@
 //!
 //! `render` says what a ruleset means in chains and sets, `saved` reads what `iptables-save` prints, `script` is the
 //! difference as input for `iptables-restore --noflush`, `backend` writes it, `programs` starts the programs: the one
-//! place of the daemon that starts any.
+//! place of the daemon that starts any. `monitor` hears what others change, where the kernel tells.
 //!
 //! Promises: chains of others are never touched. Whoever reads the chains at any moment sees the old rules or the new
 //! ones: sets come first, then chains, all of a table at once, then the sets that nobody names any more go.
@@ -10,13 +10,14 @@
 pub mod backend;
 #[cfg(any(test, feature = "testing"))]
 pub mod fake;
+pub mod monitor;
 pub mod programs;
 pub mod render;
 pub mod saved;
 pub mod script;
 
 pub use backend::{Iptables, SharedIptables};
-pub use programs::{FLAVOURS, Flavour, Programs, SystemPrograms, restore, save};
+pub use programs::{Choice, FLAVOURS, Flavour, Programs, SystemPrograms, restore, save};
 
 /// What the names of all our chains and sets begin with.
 pub const PREFIX: &str = "FERROVIA-";

@@ -3,7 +3,7 @@
 //! All of a table takes effect at once. Chains come first, then the jumps to them, then chains go that nobody jumps to
 //! any more. Chains of others, and the rules others have in the kernel's own chains, stay as they are.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::render::{Entry, Line, Rendered, Rules, dispatcher};
 use super::saved::{Saved, SavedRule, SavedTable, comment};
@@ -12,7 +12,7 @@ use crate::kernel::filter::Name;
 use crate::net::Family;
 
 /// The hooks of iptables that have chains of the kernel.
-const HOOKS: [&str; 5] = ["PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"];
+pub const HOOKS: [&str; 5] = ["PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"];
 
 /// What brings one family to what these tables of the model mean; `None` where it is so already. Tables of the model
 /// that are not named keep their chains and their place.
@@ -31,7 +31,7 @@ pub fn script(saved: &Saved, family: Family, known: &BTreeMap<Name, &Rendered>) 
 }
 
 fn of_table(found: &SavedTable, wanted: &[&Rules], known: &BTreeMap<Name, &Rendered>) -> Vec<String> {
-    let (mut declared, mut rules, mut emptied, mut removed) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let (mut declared, mut rules, mut unwanted) = (Vec::new(), Vec::new(), BTreeMap::new());
     let mut write = |chain: &str, lines: &[Line]| {
         if !found.chains.get(chain).is_some_and(|there| holds(there, lines)) {
             declared.push(format!(":{chain} - [0:0]"));
@@ -51,21 +51,50 @@ fn of_table(found: &SavedTable, wanted: &[&Rules], known: &BTreeMap<Name, &Rende
         let in_use = !lines.is_empty();
         if in_use {
             write(&name, &lines);
-        } else if found.chains.contains_key(name.as_ref()) {
-            emptied.push(format!("-F {name}"));
-            removed.push(format!("-X {name}"));
+        } else {
+            unwanted.extend(found.chains.get_key_value(name.as_ref()));
         }
         jumps.extend(jump_lines(hook, &name, found.chains.get(hook), in_use));
     }
     for table in known.keys() {
         let prefix = format!("{PREFIX}{}-", tag(table));
         let is_wanted = |chain: &str| wanted.iter().any(|rules| rules.chains.contains_key(chain));
-        for chain in found.chains.keys().filter(|chain| chain.starts_with(&prefix) && !is_wanted(chain)) {
+        unwanted.extend(found.chains.iter().filter(|(chain, _)| chain.starts_with(&prefix) && !is_wanted(chain)));
+    }
+    let (emptied, removed) = removals(found, &unwanted);
+    [declared, rules, jumps, emptied, removed].concat()
+}
+
+/// How unwanted chains go: all are emptied before any goes. One that a rule of somebody else leads to cannot go, and a
+/// restore that tries is refused as a whole: it stays, empty.
+fn removals(found: &SavedTable, unwanted: &BTreeMap<&String, &Vec<SavedRule>>) -> (Vec<String>, Vec<String>) {
+    let (mut emptied, mut removed) = (Vec::new(), Vec::new());
+    if unwanted.is_empty() {
+        return (emptied, removed);
+    }
+    let is_foreign = |chain: &str| !chain.starts_with(PREFIX);
+    let rules = found.chains.iter().filter(|(chain, _)| is_foreign(chain)).flat_map(|(chain, rules)| {
+        // The jumps from hooks to their dispatchers are ours, and go in the same restore.
+        let own = HOOKS.contains(&chain.as_str()).then(|| dispatcher(chain));
+        rules.iter().filter_map(leads_to).filter(move |target| own.as_deref() != Some(*target))
+    });
+    let held: BTreeSet<&str> = rules.collect();
+    for (chain, rules) in unwanted {
+        let stays = held.contains(chain.as_str());
+        if !stays || !rules.is_empty() {
             emptied.push(format!("-F {chain}"));
+        }
+        if !stays {
             removed.push(format!("-X {chain}"));
         }
     }
-    [declared, rules, jumps, emptied, removed].concat()
+    (emptied, removed)
+}
+
+/// The chain a rule leads to, or its target.
+fn leads_to(rule: &SavedRule) -> Option<&str> {
+    let at = ["-j ", "-g "].iter().filter_map(|word| rule.spec.rfind(word)).max()?;
+    rule.spec.get(at + 3..)?.split(' ').next()
 }
 
 /// The entries of tables of the model that are not ours to judge now: another room's, or an earlier run's.
@@ -100,6 +129,10 @@ fn jump_lines(hook: &str, dispatcher: &str, there: Option<&Vec<SavedRule>>, in_u
     lines
 }
 
-fn holds(there: &[SavedRule], lines: &[Line]) -> bool {
+/// Chains by name.
+pub(super) type Chains = BTreeMap<String, Vec<SavedRule>>;
+
+/// Whether a chain has exactly these rules.
+pub(super) fn holds(there: &[SavedRule], lines: &[Line]) -> bool {
     there.iter().map(|rule| rule.digest).eq(lines.iter().map(|line| Some(line.digest())))
 }

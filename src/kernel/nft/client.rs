@@ -59,6 +59,16 @@ impl NftClient {
         self.socket.query(&mut self.request, decode)
     }
 
+    /// Chains of every family that drop forwarded packets by their policy.
+    fn read_forward_drops(&mut self) -> Result<Vec<String>, Fault> {
+        const ANY_FAMILY: u8 = 0;
+        self.request.clear();
+        let mut request = self.request.message((SUBSYSTEM << 8) | message::GET_CHAIN, flag::DUMP);
+        request.netfilter(ANY_FAMILY, 0);
+        drop(request);
+        self.socket.query(&mut self.request, |_, payload| decode::forward_drop(payload))
+    }
+
     fn read_table(&mut self, name: &Name) -> Result<Option<Observed>, Fault> {
         let get = |out: &mut Writer<'_>| out.text(table::NAME, name);
         let found = match self.query(message::GET_TABLE, 0, get, |_, payload| decode::table(payload)) {
@@ -149,6 +159,11 @@ impl Nft for NftClient {
             };
             fault.into_error(format!("list table inet {table}"), kind)
         })
+    }
+
+    fn forward_drops(&mut self) -> Vec<String> {
+        // A kernel without nf_tables has no such chains.
+        self.read_forward_drops().unwrap_or_default()
     }
 
     fn commit(&mut self, transaction: &Transaction) -> Result<(), Error> {

@@ -9,7 +9,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::{Ipv4Net, Ipv6Net};
 
 use super::codec::{field_datatype, field_length, hook_number, key_length, kind_name};
-use super::uapi::{chain, data, datatype, element, elements, hook, object, rule, set, table, userdata};
+use super::uapi::{
+    FAMILY_INET, FAMILY_IPV4, FAMILY_IPV6, chain, data, datatype, element, elements, hook, object, rule, set, table,
+    userdata,
+};
 use crate::kernel::filter::{Base, BaseKind, Elements, Field, FieldType, Hook, Key, Name, Value, ValueType};
 use crate::kernel::netlink::{Attribute, Attributes};
 use crate::net::{Prefix, Protocol};
@@ -83,6 +86,24 @@ pub fn chain(payload: &[u8], of: &str) -> Option<(Name, Result<Option<Base>, &'s
         return Some((name, Ok(None)));
     };
     Some((name, base(attributes(), hook).map(Some)))
+}
+
+/// The name of a chain that drops forwarded packets by its policy (answer to NFT_MSG_GETCHAIN); `None` for any other.
+pub fn forward_drop(payload: &[u8]) -> Option<String> {
+    const DROP: u32 = 0;
+    let family = match *payload.first()? {
+        FAMILY_INET => "inet",
+        FAMILY_IPV4 => "ip",
+        FAMILY_IPV6 => "ip6",
+        _ => return None,
+    };
+    let attributes = || Attributes::after(payload, HEADER);
+    let number = attributes().find(chain::HOOK)?.nested().find(hook::NUMBER)?.be32()?;
+    let policy = attributes().find(chain::POLICY)?.be32()?;
+    if number != hook_number(Hook::Forward) || policy != DROP {
+        return None;
+    }
+    Some(format!("{family} {} {}", attributes().find(chain::TABLE)?.text()?, attributes().find(chain::NAME)?.text()?))
 }
 
 fn base(attributes: Attributes<'_>, of: Attribute<'_>) -> Result<Base, &'static str> {

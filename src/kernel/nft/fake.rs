@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::Nft;
 use super::client::refusal;
 use super::guard::objection;
+use super::text::ChangeIn;
 use crate::kernel::error::{Disposition, Error};
 use crate::kernel::filter::plan::{Change, Observed, ObservedChain, SetKind, Transaction};
 use crate::kernel::filter::{
@@ -22,6 +23,8 @@ const ELOOP: i32 = 40;
 pub struct FakeNft {
     tables: BTreeMap<Name, Table>,
     fail_next: Option<i32>,
+    forward_drops: Vec<String>,
+    refused: Option<String>,
     commits: Vec<Transaction>,
 }
 
@@ -49,6 +52,16 @@ impl FakeNft {
     /// The next commit fails with this error number, and changes nothing.
     pub fn fail_next(&mut self, errno: i32) {
         self.fail_next = Some(errno);
+    }
+
+    /// Every change with these words in its command is refused, until others are; none with an empty text.
+    pub fn refuse(&mut self, words: &str) {
+        self.refused = Some(words.to_owned()).filter(|words| !words.is_empty());
+    }
+
+    /// Somebody else's chain drops what it does not accept of forwarded packets.
+    pub fn put_forward_drop(&mut self, chain: &str) {
+        self.forward_drops.push(chain.to_owned());
     }
 
     /// Every transaction that took effect, oldest first.
@@ -104,6 +117,10 @@ impl FakeNft {
 }
 
 impl Nft for FakeNft {
+    fn forward_drops(&mut self) -> Vec<String> {
+        self.forward_drops.clone()
+    }
+
     fn dump(&mut self, table: &Name) -> Result<Option<Observed>, Error> {
         let observed = self.tables.get(table).map(|table| Observed {
             sets: table.sets.clone(),
@@ -128,6 +145,10 @@ impl Nft for FakeNft {
         };
         let mut tables = self.tables.clone();
         for change in &transaction.changes {
+            let is_refused = |words: &String| ChangeIn { table: name, change }.brief().contains(words.as_str());
+            if self.refused.as_ref().is_some_and(is_refused) {
+                return refused(Some(change), Refusal::ENOENT);
+            }
             if let Err(errno) = apply(&mut tables, name, change) {
                 return refused(Some(change), errno);
             }

@@ -10,7 +10,7 @@ mod guard;
 pub mod monitor;
 pub mod priority;
 pub mod text;
-mod uapi;
+pub(crate) mod uapi;
 
 pub use client::NftClient;
 

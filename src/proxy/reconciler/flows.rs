@@ -55,11 +55,9 @@ impl<I: Ipvs, N: Nft, R: Rtnl, C: Conntrack, S: Sysctl> Room<I, N, R, C, S> {
             }
             let servers = &self.servers;
             let mut is_stale = |flow: &Flow| {
-                let key = VirtualServerKey::Address {
-                    address: flow.destination,
-                    protocol: flow.protocol,
-                    port: flow.destination_port,
-                };
+                let Some(protocol) = flow.transport.protocol() else { return false };
+                let key =
+                    VirtualServerKey::Address { address: flow.destination, protocol, port: flow.destination_port };
                 let endpoint = RealServerKey { address: flow.reply_source, port: flow.reply_source_port };
                 keys.contains(&key)
                     && servers.observed(&key).is_none_or(|server| {

@@ -283,6 +283,7 @@ impl<N: Nft, R: Rtnl, F: Fou, S: Sysctl, V: Voice> Room<N, R, F, S, V> {
                 sysctls.insert(key, value);
             }
         }
+        let limits = self.kernel.nft.limits();
         let sessions = self.voice.sessions();
         let takes_several = |capability: &Capability| match capability {
             Capability::AddPath(families) => families.iter().any(|(_, receives, _)| *receives),
@@ -304,6 +305,7 @@ impl<N: Nft, R: Rtnl, F: Fou, S: Sysctl, V: Voice> Room<N, R, F, S, V> {
         let found = doctor::findings(&facts).into_iter().map(|finding| finding.to_string());
         let warnings = self.notices.iter().chain(self.told_around()).filter(|it| it.severity == Severity::Warning);
         let warnings = warnings.map(|it| format!("{}: {}: {}", it.reason, it.subject, it.message));
-        found.chain(warnings).map(|line| line + "\n").collect()
+        let limits = limits.into_iter().map(|limit| format!("RulesWithoutEffect: {limit}"));
+        found.chain(warnings).chain(limits).map(|line| line + "\n").collect()
     }
 }

@@ -2,6 +2,7 @@
 
 use super::kernel::or_already_so;
 use super::{Room, Voice};
+use crate::kernel::filter::Name;
 use crate::kernel::filter::plan::remove;
 use crate::kernel::fou::{self, Fou};
 use crate::kernel::nft::Nft;
@@ -10,12 +11,13 @@ use crate::kernel::sysctl::Sysctl;
 use crate::net::Family;
 use crate::reconcile::Outcome;
 use crate::routing::config::Encapsulation;
+use crate::routing::egress;
 use crate::routing::overlay::TABLE;
 use crate::routing::plan;
 use crate::routing::return_path::{self, ReturnPath};
 
 impl<N: Nft, R: Rtnl, F: Fou, S: Sysctl, V: Voice> Room<N, R, F, S, V> {
-    /// Remove our routes, rules, tunnels, their ports and the packet filter table. Pods keep their bridge. Every failure
+    /// Remove our routes, rules, tunnels, their ports and the packet filter tables. Pods keep their bridge. Every failure
     /// is in the outcome, and does not keep the rest from going.
     pub fn clean_up(mut self) -> Outcome {
         let mut outcome = Outcome::default();
@@ -32,13 +34,15 @@ impl<N: Nft, R: Rtnl, F: Fou, S: Sysctl, V: Voice> Room<N, R, F, S, V> {
                 }
             }
         }
-        let done = self.kernel.nft.dump(&self.table).and_then(|observed| {
-            let transaction = remove(&self.table, observed.as_ref());
-            outcome.ops += transaction.changes.len();
-            if transaction.is_empty() { Ok(()) } else { self.kernel.nft.commit(&transaction) }
-        });
-        if let Err(error) = done {
-            outcome.fail(format!("table {}", self.table), error);
+        for table in [egress::TABLE, egress::FORWARD_TABLE].map(Name::from) {
+            let done = self.kernel.nft.dump(&table).and_then(|observed| {
+                let transaction = remove(&table, observed.as_ref());
+                outcome.ops += transaction.changes.len();
+                if transaction.is_empty() { Ok(()) } else { self.kernel.nft.commit(&transaction) }
+            });
+            if let Err(error) = done {
+                outcome.fail(format!("table {table}"), error);
+            }
         }
         outcome
     }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Refusal, Room, Seen, Voice, is_inner};
+use crate::kernel::filter::{Name, Ruleset};
 use crate::kernel::fou::{self, Fou};
 use crate::kernel::nft::Nft;
 use crate::kernel::rtnl::monitor::Event;
@@ -65,9 +66,6 @@ impl<N: Nft, R: Rtnl, F: Fou, S: Sysctl, V: Voice> Room<N, R, F, S, V> {
             .and_then(|address| links.iter().find(|link| link.index == address.link));
         let mtu = uplink.map_or(self.mtu, |link| link.mtu);
         let uplink = uplink.map(|link| link.name.clone());
-        if self.uplink != uplink {
-            self.ruleset = None;
-        }
         // Links of pods come and go; what learned routes depend on seldom does.
         let tunnels = std::mem::take(&mut self.tunnel_links);
         self.set_links(links);
@@ -288,23 +286,13 @@ impl<N: Nft, R: Rtnl, F: Fou, S: Sysctl, V: Voice> Room<N, R, F, S, V> {
 
     /// The packet filter table, as a whole: it changes with nodes only.
     pub(super) fn sync_filter(&mut self, snapshot: &Snapshot, read: Read, first: bool, outcome: &mut Outcome) {
-        let mut desired = egress::ruleset(snapshot, &self.config, self.uplink.as_deref());
+        let mut desired = egress::ruleset(snapshot, &self.config);
         self.around.return_path.add_to(&mut desired, snapshot);
         if read != Read::Kernel && self.ruleset.as_ref() == Some(&desired) {
             return;
         }
         let unchanged = self.ruleset.as_ref() == Some(&desired);
-        let done = self.kernel.nft.plan(&self.table, &desired).and_then(|transaction| {
-            if transaction.is_empty() {
-                return Ok(());
-            }
-            outcome.ops += transaction.changes.len();
-            if unchanged && !first {
-                outcome.drift += transaction.changes.len();
-            }
-            self.kernel.nft.commit(&transaction)
-        });
-        match done {
+        match bring(&mut self.kernel.nft, &self.table, &desired, unchanged && !first, outcome) {
             Ok(()) => self.ruleset = Some(desired),
             Err(error) => {
                 self.ruleset = None;
@@ -312,6 +300,48 @@ impl<N: Nft, R: Rtnl, F: Fou, S: Sysctl, V: Voice> Room<N, R, F, S, V> {
             }
         }
     }
+
+    /// The table that accepts the traffic of pods. Where it fails, a node that drops nothing by itself misses nothing:
+    /// no announcement waits for it.
+    pub(super) fn sync_forward(&mut self, read: Read, first: bool, outcome: &mut Outcome) {
+        let desired = egress::forward(self.uplink.as_deref());
+        if read != Read::Kernel && self.forward.tried.as_ref() == Some(&desired) {
+            return;
+        }
+        let unchanged = self.forward.in_force && self.forward.tried.as_ref() == Some(&desired);
+        let table = Name::from(egress::FORWARD_TABLE);
+        let done = bring(&mut self.kernel.nft, &table, &desired, unchanged && !first, outcome);
+        self.forward = Forward { tried: Some(desired), in_force: done.is_ok() };
+        if let Err(error) = done {
+            outcome.fail(format!("table {table}"), error);
+        }
+    }
+}
+
+/// What was last written to accept the traffic of pods.
+#[derive(Debug, Default)]
+pub(super) struct Forward {
+    tried: Option<Ruleset>,
+    in_force: bool,
+}
+
+/// Brings one table to what it should be. `unchanged`: whatever differs is somebody else's doing.
+fn bring(
+    nft: &mut impl Nft,
+    table: &Name,
+    desired: &Ruleset,
+    unchanged: bool,
+    outcome: &mut Outcome,
+) -> Result<(), Error> {
+    let transaction = nft.plan(table, desired)?;
+    if transaction.is_empty() {
+        return Ok(());
+    }
+    outcome.ops += transaction.changes.len();
+    if unchanged {
+        outcome.drift += transaction.changes.len();
+    }
+    nft.commit(&transaction)
 }
 
 /// What was already so is as good as done.

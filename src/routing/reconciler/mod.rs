@@ -155,6 +155,8 @@ pub struct Room<N, R, F, S, V> {
     read: bool,
     /// The packet filter table in force, once it is.
     ruleset: Option<Ruleset>,
+    /// The table that accepts the traffic of pods.
+    forward: kernel::Forward,
     notices: Vec<Notice>,
     counts: Figures,
     around: Around,
@@ -176,6 +178,7 @@ impl<N: Nft, R: Rtnl, F: Fou, S: Sysctl, V: Voice> Room<N, R, F, S, V> {
             proxy,
             figures,
             table: Arc::from(egress::TABLE),
+            forward: kernel::Forward::default(),
             last: None,
             first_seen: None,
             peers: DesiredPeers::default(),
@@ -477,6 +480,7 @@ impl<N: Nft, R: Rtnl, F: Fou, S: Sysctl, V: Voice> Subsystem for Room<N, R, F, S
         if thought.nodes || read == Read::Kernel || self.ruleset.is_none() {
             self.sync_filter(snapshot, read, first, &mut outcome);
         }
+        self.sync_forward(read, first, &mut outcome);
         self.announce(snapshot, now);
         let lingers = (!self.leaving.is_empty() || !self.may_speak(snapshot, now)).then_some(SOON);
         outcome.again_in = self.around.decision.again_in.into_iter().chain(lingers).min();

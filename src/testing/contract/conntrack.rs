@@ -2,13 +2,13 @@
 
 use std::net::IpAddr;
 
-use crate::kernel::conntrack::{Conntrack, Flow};
+use crate::kernel::conntrack::{Conntrack, Flow, Transport};
 use crate::net::{Family, Protocol};
 
 /// Flows of both families and several protocols, some differing in one field only. For [`lists_and_deletes`].
 pub fn showcase() -> Vec<Flow> {
     let base = Flow {
-        protocol: Protocol::Udp,
+        transport: Protocol::Udp.into(),
         source: address("192.0.2.9"),
         source_port: 40_000,
         destination: address("10.96.0.10"),
@@ -20,7 +20,7 @@ pub fn showcase() -> Vec<Flow> {
     vec![
         base,
         Flow { source_port: 40_001, reply_source: address("10.1.0.2"), ..base },
-        Flow { protocol: Protocol::Tcp, ..base },
+        Flow { transport: Protocol::Tcp.into(), ..base },
         Flow {
             source: address("fd00::9"),
             destination: address("fd00::a"),
@@ -28,6 +28,14 @@ pub fn showcase() -> Vec<Flow> {
             ..base
         },
         Flow { source_port: 40_002, zone: 7, ..base },
+        Flow {
+            transport: Transport::Icmp { kind: 8, code: 0 },
+            source_port: 4711,
+            destination: address("10.1.0.1"),
+            destination_port: 0,
+            reply_source_port: 4711,
+            ..base
+        },
     ]
 }
 
@@ -45,12 +53,21 @@ pub fn lists_and_deletes<C: Conntrack>(conntrack: &mut C) {
         for protocol in Protocol::ALL {
             let want: Vec<Flow> = flows
                 .iter()
-                .filter(|flow| flow.protocol == protocol && Family::of(flow.source) == family)
+                .filter(|flow| flow.transport == protocol.into() && Family::of(flow.source) == family)
                 .copied()
                 .collect();
             assert_eq!(listed(conntrack, family, protocol, |_| true), want, "{family} {protocol}");
         }
     }
+    let echoes = |conntrack: &mut C| {
+        let mut is_echo = |flow: &Flow| flow.transport.protocol().is_none();
+        let found = conntrack.list(Family::V4, &mut is_echo).expect("list");
+        found.into_iter().map(|flow| (flow.transport, flow.source, flow.source_port)).collect::<Vec<_>>()
+    };
+    let echo = flows[5];
+    assert_eq!(echoes(conntrack), [(echo.transport, echo.source, echo.source_port)]);
+    conntrack.delete(&[echo]).unwrap();
+    assert_eq!(echoes(conntrack), []);
     let to_endpoint = |flow: &Flow| flow.reply_source == address("10.1.0.2");
     let stale = listed(conntrack, Family::V4, Protocol::Udp, to_endpoint);
     assert_eq!(stale, [flows[1]]);
@@ -82,7 +99,7 @@ fn listed<C: Conntrack>(
     protocol: Protocol,
     mut keep: impl FnMut(&Flow) -> bool,
 ) -> Vec<Flow> {
-    let mut of_kind = |flow: &Flow| flow.protocol == protocol && keep(flow);
+    let mut of_kind = |flow: &Flow| flow.transport == protocol.into() && keep(flow);
     let mut flows = conntrack.list(family, &mut of_kind).expect("list");
     flows.sort_unstable();
     flows

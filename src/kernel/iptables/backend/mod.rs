@@ -6,19 +6,24 @@
 //! rules let through; a set that leads to chains does it the other way round, so that no pod is led nowhere.
 //!
 //! Whatever fails makes the backend forget what it knew, and the next [`plan`](Backend::plan) compares with the kernel.
+//! What fails for one family keeps the other from nothing.
+
+mod observe;
+mod write;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use self::observe::observed;
 use super::programs::{Programs, SystemPrograms};
-use super::render::{Rendered, RenderedSet, lookups, render};
+use super::render::{Rendered, RenderedSet, render};
 use super::saved::{Saved, parse};
 use super::script::script;
 use super::{PREFIX, tag};
 use crate::kernel::error::{Disposition, Error};
-use crate::kernel::filter::plan::{Change, Observed, ObservedChain, Transaction, plan};
-use crate::kernel::filter::{Backend, Name, Rule, Ruleset};
-use crate::kernel::ipset::{Element, Ipset, IpsetClient, Op};
+use crate::kernel::filter::plan::{Observed, Transaction, plan};
+use crate::kernel::filter::{Backend, Name, Ruleset};
+use crate::kernel::ipset::{Ipset, IpsetClient, Kind};
 use crate::net::Family;
 
 /// Rules of the model on iptables and ipset.
@@ -28,6 +33,14 @@ pub struct Iptables<I, P> {
     programs: P,
     known: BTreeMap<Name, Known>,
     saved: BTreeMap<Family, Saved>,
+    /// The families rules are written for.
+    families: BTreeSet<Family>,
+    /// Why there are none for IPv6, where there should be.
+    without: Option<Error>,
+    /// Why there are no sets, where there are none.
+    without_sets: Option<Error>,
+    /// Sets nobody wants that rules held on to when they were to go.
+    lingering: BTreeSet<Arc<str>>,
 }
 
 /// A table that the kernel is known to hold.
@@ -67,12 +80,29 @@ impl Backend for SharedIptables {
     fn plan(&mut self, table: &Name, desired: &Ruleset) -> Result<Transaction, Error> {
         self.with(|iptables| iptables.plan(table, desired))
     }
+
+    fn limits(&mut self) -> Vec<String> {
+        self.with(Backend::limits)
+    }
+
+    fn place(&self, table: &Name) -> String {
+        place(table)
+    }
 }
 
 impl<I: Ipset, P: Programs> Iptables<I, P> {
     /// A backend that knows nothing yet.
     pub fn new(ipset: I, programs: P) -> Iptables<I, P> {
-        Iptables { ipset, programs, known: BTreeMap::new(), saved: BTreeMap::new() }
+        Iptables {
+            ipset,
+            programs,
+            known: BTreeMap::new(),
+            saved: BTreeMap::new(),
+            families: BTreeSet::new(),
+            without: None,
+            without_sets: None,
+            lingering: BTreeSet::new(),
+        }
     }
 
     /// The doors, to look at what was written.
@@ -81,11 +111,79 @@ impl<I: Ipset, P: Programs> Iptables<I, P> {
     }
 
     fn read(&mut self) -> Result<(), Error> {
-        for family in Family::ALL {
-            let text = self.programs.save(family)?;
-            self.saved.insert(family, parse(&text));
+        self.find_families()?;
+        for family in &self.families {
+            let text = self.programs.save(*family)?;
+            self.saved.insert(*family, parse(&text));
         }
         Ok(())
+    }
+
+    /// Which families can be written. IPv4 is a must; a node that lacks the tools for IPv6 keeps its IPv4 rules. One that
+    /// could be written once is not given up: then a failure is one.
+    fn find_families(&mut self) -> Result<(), Error> {
+        self.find_sets();
+        for family in Family::ALL.into_iter().filter(|family| !self.families.contains(family)).collect::<Vec<_>>() {
+            let usable = match self.programs.usable(family) {
+                Ok(true) => self.has_sets_of(family).map(|()| true),
+                other => other,
+            };
+            let without = match usable {
+                Ok(true) => {
+                    self.families.insert(family);
+                    // What was rendered without it is not all there is to write.
+                    self.known.clear();
+                    None
+                }
+                Ok(false) => None,
+                Err(error) if family == Family::V4 => return Err(error),
+                Err(error) => Some(error),
+            };
+            if family == Family::V6 {
+                if let Some(error) = without.as_ref().filter(|_| self.without.is_none()) {
+                    tracing::warn!(reason = %error, "no IPv6 rules are written: only IPv4 is filtered and translated");
+                }
+                self.without = without;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the kernel has sets: rules that look into none do without.
+    fn find_sets(&mut self) {
+        if self.without_sets.is_none() && !self.families.is_empty() {
+            return;
+        }
+        let message = "the kernel has no sets of addresses: load module ip_set_hash_ip".to_owned();
+        let missing = Error { op: "ipset".to_owned(), errno: None, message, kind: Disposition::Fatal };
+        self.without_sets = match self.ipset.supports(Kind::Address, Family::V4) {
+            Ok(true) => None,
+            Ok(false) => Some(missing),
+            Err(error) => Some(error),
+        };
+    }
+
+    fn has_sets_of(&mut self, family: Family) -> Result<(), Error> {
+        if self.without_sets.is_some() || self.ipset.supports(Kind::Address, family)? {
+            return Ok(());
+        }
+        let message = "the kernel has no sets of this family".to_owned();
+        Err(Error { op: format!("ipset of {family}"), errno: None, message, kind: Disposition::Fatal })
+    }
+
+    /// What a table of the model means in the families that are written.
+    fn said(&self, table: &Name, ruleset: &Ruleset) -> Result<Rendered, Error> {
+        let mut rendered = render(table, ruleset).map_err(|unspeakable| Error {
+            op: format!("write {table} to iptables, at: {}", unspeakable.place()),
+            errno: None,
+            message: unspeakable.reason.to_owned(),
+            kind: Disposition::Fatal,
+        })?;
+        rendered.keep(&self.families);
+        match &self.without_sets {
+            Some(error) if !rendered.sets.is_empty() => Err(error.clone()),
+            _ => Ok(rendered),
+        }
     }
 
     /// What is to be restored so that a table means this, by family.
@@ -97,14 +195,21 @@ impl<I: Ipset, P: Programs> Iptables<I, P> {
         self.saved.iter().filter_map(of).collect()
     }
 
-    /// The sets of a table in the kernel.
+    /// The sets of a table in the kernel, without those that only wait to go.
     fn read_sets(&mut self, table: &Name) -> Result<BTreeMap<Arc<str>, Option<RenderedSet>>, Error> {
+        if self.without_sets.is_some() {
+            return Ok(BTreeMap::new());
+        }
+        self.sweep();
         let prefix = format!("{PREFIX}{}-", tag(table));
         let mut sets = BTreeMap::new();
         for name in self.ipset.names()?.into_iter().filter(|name| name.starts_with(&prefix)) {
-            let Some(found) = self.ipset.list(&name)? else { continue };
-            let set = found.shape.map(|shape| RenderedSet { shape, elements: found.elements, leads: false });
-            sets.insert(name, set);
+            if self.lingering.contains(&name) {
+                continue;
+            }
+            if let Some(set) = self.read_set(&name)? {
+                sets.insert(name, set);
+            }
         }
         Ok(sets)
     }
@@ -118,148 +223,6 @@ impl<I: Ipset, P: Programs> Iptables<I, P> {
         };
         sets.len() == rendered.sets.len() && sets.iter().all(same) && self.scripts(table, rendered).is_empty()
     }
-
-    /// Brings the kernel from one rendering, or from whatever it holds, to another.
-    fn write(&mut self, table: &Name, old: Option<&Rendered>, new: &Rendered) -> Result<(), Error> {
-        if self.saved.is_empty() {
-            self.read()?;
-        }
-        let there: BTreeMap<Arc<str>, Option<RenderedSet>> = match old {
-            Some(old) => old.sets.iter().map(|(name, set)| (name.clone(), Some(set.clone()))).collect(),
-            None => self.read_sets(table)?,
-        };
-        let (mut before, mut after) = (Vec::new(), Vec::new());
-        for (name, set) in &new.sets {
-            let found = there.get(name).and_then(Option::as_ref).filter(|found| found.shape == set.shape);
-            let Some(found) = found else {
-                // Somebody made another one under our name: it goes first.
-                before.extend(there.contains_key(name).then(|| Op::Destroy(name.clone())));
-                let expected = set.elements.len();
-                before.push(Op::Create { name: name.clone(), shape: set.shape, expected });
-                before.extend(some(Op::Add, name, set.elements.iter()));
-                continue;
-            };
-            let more = some(Op::Add, name, set.elements.difference(&found.elements));
-            let less = some(Op::Delete, name, found.elements.difference(&set.elements));
-            let (now, later) = if set.leads { (more, less) } else { (less, more) };
-            before.extend(now);
-            after.extend(later);
-        }
-        after.extend(there.keys().filter(|name| !new.sets.contains_key(*name)).cloned().map(Op::Destroy));
-        self.apply(&before)?;
-        for (family, script) in self.scripts(table, new) {
-            self.programs.restore(family, &script)?;
-            if let Some(saved) = self.saved.get_mut(&family)
-                && let Err(message) = saved.apply(&script)
-            {
-                let op = "read back what was restored".to_owned();
-                return Err(Error { op, errno: None, message, kind: Disposition::Stale });
-            }
-        }
-        self.apply(&after)
-    }
-
-    fn apply(&mut self, ops: &[Op]) -> Result<(), Error> {
-        let failed = self.ipset.apply(ops).into_iter().filter_map(Result::err);
-        failed.into_iter().find(|error| error.kind != Disposition::AlreadySo).map_or(Ok(()), Err)
-    }
-
-    /// Changes that are about members of sets alone: no rule is looked at.
-    fn only_members(&mut self, table: &Name, changes: &[Change]) -> Option<Result<(), Error>> {
-        let known = self.known.get_mut(table)?;
-        let mut ops = Vec::new();
-        for change in changes {
-            let (name, add, elements): (&Name, bool, Vec<Element>) = match change {
-                Change::AddKeys(name, keys) => (name, true, keys.iter().flat_map(lookups::key_elements).collect()),
-                Change::DeleteKeys(name, keys) => (name, false, keys.iter().flat_map(lookups::key_elements).collect()),
-                Change::AddPrefixes(name, blocks) => {
-                    (name, true, blocks.iter().flat_map(lookups::block_elements).collect())
-                }
-                Change::DeletePrefixes(name, blocks) => {
-                    (name, false, blocks.iter().flat_map(lookups::block_elements).collect())
-                }
-                _ => return None,
-            };
-            // A set that became rules, or that no rule looks into.
-            let ipset = known.rendered.of_model.get(name)?.clone();
-            ops.push(if add { Op::Add(ipset, elements) } else { Op::Delete(ipset, elements) });
-        }
-        let mut ruleset = std::mem::take(&mut known.ruleset);
-        for change in changes {
-            change.apply_to(&mut ruleset);
-        }
-        known.ruleset = ruleset;
-        for op in &ops {
-            let Some(set) = known.rendered.sets.get_mut(op.set()) else { continue };
-            match op {
-                Op::Add(_, elements) => set.elements.extend(elements),
-                Op::Delete(_, elements) => elements.iter().for_each(|element| {
-                    set.elements.remove(element);
-                }),
-                Op::Create { .. } | Op::Swap(..) | Op::Destroy(_) => {}
-            }
-        }
-        Some(self.apply(&ops))
-    }
-
-    fn change(&mut self, table: &Name, transaction: &Transaction) -> Result<(), Error> {
-        if let Some(done) = self.only_members(table, &transaction.changes) {
-            return done;
-        }
-        let mut ruleset = self.known.get(table).map(|known| known.ruleset.clone());
-        for change in &transaction.changes {
-            match (change, &mut ruleset) {
-                (Change::DeleteTable, ruleset) => *ruleset = None,
-                (Change::AddTable, ruleset) => drop(ruleset.get_or_insert_default()),
-                (change, Some(ruleset)) => change.apply_to(ruleset),
-                (_, None) => {
-                    let op = format!("iptables transaction of {} changes on {table}", transaction.changes.len());
-                    let message = "what the table holds is not known".to_owned();
-                    return Err(Error { op, errno: None, message, kind: Disposition::Stale });
-                }
-            }
-        }
-        let rendered = ruleset.as_ref().map_or_else(|| Ok(Rendered::default()), |it| said(table, it))?;
-        let old = self.known.get(table).map(|known| known.rendered.clone());
-        self.write(table, old.as_ref(), &rendered)?;
-        match ruleset {
-            Some(ruleset) => drop(self.known.insert(table.clone(), Known { ruleset, rendered })),
-            None => drop(self.known.remove(table)),
-        }
-        Ok(())
-    }
-}
-
-fn some<'a>(
-    op: impl Fn(Arc<str>, Vec<Element>) -> Op,
-    name: &Arc<str>,
-    elements: impl Iterator<Item = &'a Element>,
-) -> Option<Op> {
-    let elements: Vec<Element> = elements.copied().collect();
-    (!elements.is_empty()).then(|| op(name.clone(), elements))
-}
-
-fn said(table: &Name, ruleset: &Ruleset) -> Result<Rendered, Error> {
-    render(table, ruleset).map_err(|unspeakable| Error {
-        op: format!("write {table} to iptables"),
-        errno: None,
-        message: unspeakable.to_string(),
-        kind: Disposition::Fatal,
-    })
-}
-
-/// A ruleset as a backend reports it.
-fn observed(ruleset: &Ruleset) -> Observed {
-    let chain = |chain: &crate::kernel::filter::Chain| ObservedChain {
-        base: chain.base,
-        rules: chain.rules.iter().map(Rule::digest).map(Some).collect(),
-    };
-    Observed {
-        sets: ruleset.sets.clone(),
-        maps: ruleset.maps.clone(),
-        chains: ruleset.chains.iter().map(|(name, found)| (name.clone(), chain(found))).collect(),
-        unknown: BTreeSet::new(),
-    }
 }
 
 impl<I: Ipset, P: Programs> Backend for Iptables<I, P> {
@@ -271,7 +234,9 @@ impl<I: Ipset, P: Programs> Backend for Iptables<I, P> {
         {
             return Ok(Some(observed(&known.ruleset)));
         }
-        self.known.remove(table);
+        if let Some(known) = self.known.remove(table) {
+            return Ok(Some(self.remains(table, &known, &sets)));
+        }
         let any = !sets.is_empty() || self.saved.values().any(|saved| saved.has_ours(&tag(table)));
         let unknown = BTreeSet::from(["chains and sets that are not known".to_owned()]);
         Ok(any.then(|| Observed { unknown, ..Observed::default() }))
@@ -294,8 +259,8 @@ impl<I: Ipset, P: Programs> Backend for Iptables<I, P> {
     }
 
     fn plan(&mut self, table: &Name, desired: &Ruleset) -> Result<Transaction, Error> {
-        let rendered = said(table, desired)?;
         self.read()?;
+        let rendered = self.said(table, desired)?;
         let sets = self.read_sets(table)?;
         if self.holds(table, &rendered, &sets) {
             self.known.insert(table.clone(), Known { ruleset: desired.clone(), rendered });
@@ -310,6 +275,19 @@ impl<I: Ipset, P: Programs> Backend for Iptables<I, P> {
         self.known.remove(table);
         Ok(plan(table, desired, None))
     }
+
+    fn place(&self, table: &Name) -> String {
+        place(table)
+    }
+
+    fn limits(&mut self) -> Vec<String> {
+        let without = self.without.iter();
+        without.map(|error| format!("no IPv6 rules are written, IPv4 rules are: {error}")).collect()
+    }
+}
+
+fn place(table: &Name) -> String {
+    format!("{table} in iptables (chains and ipsets {PREFIX}{}-*)", tag(table))
 }
 
 #[cfg(test)]

@@ -48,7 +48,11 @@ pub(super) struct Flow<'a> {
     pub(super) chains: BTreeMap<Arc<str>, Vec<Line>>,
     /// The sets they look things up in.
     pub(super) lookups: Lookups,
+    /// The chains of the model they are made from.
+    pub(super) of_chains: BTreeMap<Arc<str>, BTreeSet<Name>>,
     made: BTreeMap<(Name, Onward), Arc<str>>,
+    /// The chain of the model that is being said, inside those that lead to it.
+    saying: Vec<Name>,
     accepting: BTreeMap<Name, bool>,
 }
 
@@ -61,7 +65,9 @@ impl<'a> Flow<'a> {
             accept_is_final,
             chains: BTreeMap::new(),
             lookups: Lookups::default(),
+            of_chains: BTreeMap::new(),
             made: BTreeMap::new(),
+            saying: Vec::new(),
             accepting: BTreeMap::new(),
         }
     }
@@ -75,6 +81,7 @@ impl<'a> Flow<'a> {
     fn sequence(&mut self, name: &Name, onward: Onward) -> Result<Vec<Line>, Unspeakable> {
         let ruleset = self.ruleset;
         let rules = ruleset.chains.get(name).map(|chain| chain.rules.as_slice()).unwrap_or_default();
+        self.saying.push(name.clone());
         // In reverse order.
         let mut after: Vec<Line> = onward.iter().map(|chain| go_on(chain)).collect();
         for rule in rules.iter().rev() {
@@ -95,6 +102,7 @@ impl<'a> Flow<'a> {
             }
         }
         after.reverse();
+        self.saying.pop();
         Ok(after)
     }
 
@@ -112,6 +120,7 @@ impl<'a> Flow<'a> {
 
     fn chain(&mut self, lines: Vec<Line>) -> Arc<str> {
         let name = chain_name(self.table, &lines);
+        self.of_chains.entry(Arc::clone(&name)).or_default().extend(self.saying.last().cloned());
         self.chains.insert(Arc::clone(&name), lines);
         name
     }
@@ -124,7 +133,9 @@ impl<'a> Flow<'a> {
             return Ok(Arc::clone(made));
         }
         let lines = self.sequence(name, onward)?;
+        self.saying.push(key.0.clone());
         let made = self.chain(lines);
+        self.saying.pop();
         self.made.insert(key, Arc::clone(&made));
         Ok(made)
     }
@@ -279,8 +290,7 @@ impl<'a> Flow<'a> {
         let mut clauses = Vec::new();
         for (value, keys) in by_value {
             let types: &[FieldType] = &map.key;
-            let label = format!("{value:?}");
-            let found = self.lookups.in_map(self.table, (name, &label), (types, map.size), selectors, keys);
+            let found = self.lookups.in_map(self.table, (name, value), (types, map.size), selectors, keys);
             let both = |one: &Condition| found.iter().filter_map(|other| one.and(other)).collect::<Vec<_>>();
             let mut acts = vec![match value {
                 Value::Mark(mark) => set_mark(u32::MAX, *mark),

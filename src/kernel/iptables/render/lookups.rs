@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::conditions::Condition;
 use super::{RenderedSet, set_name};
-use crate::kernel::filter::{Elements, Field, FieldType, Key, Name, Selector, Set};
+use crate::kernel::filter::{Elements, Field, FieldType, Key, Name, Selector, Set, Value};
 use crate::kernel::ipset::{Element, Kind, Shape};
 use crate::net::{Family, Prefix, Protocol};
 
@@ -20,6 +20,10 @@ pub(super) struct Lookups {
     pub(super) sets: BTreeMap<Arc<str>, RenderedSet>,
     /// Sets of the model that became one.
     pub(super) of_model: BTreeMap<Name, Arc<str>>,
+    /// Keys of maps with one value that became one.
+    pub(super) of_maps: BTreeMap<Name, BTreeMap<Value, Arc<str>>>,
+    /// Sets and maps whose members became conditions of rules.
+    pub(super) in_rules: BTreeSet<Name>,
 }
 
 impl Lookups {
@@ -33,11 +37,13 @@ impl Lookups {
         negated: bool,
     ) -> Result<Vec<Condition>, &'static str> {
         let Some(shape) = shape(&set.key, &set.elements, set.size) else {
+            self.in_rules.insert(name.clone());
             let Elements::Keys(keys) = &set.elements else { return Err("blocks of something that is no address") };
             return if negated { none_of(keys) } else { Ok(one_of(keys, selectors)) };
         };
         let Some(directions) = directions(shape.kind, selectors) else {
             // Whom the client asked, for one: ipset looks at the packet as it is.
+            self.in_rules.insert(name.clone());
             return match &set.elements {
                 Elements::Keys(keys) if negated => none_of(keys),
                 Elements::Keys(keys) => Ok(one_of(keys, selectors)),
@@ -51,11 +57,11 @@ impl Lookups {
         Ok(vec![Condition::in_ipset(&ipset, directions, negated)])
     }
 
-    /// The conditions for a packet to have one of these keys of a map, all with the value `label` stands for.
+    /// The conditions for a packet to have one of these keys of a map, all with this value.
     pub(super) fn in_map(
         &mut self,
         table: &str,
-        (map, label): (&Name, &str),
+        (map, value): (&Name, &Value),
         (types, size): (&[FieldType], u32),
         selectors: &[Selector],
         keys: BTreeSet<Key>,
@@ -65,11 +71,15 @@ impl Lookups {
         let ipset = shape.and_then(|shape| Some((shape, directions(shape.kind, selectors)?)));
         match (ipset, &keys) {
             (Some((shape, directions)), _) => {
-                let name = set_name(table, &[map, "map", label], &shape);
+                let name = set_name(table, &[map, "map", &format!("{value:?}")], &shape);
+                self.of_maps.entry(map.clone()).or_default().insert(value.clone(), Arc::clone(&name));
                 self.sets.insert(Arc::clone(&name), RenderedSet { shape, elements: elements(&keys), leads: true });
                 vec![Condition::in_ipset(&name, directions, false)]
             }
-            (None, Elements::Keys(keys)) => one_of(keys, selectors),
+            (None, Elements::Keys(keys)) => {
+                self.in_rules.insert(map.clone());
+                one_of(keys, selectors)
+            }
             (None, Elements::Prefixes(_)) => Vec::new(),
         }
     }

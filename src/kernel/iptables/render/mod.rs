@@ -17,7 +17,7 @@ use std::sync::Arc;
 use sha2::{Digest, Sha256};
 
 use super::{PREFIX, Table, tag};
-use crate::kernel::filter::{Base, BaseKind, Hook, Name, Rule, Ruleset};
+use crate::kernel::filter::{Base, BaseKind, Elements, Field, Hook, Key, Match, Name, Rule, Ruleset, Value};
 use crate::kernel::ipset::{Element, Shape};
 use crate::net::Family;
 
@@ -102,8 +102,34 @@ pub struct Rendered {
     pub sets: BTreeMap<Arc<str>, RenderedSet>,
     /// The sets that stand for sets of the model, by its names.
     pub of_model: BTreeMap<Name, Arc<str>>,
+    /// The sets that stand for the keys of a verdict map with one value, by the map's name.
+    pub of_maps: BTreeMap<Name, BTreeMap<Value, Arc<str>>>,
+    /// The chains of the model that a chain of iptables is made from.
+    pub of_chains: BTreeMap<Arc<str>, BTreeSet<Name>>,
+    /// Sets and maps of the model whose members are in rules, wholly or beside a set.
+    pub in_rules: BTreeSet<Name>,
     /// Rules by family and table.
     pub rules: BTreeMap<(Family, Table), Rules>,
+}
+
+impl Rendered {
+    /// Only what these families have, and what has none.
+    pub fn keep(&mut self, families: &BTreeSet<Family>) {
+        self.sets.retain(|_, set| set.shape.family.is_none_or(|family| families.contains(&family)));
+        self.rules.retain(|(family, _), _| families.contains(family));
+        let sets = &self.sets;
+        self.of_model.retain(|_, set| sets.contains_key(set));
+        self.of_maps.values_mut().for_each(|of_map| of_map.retain(|_, set| sets.contains_key(set)));
+    }
+
+    /// What an ipset stands for in the model.
+    pub fn model_of(&self, ipset: &str) -> Option<&Name> {
+        let set = self.of_model.iter().find(|(_, set)| set.as_ref() == ipset).map(|(name, _)| name);
+        set.or_else(|| {
+            let leads = |of_map: &BTreeMap<Value, Arc<str>>| of_map.values().any(|set| set.as_ref() == ipset);
+            self.of_maps.iter().find(|(_, of_map)| leads(of_map)).map(|(name, _)| name)
+        })
+    }
 }
 
 /// A rule that iptables cannot say.
@@ -118,12 +144,20 @@ pub struct Unspeakable {
     pub reason: &'static str,
 }
 
+impl Unspeakable {
+    /// Which rule it is.
+    pub fn place(&self) -> String {
+        format!("rule \"{}\" of chain {}", self.comment, self.chain)
+    }
+}
+
 /// What a table of the model means.
 ///
 /// # Errors
 /// The first rule that iptables has no words for.
 pub fn render(table: &Name, ruleset: &Ruleset) -> Result<Rendered, Unspeakable> {
     let mut rendered = Rendered::default();
+    links_are_speakable(ruleset)?;
     for family in Family::ALL {
         for (name, chain) in &ruleset.chains {
             let Some(base) = chain.base else { continue };
@@ -139,16 +173,53 @@ pub fn render(table: &Name, ruleset: &Ruleset) -> Result<Rendered, Unspeakable> 
             let target = chain_name(table, &lines);
             rules.chains.extend(flow.chains);
             rules.chains.insert(Arc::clone(&target), lines);
-            let entry = Entry { priority: base.priority, table: table.clone(), base: name.clone(), target };
+            let entry =
+                Entry { priority: base.priority, table: table.clone(), base: name.clone(), target: target.clone() };
             rules.entries.entry(hook).or_default().push(entry);
             rendered.sets.extend(flow.lookups.sets);
             rendered.of_model.extend(flow.lookups.of_model);
+            rendered.in_rules.extend(flow.lookups.in_rules);
+            rendered.of_chains.entry(Arc::clone(&target)).or_default().insert(name.clone());
+            for (chain, names) in flow.of_chains {
+                rendered.of_chains.entry(chain).or_default().extend(names);
+            }
+            for (map, sets) in flow.lookups.of_maps {
+                rendered.of_maps.entry(map).or_default().extend(sets);
+            }
         }
     }
     for rules in rendered.rules.values_mut() {
         rules.entries.values_mut().for_each(|entries| entries.sort());
     }
     Ok(rendered)
+}
+
+/// Names of links come from the node: the kernel takes nearly every character in one. iptables takes some for quotes,
+/// options or (`+`) any ending.
+fn links_are_speakable(ruleset: &Ruleset) -> Result<(), Unspeakable> {
+    let is_plain = |name: &str| {
+        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '@');
+        name.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_') && name.chars().all(plain)
+    };
+    let is_odd = |field: &Field| matches!(field, Field::Interface(name) if !is_plain(name));
+    let odd_key = |key: &Key| key.iter().any(is_odd);
+    let odd = |name: &Name| {
+        let of_set = ruleset.sets.get(name).is_some_and(|set| match &set.elements {
+            Elements::Keys(keys) => keys.iter().any(odd_key),
+            Elements::Prefixes(_) => false,
+        });
+        of_set || ruleset.maps.get(name).is_some_and(|map| map.elements.keys().any(odd_key))
+    };
+    for (chain, rule) in
+        ruleset.chains.iter().flat_map(|(name, chain)| chain.rules.iter().map(move |rule| (name, rule)))
+    {
+        let matched = |it: &Match| matches!(it, Match::InputInterface { name, .. } if !is_plain(name));
+        if rule.matches.iter().any(matched) || rule.refers_to().any(odd) {
+            let reason = "iptables cannot be told a link of this name: letters, digits and - _ . @ only";
+            return Err(Unspeakable { chain: chain.clone(), comment: rule.comment.clone(), reason });
+        }
+    }
+    Ok(())
 }
 
 /// The table and hook of iptables for a base chain.
