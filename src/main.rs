@@ -8,8 +8,8 @@ use ferrovia::telemetry::log::{self, LogOptions};
 use ferrovia::{app, commands};
 use tikv_jemallocator::Jemalloc;
 
-/// Routes, endpoints and pods come and go by the ten thousand, which the allocator of musl takes ten times as long for
-/// (ADR 0023).
+/// Routes, endpoints and pods come and go by the ten thousand, and the static binary would have the allocator of musl, with
+/// one lock for every call (ADR 0023).
 #[global_allocator]
 static ALLOCATOR: Jemalloc = Jemalloc;
 
