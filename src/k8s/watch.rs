@@ -47,6 +47,10 @@ const FAILURES_BEFORE_RENEWAL: u32 = 3;
 
 /// What arrived at one moment: no snapshot shows a part of it.
 #[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly all are single events, which a box would cost an allocation each"
+)]
 pub(super) enum News {
     /// The event of a watch.
     One(Update),

@@ -119,8 +119,8 @@ pub(crate) fn on_nftables(remember: bool) -> Result<(RealRoom<NftClient>, Clock)
 /// # Errors
 /// Where there are no programs to write rules with, or no netlink socket.
 pub(crate) fn on_iptables() -> Result<(RealRoom<SharedIptables>, Clock)> {
-    let (programs, _) = SystemPrograms::find().context("no iptables programs")?;
-    over(SharedIptables::open(programs).context("ipset")?, false)
+    let found = SystemPrograms::find().context("no iptables programs")?;
+    over(SharedIptables::open(found.programs).context("ipset")?, false)
 }
 
 /// A room over no kernel.

@@ -163,7 +163,7 @@ fn reach(value: &[u8]) -> Option<(NextHop, &[u8])> {
         octets => Some(Ipv6Addr::from(<[u8; 16]>::try_from(octets).ok()?)),
     };
     let fits = !odd && link_local.is_none_or(|address| address.is_unicast_link_local());
-    fits.then(|| (NextHop { address: IpAddr::V6(address), link_local }, routes))
+    fits.then_some((NextHop { address: IpAddr::V6(address), link_local }, routes))
 }
 
 /// Octets of an AS number.
