@@ -5,7 +5,9 @@
 
 use super::nft::{everything, random_ruleset};
 use crate::kernel::filter::plan::remove;
-use crate::kernel::filter::{Backend, FieldType, Match, Name, Ruleset, Statement};
+use crate::kernel::filter::{Backend, Base, BaseKind, Chain, FieldType, Hook, Match, Name, Rule, Ruleset, Statement};
+use crate::kernel::nft::priority;
+use crate::net::Protocol;
 
 /// The table the promises are tried on.
 pub const TABLE: &str = "ferrovia-contract";
@@ -19,6 +21,7 @@ pub fn promises<B: Backend>() -> Vec<Promise<B>> {
         ("every_kind_of_rule_is_taken_and_read_back", every_kind_of_rule_is_taken_and_read_back),
         ("any_ruleset_becomes_any_other", any_ruleset_becomes_any_other),
         ("what_is_not_known_is_refused", what_is_not_known_is_refused),
+        ("many_chains_in_turn_are_taken", many_chains_in_turn_are_taken),
     ]
 }
 
@@ -48,6 +51,31 @@ pub fn speakable() -> Ruleset {
         });
     }
     ruleset
+}
+
+/// A chain that asks so many others in turn, each of which may accept, and then refuses: a pod under so many policies.
+pub fn in_turn(n: u16) -> Ruleset {
+    let rule = |matches, statement| Rule { matches, statements: vec![statement], comment: Name::from("in turn") };
+    let plain = |rules| Chain { base: None, rules };
+    let mut ruleset = Ruleset::default();
+    let mut group = Vec::new();
+    for number in 0..n {
+        let name = Name::from(format!("to-{number}"));
+        let ports = Match::DestinationPorts { first: 1000 + number, last: 1000 + number };
+        ruleset.chains.insert(name.clone(), plain(vec![rule(vec![ports], Statement::Accept)]));
+        group.push(rule(Vec::new(), Statement::Jump(name)));
+    }
+    group.push(rule(Vec::new(), Statement::Reject));
+    ruleset.chains.insert(Name::from("receive"), plain(group));
+    let base = Base { kind: BaseKind::Filter, hook: Hook::Forward, priority: priority::FIREWALL_INGRESS };
+    let to = rule(vec![Match::Protocol(Protocol::Tcp)], Statement::Jump(Name::from("receive")));
+    ruleset.chains.insert(Name::from("forward"), Chain { base: Some(base), rules: vec![to] });
+    ruleset
+}
+
+fn many_chains_in_turn_are_taken(backend: &mut impl Backend) {
+    converge(backend, &in_turn(40));
+    gone(backend);
 }
 
 /// The same without pairs of addresses, which a kernel may have no type of set for.

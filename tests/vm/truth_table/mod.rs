@@ -199,7 +199,9 @@ fn truth(backend: &str, n_generated: usize) {
     });
 }
 
-#[test]
-fn nftables_does_what_the_api_says() {
-    truth(Backend::Nftables.flag(), 60);
+both_backends!(packets_do_what_the_api_says);
+
+/// Runs all cases written by hand and as many generated ones.
+fn packets_do_what_the_api_says(backend: Backend) {
+    truth(backend.flag(), 60);
 }

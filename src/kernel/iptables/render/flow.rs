@@ -79,13 +79,12 @@ impl<'a> Flow<'a> {
 
     /// The rules of a chain of the model, from the last to the first: each may need to know what follows it.
     fn sequence(&mut self, name: &Name, onward: Onward) -> Result<Vec<Line>, Unspeakable> {
-        let ruleset = self.ruleset;
-        let rules = ruleset.chains.get(name).map(|chain| chain.rules.as_slice()).unwrap_or_default();
+        let rules = self.flattened(name);
         self.saying.push(name.clone());
         // In reverse order.
         let mut after: Vec<Line> = onward.iter().map(|chain| go_on(chain)).collect();
-        for rule in rules.iter().rev() {
-            let unspeakable = |reason| Unspeakable { chain: name.clone(), comment: rule.comment.clone(), reason };
+        for (of, rule) in rules.into_iter().rev() {
+            let unspeakable = |reason| Unspeakable { chain: of.clone(), comment: rule.comment.clone(), reason };
             let clauses = self.clauses(rule).map_err(unspeakable)?;
             let follows = if clauses.iter().any(|clause| self.needs_rest(clause)) {
                 let rest = self.rest(&after);
@@ -106,6 +105,26 @@ impl<'a> Flow<'a> {
         Ok(after)
     }
 
+    /// The rules of a chain, those of plain chains that every packet is sent to in their place, each with its chain of the
+    /// model. Else each of them would be one goto deeper than the one before it, and the kernel bounds the depth
+    /// (`NFT_JUMP_STACK_SIZE` is 16): a pod under ten policies has as many such chains.
+    fn flattened(&mut self, name: &Name) -> Vec<(Name, &'a Rule)> {
+        let ruleset = self.ruleset;
+        let rules = |name: &Name| ruleset.chains.get(name).map(|chain| chain.rules.as_slice()).unwrap_or_default();
+        let mut flat = Vec::new();
+        for rule in rules(name) {
+            match rule.statements.as_slice() {
+                [Statement::Jump(target)]
+                    if rule.matches.is_empty() && self.accepts(target) && is_plain(rules(target)) =>
+                {
+                    flat.extend(rules(target).iter().map(|rule| (target.clone(), rule)));
+                }
+                _ => flat.push((name.clone(), rule)),
+            }
+        }
+        flat
+    }
+
     /// The chain with these lines, given in reverse order; none where there are none.
     fn rest(&mut self, after: &[Line]) -> Onward {
         match after {
@@ -120,7 +139,10 @@ impl<'a> Flow<'a> {
 
     fn chain(&mut self, lines: Vec<Line>) -> Arc<str> {
         let name = chain_name(self.table, &lines);
-        self.of_chains.entry(Arc::clone(&name)).or_default().extend(self.saying.last().cloned());
+        if let Some(saying) = self.saying.last().cloned() {
+            let parts = self.flattened(&saying).into_iter().map(|(of, _)| of);
+            self.of_chains.entry(Arc::clone(&name)).or_default().extend(parts.chain([saying.clone()]));
+        }
         self.chains.insert(Arc::clone(&name), lines);
         name
     }
@@ -367,6 +389,14 @@ impl<'a> Flow<'a> {
             Statement::Jump(chain) => Said::Last(Act::Call(chain.clone())),
         }
     }
+}
+
+/// Whether rules lead nowhere else and never back: they mean the same in any chain that may accept.
+fn is_plain(rules: &[Rule]) -> bool {
+    let stays = |statement: &Statement| {
+        !matches!(statement, Statement::Jump(_) | Statement::Return | Statement::VerdictMap { .. })
+    };
+    rules.iter().flat_map(|rule| &rule.statements).all(stays)
 }
 
 /// What a statement becomes.

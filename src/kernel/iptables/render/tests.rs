@@ -133,6 +133,27 @@ fn pods_that_lead_to_one_chain_are_one_rule() {
     assert_eq!(sizes, [50, 150]);
 }
 
+/// How many chains below one another rules lead to from here.
+fn depth(rules: &Rules, lines: &[Line]) -> usize {
+    let next = lines.iter().filter_map(|line| {
+        let mut words = line.text.split_whitespace().skip_while(|word| !["-g", "-j"].contains(word)).skip(1);
+        words.next().and_then(|name| rules.chains.get(name))
+    });
+    next.map(|lines| 1 + depth(rules, lines)).max().unwrap_or(0)
+}
+
+#[test]
+fn many_chains_in_turn_are_not_one_below_the_other() {
+    let ruleset = crate::testing::contract::iptables::in_turn(40);
+    let rendered = render(&table(), &ruleset).expect("iptables can say it");
+    for rules in rendered.rules.values() {
+        for entry in rules.entries.values().flatten() {
+            let depth = depth(rules, &rules.chains[&entry.target]);
+            assert!(depth <= 3, "{depth}");
+        }
+    }
+}
+
 #[test]
 fn what_cannot_be_said_is_named() {
     let error = render(&table(), &everything()).expect_err("links that are not in a set");
