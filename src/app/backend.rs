@@ -248,6 +248,13 @@ impl<N: Backend, I: Backend> Backend for Tables<N, I> {
         self.clear_other(table)
     }
 
+    fn remove(&mut self, table: &Name) -> Result<usize, Error> {
+        let n_changes = self.door(table)?.map_or(Ok(0), |door| door.remove(table))?;
+        // Also where there was nothing: whoever takes rules away need not know where an earlier run wrote them.
+        self.clear_other(table)?;
+        Ok(n_changes)
+    }
+
     fn plan(&mut self, table: &Name, desired: &Ruleset) -> Result<Transaction, Error> {
         let Some(door) = self.door(table)? else {
             return Ok(Transaction { table: Some(table.clone()), changes: Vec::new() });
@@ -301,6 +308,22 @@ mod tests {
         let flavour = iptables.as_ref().map(|_| Flavour::Nft);
         let forwarding = Forwarding { flavour, router: true, legacy: Vec::new };
         Tables { nftables, iptables, former: None, writes, forwarding, cleared: BTreeSet::new() }
+    }
+
+    #[test]
+    fn a_table_is_taken_away_wherever_an_earlier_run_wrote_it() {
+        let table = Name::from(TABLE);
+        for writes in [Writes::Nftables, Writes::Iptables] {
+            let (mut nftables, mut iptables) = (FakeNft::new(), Iptables::new(FakeIpset::new(), FakePrograms::new()));
+            match writes {
+                Writes::Nftables => converge(&mut iptables, &speakable()),
+                Writes::Iptables => converge(&mut nftables, &speakable()),
+            }
+            let mut both = tables(Some(nftables), Some(iptables), writes);
+            both.remove(&table).expect("it is removed");
+            assert!(both.nftables.as_mut().expect("it is there").dump(&table).expect("a dump").is_none());
+            assert!(both.iptables.as_mut().expect("it is there").dump(&table).expect("a dump").is_none());
+        }
     }
 
     #[test]

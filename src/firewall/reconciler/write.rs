@@ -6,7 +6,7 @@ use crate::firewall::table::Step;
 use crate::kernel::Error;
 use crate::kernel::conntrack::Conntrack;
 use crate::kernel::filter::Ruleset;
-use crate::kernel::filter::plan::{Observed, Transaction, plan, remove};
+use crate::kernel::filter::plan::{Observed, Transaction, plan};
 use crate::kernel::nft::Nft;
 use crate::kernel::rtnl::Rtnl;
 use crate::kernel::sysctl::Sysctl;
@@ -116,7 +116,7 @@ impl<N: Nft, R: Rtnl, C: Conntrack, S: Sysctl> Room<N, R, C, S> {
 
     /// Takes the table away.
     pub(super) fn remove_table(&mut self, outcome: &mut Outcome) -> Result<(), Error> {
-        let observed = self.kernel.nft.dump(&self.name)?;
-        self.commit(remove(&self.name, observed.as_ref()), outcome)
+        outcome.ops += self.kernel.nft.remove(&self.name)?;
+        Ok(())
     }
 }

@@ -406,6 +406,14 @@ pub trait Backend: Send {
     fn dump(&mut self, table: &Name) -> Result<Option<plan::Observed>, Error>;
     /// All or nothing, as far as the kernel can. The error names the first change that failed.
     fn commit(&mut self, transaction: &plan::Transaction) -> Result<(), Error>;
+    /// Takes a table away, wherever it is; how many changes that took.
+    fn remove(&mut self, table: &Name) -> Result<usize, Error> {
+        let transaction = plan::remove(table, self.dump(table)?.as_ref());
+        if !transaction.is_empty() {
+            self.commit(&transaction)?;
+        }
+        Ok(transaction.changes.len())
+    }
     /// Whether rules can look into tunnelled packets ([`Match::IpInIp`] and what goes with it).
     fn looks_inside(&self) -> bool {
         true

@@ -3,7 +3,6 @@
 use super::Room;
 use super::links::or_already_so;
 use crate::kernel::conntrack::Conntrack;
-use crate::kernel::filter::plan::remove;
 use crate::kernel::ipvs::Ipvs;
 use crate::kernel::nft::Nft;
 use crate::kernel::rtnl::{Op, Route, RouteFilter, RouteKind, Rtnl};
@@ -61,13 +60,11 @@ impl<I: Ipvs, N: Nft, R: Rtnl, C: Conntrack, S: Sysctl> Room<I, N, R, C, S> {
     }
 
     fn clean_filter(&mut self, outcome: &mut Outcome) {
-        let done = self.kernel.nft.dump(&self.table).and_then(|observed| {
-            let transaction = remove(&self.table, observed.as_ref());
-            outcome.ops += transaction.changes.len();
-            if transaction.is_empty() { Ok(()) } else { self.kernel.nft.commit(&transaction) }
-        });
-        if let Err(error) = done {
-            outcome.fail(format!("table {}", self.table), error);
+        match self.kernel.nft.remove(&self.table) {
+            Ok(n_changes) => outcome.ops += n_changes,
+            Err(error) => {
+                outcome.fail(format!("table {}", self.table), error);
+            }
         }
     }
 

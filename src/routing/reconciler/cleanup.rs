@@ -3,7 +3,6 @@
 use super::kernel::or_already_so;
 use super::{Room, Voice};
 use crate::kernel::filter::Name;
-use crate::kernel::filter::plan::remove;
 use crate::kernel::fou::{self, Fou};
 use crate::kernel::nft::Nft;
 use crate::kernel::rtnl::{Op, RouteFilter, Rtnl, protocol, table};
@@ -35,13 +34,11 @@ impl<N: Nft, R: Rtnl, F: Fou, S: Sysctl, V: Voice> Room<N, R, F, S, V> {
             }
         }
         for table in [egress::TABLE, egress::FORWARD_TABLE].map(Name::from) {
-            let done = self.kernel.nft.dump(&table).and_then(|observed| {
-                let transaction = remove(&table, observed.as_ref());
-                outcome.ops += transaction.changes.len();
-                if transaction.is_empty() { Ok(()) } else { self.kernel.nft.commit(&transaction) }
-            });
-            if let Err(error) = done {
-                outcome.fail(format!("table {table}"), error);
+            match self.kernel.nft.remove(&table) {
+                Ok(n_changes) => outcome.ops += n_changes,
+                Err(error) => {
+                    outcome.fail(format!("table {table}"), error);
+                }
             }
         }
         outcome
