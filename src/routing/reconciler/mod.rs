@@ -460,7 +460,11 @@ impl<N: Nft, R: Rtnl, F: Fou, S: Sysctl, V: Voice> Subsystem for Room<N, R, F, S
             outcome.fail_part("links and routes", error);
         }
         let thought = self.think(snapshot, seen);
-        self.withdraw(snapshot, now);
+        // Asked once: what is announced builds on what was found to be withdrawn, and the proxy may report in between.
+        let speaks = self.may_speak(snapshot, now);
+        if speaks {
+            self.withdraw(snapshot, now);
+        }
         if self.read {
             self.sync_bridge(snapshot, read, thought.nodes, &mut outcome);
             let made = self.sync_links(read, &mut outcome);
@@ -481,8 +485,10 @@ impl<N: Nft, R: Rtnl, F: Fou, S: Sysctl, V: Voice> Subsystem for Room<N, R, F, S
             self.sync_filter(snapshot, read, first, &mut outcome);
         }
         self.sync_forward(read, first, &mut outcome);
-        self.announce(snapshot, now);
-        let lingers = (!self.leaving.is_empty() || !self.may_speak(snapshot, now)).then_some(SOON);
+        if speaks {
+            self.announce(snapshot, now);
+        }
+        let lingers = (!self.leaving.is_empty() || !speaks).then_some(SOON);
         outcome.again_in = self.around.decision.again_in.into_iter().chain(lingers).min();
         outcome.notices.extend(self.notices.iter().cloned());
         outcome.notices.extend(self.told_around().cloned());

@@ -36,9 +36,6 @@ impl<N: Nft, R: Rtnl, F: Fou, S: Sysctl, V: Voice> Room<N, R, F, S, V> {
 
     /// What is not to be announced any longer is withdrawn before anything else.
     pub(super) fn withdraw(&mut self, snapshot: &Snapshot, now: Duration) {
-        if !self.may_speak(snapshot, now) {
-            return;
-        }
         let applied = self.proxy.as_mut().map(|proxy| proxy.borrow_and_update().clone());
         let difference = self.advertiser.settle(applied.as_ref());
         self.vips_dirty.extend(difference.withdraw.into_iter().chain(difference.announce));
@@ -69,9 +66,6 @@ impl<N: Nft, R: Rtnl, F: Fou, S: Sysctl, V: Voice> Room<N, R, F, S, V> {
 
     /// Configuration, and what is announced from now on.
     pub(super) fn announce(&mut self, snapshot: &Snapshot, now: Duration) {
-        if !self.may_speak(snapshot, now) {
-            return;
-        }
         let up = self.voice.up();
         if self.leaving.update(&self.peers, snapshot, &up, now) {
             self.reframe = true;
