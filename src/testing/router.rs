@@ -40,6 +40,8 @@ pub struct Heard {
     pub learned: Learned,
     /// Peers whose session is up.
     pub up: BTreeSet<IpAddr>,
+    /// What the service proxy reports in the middle of the next pass.
+    pub reports: Option<(watch::Sender<Applied>, Applied)>,
 }
 
 /// A speaker without peers. Clones are the same one.
@@ -116,7 +118,11 @@ impl Voice for FakeSpeaker {
     }
 
     fn learned(&mut self) -> Learned {
-        self.open().learned.clone()
+        let mut heard = self.open();
+        if let Some((proxy, applied)) = heard.reports.take() {
+            proxy.send_replace(applied);
+        }
+        heard.learned.clone()
     }
 
     fn up(&mut self) -> BTreeSet<IpAddr> {

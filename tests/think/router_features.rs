@@ -5,10 +5,10 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use ferrovia::kernel::rtnl::{Neighbour, Rtnl};
-use ferrovia::model::{Generation, Node, NodeName, Snapshot};
+use ferrovia::model::{Generation, Node, NodeName, Snapshot, TrafficPolicy};
 use ferrovia::net::Asn;
 use ferrovia::reconcile::query::View;
-use ferrovia::reconcile::{Read, Subsystem};
+use ferrovia::reconcile::{Applied, Read, Subsystem};
 use ferrovia::routing::cni::CniFile;
 use ferrovia::routing::config::{Config, FlagPeer};
 use ferrovia::routing::return_path::{self, Mode};
@@ -93,6 +93,26 @@ fn a_speaker_announces_the_nodes_behind_an_address_and_follows_them() {
     moved.generation = Generation(5);
     settled(&mut room, &moved, 4);
     assert!(hops(&router, VIP).is_empty(), "no endpoint, no announcement");
+}
+
+#[test]
+fn a_proxy_that_reports_in_the_middle_of_a_pass_hides_nothing() {
+    let router = RouterNode::on(FakeNode::new());
+    let config = Config { advertise_style: Style::Speakers, ..config() };
+    let mut room = router.room(&config, true);
+    let mut speaks = annotated(snapshot(1), "n1", speakers::ANNOTATION, "true");
+    // No pod of it here, so that this node serves it to nobody and only tells of the others.
+    for service in speaks.services.clone().keys() {
+        let mut local = (**speaks.services.get(service).unwrap()).clone();
+        local.external_policy = TrafficPolicy::Local;
+        speaks.services.insert(service.clone(), Arc::new(local));
+    }
+    let applied = Applied { generation: Generation(1), passes: 1, ..Applied::default() };
+    router.speaker.open().reports = Some((router.proxy.clone(), applied));
+    let _ = pass(&mut room, &speaks, Read::Kernel, 0);
+    assert!(router.speaker.open().reports.is_none(), "it was a pass in which the proxy reported");
+    let _ = pass(&mut room, &speaks, Read::Remembered, 1);
+    assert_eq!(hops(&router, VIP), ["192.168.10.12", "192.168.10.13"]);
 }
 
 #[test]
