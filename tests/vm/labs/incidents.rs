@@ -18,6 +18,8 @@ use super::{Cluster, SOON, Step, not, play, step};
 const VIP: &str = "198.51.101.10";
 const PREFIX: &str = "198.51.101.10/32";
 const DRAIN: &str = "ferrovia.dev/drain";
+/// How long next hops must have stayed the same to count as settled.
+const STEADY: Duration = Duration::from_secs(4);
 /// How long the edge keeps the routes of a daemon that went without a word.
 const RESTART_TIME: Duration = Duration::from_secs(60);
 /// In base64 `cm9zZWJ1ZA==`.
@@ -124,6 +126,18 @@ impl Incidents {
     /// Both edges' kernels have exactly these nodes for the VIP.
     fn kernels(&self, nodes: &[u16]) -> Result<()> {
         self.edges.iter().try_for_each(|edge| edge.kernel(PREFIX, nodes))
+    }
+
+    /// The same, and it stays so: nodes that come back from a drain take their mark off one after the other, and until the
+    /// last has, all of them may be next hops for a moment and only some in the next.
+    fn settled(&self, nodes: &[u16]) -> Result<()> {
+        wait::until("next hops are there to stay", SOON, || {
+            self.kernels(nodes)?;
+            wait::throughout("no next hop moves", STEADY, || {
+                let all = self.edges.iter().map(|edge| Ok(bird::kernel_next_hops(&edge.ns, PREFIX)? == hops(nodes)));
+                Ok(all.collect::<Result<Vec<bool>>>()?.into_iter().all(|same| same))
+            })
+        })
     }
 
     /// The first edge, with BIRD 2.
@@ -463,7 +477,8 @@ fn drain_all(i: &mut Incidents) -> Result<()> {
         (1..=3).try_for_each(|node| i.lab.annotate(node, DRAIN, None))?;
         stays?;
         i.kernels(&[1, 2, 3])
-    })
+    })?;
+    i.settled(&[1, 2, 3])
 }
 
 fn rehash(i: &mut Incidents) -> Result<()> {
@@ -477,7 +492,7 @@ fn rehash(i: &mut Incidents) -> Result<()> {
     let survivors = flows.iter_mut().map(Connection::request).filter(Result::is_ok).count();
     i.lab.annotate(3, DRAIN, None)?;
     left?;
-    i.kernels(&[1, 2, 3])?;
+    i.settled(&[1, 2, 3])?;
     ferrovia::testing::lab::report(&format!("I22: {survivors} of {N} flows survived when one of three next hops left"));
     // The kernel's hash moves one flow in six between the two that stay, beside the third that has to move.
     ensure!(survivors * 3 >= N, "only {survivors} of {N} flows survived");

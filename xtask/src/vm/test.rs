@@ -11,7 +11,7 @@ use super::tools;
 use crate::{cargo, shell};
 
 /// How long the whole run may take: emulated guests on a busy machine are slow.
-const LIMIT: Duration = Duration::from_secs(3600);
+const LIMIT: Duration = Duration::from_secs(4500);
 
 /// Which tests to run.
 pub(crate) struct Selection {
