@@ -239,13 +239,18 @@ fn seed() -> u64 {
     }
 }
 
+/// Tries so many clusters, the same ones for the same seed.
+fn runner(cases: u32, seed: u64) -> TestRunner {
+    let mut bytes = [0; 32];
+    bytes[..8].copy_from_slice(&seed.to_be_bytes());
+    let config = ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() };
+    TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &bytes))
+}
+
 #[test]
 fn rules_allow_what_the_api_allows_and_nothing_else() {
     let seed = seed();
-    let mut bytes = [0; 32];
-    bytes[..8].copy_from_slice(&seed.to_be_bytes());
-    let config = ProptestConfig { cases: CLUSTERS, failure_persistence: None, ..ProptestConfig::default() };
-    let mut runner = TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &bytes));
+    let mut runner = runner(CLUSTERS, seed);
     let (cases, denied) = (AtomicUsize::new(0), AtomicUsize::new(0));
     let outcome = runner.run(&(snapshot(), packets()), |(snapshot, packets)| {
         for packet in &packets {
@@ -272,10 +277,7 @@ fn rules_allow_what_the_api_allows_and_nothing_else() {
 fn what_is_tunnelled_to_a_pod_is_judged_by_the_packet_inside() {
     const CLUSTERS: u32 = 300;
     let seed = seed();
-    let mut bytes = [0; 32];
-    bytes[..8].copy_from_slice(&seed.to_be_bytes());
-    let config = ProptestConfig { cases: CLUSTERS, failure_persistence: None, ..ProptestConfig::default() };
-    let mut runner = TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &bytes));
+    let mut runner = runner(CLUSTERS, seed);
     let (cases, denied) = (AtomicUsize::new(0), AtomicUsize::new(0));
     let outcome = runner.run(&(snapshot(), packets()), |(snapshot, packets)| {
         let own = [ip("192.168.10.11"), ip("fd10::11")];
