@@ -53,6 +53,8 @@ pub(super) struct Flow<'a> {
     made: BTreeMap<(Name, Onward), Arc<str>>,
     /// The chain of the model that is being said, inside those that lead to it.
     saying: Vec<Name>,
+    /// The chains of the model whose rules stand in a chain, itself included.
+    parts: BTreeMap<Name, BTreeSet<Name>>,
     accepting: BTreeMap<Name, bool>,
 }
 
@@ -68,6 +70,7 @@ impl<'a> Flow<'a> {
             of_chains: BTreeMap::new(),
             made: BTreeMap::new(),
             saying: Vec::new(),
+            parts: BTreeMap::new(),
             accepting: BTreeMap::new(),
         }
     }
@@ -80,6 +83,9 @@ impl<'a> Flow<'a> {
     /// The rules of a chain of the model, from the last to the first: each may need to know what follows it.
     fn sequence(&mut self, name: &Name, onward: Onward) -> Result<Vec<Line>, Unspeakable> {
         let rules = self.flattened(name);
+        self.parts
+            .entry(name.clone())
+            .or_insert_with(|| rules.iter().map(|(of, _)| of).chain([name]).cloned().collect());
         self.saying.push(name.clone());
         // In reverse order.
         let mut after: Vec<Line> = onward.iter().map(|chain| go_on(chain)).collect();
@@ -139,10 +145,8 @@ impl<'a> Flow<'a> {
 
     fn chain(&mut self, lines: Vec<Line>) -> Arc<str> {
         let name = chain_name(self.table, &lines);
-        if let Some(saying) = self.saying.last().cloned() {
-            let parts = self.flattened(&saying).into_iter().map(|(of, _)| of);
-            self.of_chains.entry(Arc::clone(&name)).or_default().extend(parts.chain([saying.clone()]));
-        }
+        let parts = self.saying.last().and_then(|saying| self.parts.get(saying));
+        self.of_chains.entry(Arc::clone(&name)).or_default().extend(parts.into_iter().flatten().cloned());
         self.chains.insert(Arc::clone(&name), lines);
         name
     }
