@@ -1,7 +1,7 @@
-//! Tier 4: everything that needs a kernel with IPVS. One binary, so that one guest serves all of it.
+//! Tier 4: everything that needs a kernel with IPVS. One binary, so that it is linked once.
 //!
 //! Run it with `cargo xtask vm test`. Elsewhere every test says that it was skipped, and CI makes sure that it was
-//! not. Tests share one kernel: each makes namespaces of its own and removes them.
+//! not. Tests of a module share a kernel: each makes namespaces of its own and removes them.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on must stop")]
 

@@ -27,6 +27,8 @@ pub(crate) enum Console {
     StreamsWithInput,
     /// The command has our terminal.
     Terminal,
+    /// Standard output and error both go to [`Guest::output_copy`], and nothing is shown.
+    File,
     /// Nothing is shown.
     Discarded,
 }
@@ -223,6 +225,15 @@ impl Guest {
     /// The threads that pass the guest's output on; each ends with QEMU.
     fn readers(&self, ports: &mut Ports, end: &str) -> Result<Vec<JoinHandle<()>>> {
         let mut readers = Vec::new();
+        if self.console == Console::File {
+            let path = self.output_copy.as_ref().context("no file for what the guest says")?;
+            fs::write(path, "").with_context(|| format!("cannot write {}", path.display()))?;
+            for stream in [ports.take("out"), ports.take("err")].into_iter().flatten() {
+                let (file, end) = (fs::File::options().append(true).open(path)?, end.to_owned());
+                readers.push(thread::spawn(move || pump(stream, file, end.as_bytes())));
+            }
+            return Ok(readers);
+        }
         let shown = self.console != Console::Discarded;
         if let Some(stream) = ports.take("out") {
             let end = end.to_owned();

@@ -10,12 +10,14 @@
 //! - [`state`]: the emulated guest saved after boot, so that later runs start in a second
 //! - [`peers`]: the other BGP daemons that tests talk to
 //! - [`guest`]: one run from start to exit status
-//! - [`mod@test`]: the integration tests of tier 4 in one guest
+//! - [`mod@test`]: the integration tests of tier 4
+//! - [`lanes`]: all of them, in several guests
 
 mod cache;
 mod guest;
 mod initramfs;
 mod kernel;
+mod lanes;
 mod peers;
 mod qemu;
 mod setup;
@@ -51,7 +53,8 @@ throw-away overlay, the same working directory and the same environment. The exi
 
 cargo xtask vm setup             install QEMU and the network tools, fetch the kernel
 cargo xtask vm test [--bin NAME] [--] [LIBTEST ARGS]
-                                 run the integration tests `vm` (or NAME) in one guest
+                                 run the integration tests `vm` (or NAME) in one guest; all of
+                                 them: in several, two at a time
 
 Environment: FERROVIA_VM_CACHE (default ~/.cache/ferrovia/vm), FERROVIA_VM_KERNEL (a Debian kernel version),
 FERROVIA_VM_ACCEL (kvm or tcg instead of trying), FERROVIA_VM_QEMU (the QEMU program).
