@@ -194,7 +194,10 @@ impl Book {
         let found = snapshot.pods.get(key).filter(|pod| is_local(pod, snapshot));
         let older = self.pods.remove(key);
         let chosen = match found {
-            Some(pod) => self.targets.choosing(candidate(key, pod, labels_of(snapshot, &key.namespace))),
+            Some(pod) => {
+                let chosen = self.targets.choosing(candidate(key, pod, labels_of(snapshot, &key.namespace)));
+                chosen.into_iter().collect()
+            }
             None => BTreeSet::new(),
         };
         if let Some(pod) = found {

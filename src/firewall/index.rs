@@ -7,8 +7,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use hashbrown::Equivalent;
+
 use super::lookup::Lookup;
-use crate::model::{Labels, Operator, Selector};
+use crate::model::{Labels, Operator, Requirement, Selector};
 
 /// In which namespaces pods are chosen.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
@@ -49,6 +51,17 @@ impl PodChooser {
         in_scope && self.pods.matches(pod.labels)
     }
 
+    /// Whether it asks for nothing but what its place says, so that every pod found there is chosen.
+    fn is_its_place(&self) -> bool {
+        match &self.scope {
+            Scope::Namespace(_) => self.pods.is_everything() || is_one_label(&self.pods),
+            Scope::Selected(namespaces) if self.pods.is_everything() => {
+                namespaces.is_everything() || is_one_label(namespaces)
+            }
+            Scope::Selected(namespaces) => namespaces.is_everything() && is_one_label(&self.pods),
+        }
+    }
+
     /// The places it is filed under: every pod it chooses is found under at least one.
     fn places(&self) -> Vec<Place> {
         let namespace = match &self.scope {
@@ -69,6 +82,11 @@ impl PodChooser {
             },
         }
     }
+}
+
+/// Whether a selector asks for nothing but one label with one of some values.
+fn is_one_label(selector: &Selector) -> bool {
+    matches!(selector.0.as_slice(), [Requirement { operator: Operator::In(_), .. }])
 }
 
 /// The label a selector insists on, with the fewest values.
@@ -93,11 +111,38 @@ enum Place {
     Anywhere,
 }
 
+/// A [`Place`] to look up.
+#[derive(Clone, Copy, Debug, Hash)]
+enum PlaceRef<'a> {
+    Label(Option<&'a str>, &'a str, &'a str),
+    Namespace(&'a str),
+    NamespaceLabel(&'a str, &'a str),
+    Anywhere,
+}
+
+/// The variants stand in the same order and a borrowed text has the hash of an owned one.
+impl Equivalent<Place> for PlaceRef<'_> {
+    fn equivalent(&self, place: &Place) -> bool {
+        match (self, place) {
+            (PlaceRef::Label(namespace, key, value), Place::Label(its_namespace, its_key, its_value)) => {
+                *namespace == its_namespace.as_deref() && **key == **its_key && **value == **its_value
+            }
+            (PlaceRef::Namespace(name), Place::Namespace(its_name)) => **name == **its_name,
+            (PlaceRef::NamespaceLabel(key, value), Place::NamespaceLabel(its_key, its_value)) => {
+                **key == **its_key && **value == **its_value
+            }
+            (PlaceRef::Anywhere, Place::Anywhere) => true,
+            _ => false,
+        }
+    }
+}
+
 /// Choosers, each with the key of whoever wants to know.
 #[derive(Clone, Debug)]
 pub struct Index<K> {
     choosers: BTreeMap<K, PodChooser>,
-    places: Lookup<Place, BTreeSet<K>>,
+    /// Who is filed where, and whether that is all they ask.
+    places: Lookup<Place, BTreeMap<K, bool>>,
 }
 
 impl<K> Default for Index<K> {
@@ -111,7 +156,7 @@ impl<K: Clone + Ord> Index<K> {
     pub fn insert(&mut self, key: K, chooser: PodChooser) {
         self.remove(&key);
         for place in chooser.places() {
-            self.places.get_or_default(place).insert(key.clone());
+            self.places.get_or_default(place).insert(key.clone(), chooser.is_its_place());
         }
         self.choosers.insert(key, chooser);
     }
@@ -134,22 +179,24 @@ impl<K: Clone + Ord> Index<K> {
         self.choosers.get(key)
     }
 
-    /// The keys whose choosers choose this pod, in order.
-    pub fn choosing(&self, pod: Candidate<'_>) -> BTreeSet<K> {
-        let namespace = pod.namespace;
-        let by_label = pod.labels.iter().flat_map(|(key, value)| {
-            [Some(Arc::clone(namespace)), None].map(|scope| Place::Label(scope, Arc::clone(key), Arc::clone(value)))
-        });
-        let by_namespace_label =
-            pod.namespace_labels.iter().map(|(key, value)| Place::NamespaceLabel(Arc::clone(key), Arc::clone(value)));
-        by_label
+    /// The keys whose choosers choose this pod, in order, each once: it has one value of a label, so it meets a chooser in
+    /// one place.
+    pub fn choosing(&self, pod: Candidate<'_>) -> Vec<K> {
+        let by_label = pod
+            .labels
+            .iter()
+            .flat_map(|(key, value)| [Some(&**pod.namespace), None].map(|scope| PlaceRef::Label(scope, key, value)));
+        let by_namespace_label = pod.namespace_labels.iter().map(|(key, value)| PlaceRef::NamespaceLabel(key, value));
+        let mut keys: Vec<K> = by_label
             .chain(by_namespace_label)
-            .chain([Place::Namespace(Arc::clone(namespace)), Place::Anywhere])
+            .chain([PlaceRef::Namespace(pod.namespace), PlaceRef::Anywhere])
             .filter_map(|place| self.places.get(&place))
             .flatten()
-            .filter(|key| self.choosers.get(key).is_some_and(|chooser| chooser.chooses(pod)))
-            .cloned()
-            .collect()
+            .filter(|(key, is_all)| **is_all || self.choosers.get(key).is_some_and(|chooser| chooser.chooses(pod)))
+            .map(|(key, _)| key.clone())
+            .collect();
+        keys.sort_unstable();
+        keys
     }
 }
 
@@ -217,7 +264,7 @@ mod tests {
             last.extend(choosers.iter().enumerate().map(|(key, chooser)| (key % 8, chooser)));
             let asked: BTreeSet<usize> =
                 last.iter().filter(|(key, chooser)| !removed.contains(key) && chooser.chooses(pod)).map(|(key, _)| *key).collect();
-            prop_assert_eq!(index.choosing(pod), asked);
+            prop_assert_eq!(index.choosing(pod), asked.into_iter().collect::<Vec<_>>());
             for key in 0..8 {
                 index.remove(&key);
             }

@@ -1,24 +1,25 @@
 //! A hash map that can be looked up and never walked, so that its order cannot show anywhere.
 //!
-//! Keys here are labels and namespaces: comparing one with a dozen others of a tree costs several times what hashing it
+//! Keys here are labels, namespaces and pods: comparing one with a dozen others of a tree costs several times what hashing it
 //! does, and the first pass looks some twenty up for each pod of the cluster.
 
-use std::collections::HashMap;
-use std::hash::Hash;
+use std::hash::{Hash, RandomState};
 
-/// Values by key, without an order.
+use hashbrown::{Equivalent, HashMap};
+
+/// Values by key, without an order. Names come from whoever may label a pod, so they are hashed with a secret.
 #[derive(Clone, Debug)]
-pub(super) struct Lookup<K, V>(HashMap<K, V>);
+pub(super) struct Lookup<K, V>(HashMap<K, V, RandomState>);
 
 impl<K, V> Default for Lookup<K, V> {
     fn default() -> Lookup<K, V> {
-        Lookup(HashMap::new())
+        Lookup(HashMap::default())
     }
 }
 
 impl<K: Eq + Hash, V> Lookup<K, V> {
-    /// A value.
-    pub(super) fn get(&self, key: &K) -> Option<&V> {
+    /// A value, by its key or by something that is equal and has the same hash.
+    pub(super) fn get<Q: Hash + Equivalent<K>>(&self, key: &Q) -> Option<&V> {
         self.0.get(key)
     }
 
@@ -35,9 +36,14 @@ impl<K: Eq + Hash, V> Lookup<K, V> {
         self.0.entry(key).or_default()
     }
 
+    /// Puts a value in, in place of the one that was there.
+    pub(super) fn insert(&mut self, key: K, value: V) {
+        self.0.insert(key, value);
+    }
+
     /// Takes a value out.
-    pub(super) fn remove(&mut self, key: &K) {
-        self.0.remove(key);
+    pub(super) fn remove(&mut self, key: &K) -> Option<V> {
+        self.0.remove(key)
     }
 
     /// True without any value.

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use sha2::{Digest, Sha256};
 
 use super::index::{Candidate, Index, PodChooser};
+use super::lookup::Lookup;
 use super::pods::Pods;
 use crate::model::{Labels, NamespaceName, Pod, PodKey, Snapshot};
 use crate::net::{Family, Protocol};
@@ -108,8 +109,8 @@ pub struct Members {
     /// The pods as they were last looked at.
     pods: Pods,
     /// The sets that choose each pod, in order. With the pod as it was, that is what it contributes.
-    shares: BTreeMap<PodKey, Vec<SetId>>,
-    /// Sets that changed since the changes were last asked for.
+    shares: Lookup<PodKey, Vec<SetId>>,
+    /// Sets that changed since the changes were last asked for, and new ones.
     changed: BTreeSet<SetId>,
     /// Sets nobody uses.
     unused: BTreeSet<SetId>,
@@ -134,7 +135,7 @@ impl Members {
             let Some(pod) = self.pods.get(&pod_key) else { continue };
             elements(&key.view, pod).into_iter().for_each(|element| entry.add(element));
             // The newest number is the highest, so the order stays.
-            self.shares.entry(pod_key).or_default().push(id);
+            self.shares.get_or_default(pod_key).push(id);
         }
         self.sets.insert(id, entry);
     }
@@ -176,17 +177,19 @@ impl Members {
             if before == after {
                 continue;
             }
-            after.difference(&before).for_each(|element| entry.add(*element));
-            before.difference(&after).for_each(|element| entry.remove(element));
-            self.changed.insert(*id);
+            missing(&before, &after).for_each(|element| entry.add(element));
+            missing(&after, &before).for_each(|element| entry.remove(&element));
+            if !entry.is_new {
+                self.changed.insert(*id);
+            }
         }
-        for id in was.iter().filter(|id| !chosen.contains(id)) {
+        for id in was.iter().filter(|id| chosen.binary_search(id).is_err()) {
             let Some((entry, pod)) = self.sets.get_mut(id).zip(older) else { continue };
             elements(&entry.key.view, pod).iter().for_each(|element| entry.remove(element));
             self.changed.insert(*id);
         }
         if !chosen.is_empty() {
-            self.shares.insert(key.clone(), chosen.into_iter().collect());
+            self.shares.insert(key.clone(), chosen);
         }
     }
 
@@ -293,15 +296,23 @@ pub fn candidate<'a>(key: &'a PodKey, pod: &'a Pod, namespace_labels: &'a Labels
     Candidate { namespace: &key.namespace, namespace_labels, labels: &pod.labels }
 }
 
-/// What a pod has to say to this question.
-fn elements(view: &View, pod: &Pod) -> BTreeSet<Element> {
-    match view {
+/// What a pod has to say to this question, in order, each once.
+fn elements(view: &View, pod: &Pod) -> Vec<Element> {
+    let mut elements: Vec<Element> = match view {
         View::Addresses => pod.addresses.iter().map(|address| (*address, 0)).collect(),
         View::NamedPort { protocol, name } => {
             let numbers = pod.ports.iter().filter(|port| port.protocol == *protocol && port.name == *name);
             numbers.flat_map(|port| pod.addresses.iter().map(|address| (*address, port.port))).collect()
         }
-    }
+    };
+    elements.sort_unstable();
+    elements.dedup();
+    elements
+}
+
+/// The elements of `those` that are not among `these`, which are in order.
+fn missing(these: &[Element], those: &[Element]) -> impl Iterator<Item = Element> {
+    those.iter().copied().filter(|element| these.binary_search(element).is_err())
 }
 
 #[cfg(test)]

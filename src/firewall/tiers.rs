@@ -202,8 +202,11 @@ impl Tiers {
     /// own.
     pub fn set_pod(&mut self, key: &PodKey, is_local: bool, members: &mut Members, snapshot: &Snapshot) {
         let found = snapshot.pods.get(key).filter(|_| is_local);
-        let chosen = match found {
-            Some(pod) => self.targets.choosing(candidate(key, pod, labels_of(snapshot, &key.namespace))),
+        let chosen: BTreeSet<ClusterPolicyName> = match found {
+            Some(pod) => {
+                let chosen = self.targets.choosing(candidate(key, pod, labels_of(snapshot, &key.namespace)));
+                chosen.into_iter().collect()
+            }
             None => BTreeSet::new(),
         };
         let was = self.pods.get(key).map(|both| both.chosen_by.clone()).unwrap_or_default();

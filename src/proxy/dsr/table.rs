@@ -11,8 +11,8 @@ use crate::kernel::filter::{
 use crate::kernel::nft::priority;
 use crate::net::{Family, Protocol};
 
-use super::{DsrKey, DsrNeeds};
 use super::marks::MAX_MARKS;
+use super::{DsrKey, DsrNeeds};
 
 impl DsrNeeds {
     /// Adds what marks the packets and clamps the segments to the room's table. Nothing is added for a family without
