@@ -110,7 +110,8 @@ impl<'a> Judge<'a> {
         for matched in &rule.matches {
             let holds = match matched {
                 // It is judged as if it began now, and an echo is none of the types that rules name.
-                Match::CtState(_) | Match::IcmpTypes { .. } | Match::IpInIp(_) => false,
+                Match::CtState(_) | Match::CtDirectionReply | Match::IcmpTypes { .. } | Match::IpInIp(_) => false,
+                Match::CtMark { value, .. } => *value == 0,
                 Match::Family(family) => *family == Family::of(connection.source),
                 Match::Protocol(protocol) => Some(*protocol) == connection.protocol,
                 Match::DestinationPorts { first, last } => {
