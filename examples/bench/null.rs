@@ -123,11 +123,15 @@ impl Rtnl for Nothing {
 }
 
 impl Conntrack for Nothing {
-    fn list(&mut self, _: Family, _: &mut dyn FnMut(&Flow) -> bool) -> Result<Vec<Flow>, Error> {
+    fn list(&mut self, _: Option<Family>, _: &mut dyn FnMut(&Flow) -> bool) -> Result<Vec<Flow>, Error> {
         Ok(Vec::new())
     }
 
     fn delete(&mut self, _: &[Flow]) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn mark(&mut self, _: &[Flow], _: u32, _: u32) -> Result<(), Error> {
         Ok(())
     }
 }

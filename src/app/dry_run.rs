@@ -208,13 +208,20 @@ impl<D: Fou> Fou for Dry<D> {
 }
 
 impl<D: Conntrack> Conntrack for Dry<D> {
-    fn list(&mut self, family: Family, keep: &mut dyn FnMut(&Flow) -> bool) -> Result<Vec<Flow>, Error> {
+    fn list(&mut self, family: Option<Family>, keep: &mut dyn FnMut(&Flow) -> bool) -> Result<Vec<Flow>, Error> {
         self.door.list(family, keep)
     }
 
     fn delete(&mut self, flows: &[Flow]) -> Result<(), Error> {
         for flow in flows {
             self.journal.note(format!("conntrack -D {flow:?}"));
+        }
+        Ok(())
+    }
+
+    fn mark(&mut self, flows: &[Flow], mask: u32, value: u32) -> Result<(), Error> {
+        for flow in flows {
+            self.journal.note(format!("conntrack -U {flow:?} --mark {value:#x}/{mask:#x}"));
         }
         Ok(())
     }

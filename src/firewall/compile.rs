@@ -14,6 +14,11 @@
 //!
 //! The tiers of cluster policies stand before and after that: `group` writes them.
 //!
+//! A connection that policies no longer allow is marked ([`ENDED_MARK`]) and not forgotten: connection tracking takes a
+//! packet from the middle of a connection it does not know for the first of a new one
+//! (`nf_conntrack_tcp_loose`), and what the server sends next would begin one that no policy forbids. What the client
+//! sends on a marked one is judged anew, what the server sends is dropped.
+//!
 //! Packets that IPVS has sent to a pod pass OUTPUT, with the client's source and the pod as destination: what policies
 //! are about. What the node itself sends to its pods is always allowed, and so is what pods send to their node.
 
@@ -27,7 +32,7 @@ use super::book::Book;
 use super::members::{Element, Members, SetKey, View};
 use super::resolve::{Allow, AllowPeer, AllowPort, Direction, Resolved};
 use super::table::Table;
-use super::{Config, tunnelled};
+use super::{Config, ENDED_MARK, tunnelled};
 use crate::kernel::filter::{
     Base, BaseKind, Chain, CtState, Elements, Field, FieldType, Hook, Key, Map, Match, Name, Rule, Ruleset, Selector,
     Set, Statement, ValueType, merge_prefixes,
@@ -187,11 +192,21 @@ pub(super) fn frame(framing: &Framing) -> Ruleset {
 
 /// The rules that ask one question. `guard`: a pod that is not known yet may be one that a policy isolates.
 fn question(direction: Direction, guard: bool) -> Vec<Rule> {
-    let mut rules = vec![Rule {
-        matches: vec![Match::CtState(vec![CtState::Established, CtState::Related])],
-        statements: vec![Statement::Accept],
-        comment: comment("replies, and what was allowed before"),
-    }];
+    let mut rules = vec![
+        Rule {
+            matches: vec![
+                Match::CtState(vec![CtState::Established, CtState::Related]),
+                Match::CtMark { mask: ENDED_MARK, value: 0 },
+            ],
+            statements: vec![Statement::Accept],
+            comment: comment("replies, and what was allowed before"),
+        },
+        Rule {
+            matches: vec![Match::CtDirectionReply, Match::CtMark { mask: ENDED_MARK, value: ENDED_MARK }],
+            statements: vec![Statement::Counter, Statement::Drop],
+            comment: comment("replies in a connection that policies have ended"),
+        },
+    ];
     // Pods on one bridge find each other by it, and connection tracking knows nothing of it.
     rules.push(Rule {
         matches: vec![Match::IcmpTypes { family: Family::V6, types: NEIGHBOUR_DISCOVERY.to_vec() }],

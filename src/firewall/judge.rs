@@ -6,7 +6,7 @@
 use std::net::IpAddr;
 
 use super::book::Book;
-use super::compile::{EGRESS, INGRESS, itself_set, pods_map};
+use super::compile::{EGRESS, INGRESS, cidrs_set, itself_set, pods_map};
 use super::members::View;
 use super::resolve::Direction;
 use super::table::Table;
@@ -61,6 +61,13 @@ impl<'a> Judge<'a> {
         self.table.addresses.contains_key(&address)
     }
 
+    /// Whether that address is a pod's of this node, or one that a pod of this node may get.
+    pub fn concerns(&self, address: IpAddr) -> bool {
+        let cidrs = self.table.frame.sets.get(&cidrs_set(Family::of(address))).map(|set| &set.elements);
+        self.knows(address)
+            || matches!(cidrs, Some(Elements::Prefixes(prefixes)) if prefixes.iter().any(|prefix| prefix.contains(&address)))
+    }
+
     /// Whether a new connection of this kind would be let through; `from_node` says that this node itself began it.
     /// What cannot be judged counts as allowed.
     pub fn allows(&self, connection: &Connection, from_node: bool) -> bool {
@@ -110,7 +117,8 @@ impl<'a> Judge<'a> {
         for matched in &rule.matches {
             let holds = match matched {
                 // It is judged as if it began now, and an echo is none of the types that rules name.
-                Match::CtState(_) | Match::IcmpTypes { .. } | Match::IpInIp(_) => false,
+                Match::CtState(_) | Match::CtDirectionReply | Match::IcmpTypes { .. } | Match::IpInIp(_) => false,
+                Match::CtMark { value, .. } => *value == 0,
                 Match::Family(family) => *family == Family::of(connection.source),
                 Match::Protocol(protocol) => Some(*protocol) == connection.protocol,
                 Match::DestinationPorts { first, last } => {

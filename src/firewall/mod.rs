@@ -37,6 +37,9 @@ mod tunnelled;
 pub const TABLE: &str = "ferrovia-firewall";
 /// The name under which a namespace's old isolation annotation appears among policies: no object can be called so.
 pub const LEGACY_POLICY: &str = "net.beta.kubernetes.io/network-policy";
+/// The bit of a connection's mark that says it is ended: begun when it was allowed, and no longer. Bits 24-30 are the
+/// router's.
+pub const ENDED_MARK: u32 = 0x8000_0000;
 /// The netlink group denied packets are logged to: the predecessor's.
 pub const LOG_GROUP: u16 = 100;
 /// Denied packets that are logged in a minute, and the burst: the predecessor's rate.

@@ -1,14 +1,13 @@
 //! What iptables does with a packet, read from the text of its rules.
 //!
-//! Understands the words our renderer uses, and panics at any other. Only the first packet of a connection, which has no
-//! marks; interfaces are not known.
+//! Understands the words our renderer uses, and panics at any other. Packets have no marks; interfaces are not known.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::tracer::{Fate, Packet};
-use crate::kernel::filter::Hook;
+use super::tracer::{Fate, Packet, Tracking};
+use crate::kernel::filter::{CtState, Hook};
 use crate::kernel::ipset::Element;
 use crate::kernel::iptables::Table;
 use crate::kernel::iptables::render::{Rendered, RenderedSet};
@@ -52,6 +51,12 @@ impl IptablesTracer {
 
     /// What the chains of one hook do to a packet; `None` when they let it through.
     pub fn hook(&self, hook: Hook, packet: Packet) -> Option<Fate> {
+        self.hook_tracked(hook, packet, Tracking::default())
+    }
+
+    /// The same for a packet of a connection that is known.
+    pub fn hook_tracked(&self, hook: Hook, packet: Packet, tracking: Tracking) -> Option<Fate> {
+        let packet = (packet, tracking);
         let name = match hook {
             Hook::Prerouting => "PREROUTING",
             Hook::Input => "INPUT",
@@ -59,7 +64,7 @@ impl IptablesTracer {
             Hook::Output => "OUTPUT",
             Hook::Postrouting => "POSTROUTING",
         };
-        let family = Family::of(packet.destination);
+        let family = Family::of(packet.0.destination);
         for table in [Table::Mangle, Table::Filter] {
             let Some(chains) = self.tables.get(&(family, table)) else { continue };
             match self.walk(chains, name, packet, 0) {
@@ -71,7 +76,7 @@ impl IptablesTracer {
         None
     }
 
-    fn walk(&self, chains: &Chains, chain: &str, packet: Packet, depth: usize) -> Verdict {
+    fn walk(&self, chains: &Chains, chain: &str, packet: (Packet, Tracking), depth: usize) -> Verdict {
         assert!(depth < 64, "jumps do not end");
         let none = Vec::new();
         let rules = match chains.get(chain) {
@@ -101,7 +106,7 @@ impl IptablesTracer {
     }
 
     /// The target, where the packet fulfils every condition.
-    fn matches<'a, 'b>(&self, words: &'b [&'a str], packet: Packet) -> Option<&'b [&'a str]> {
+    fn matches<'a, 'b>(&self, words: &'b [&'a str], (packet, tracking): (Packet, Tracking)) -> Option<&'b [&'a str]> {
         let mut rest = words;
         loop {
             let (fulfilled, used) = match rest {
@@ -118,7 +123,19 @@ impl IptablesTracer {
                 ["-m", "addrtype", "--src-type", "LOCAL", ..] => (self.local.contains(&packet.source), 4),
                 ["-m", "addrtype", "!", "--dst-type", "LOCAL", ..] => (!self.local.contains(&packet.destination), 5),
                 ["-m", "addrtype", "--dst-type", "LOCAL", ..] => (self.local.contains(&packet.destination), 4),
-                ["-m", "conntrack", "--ctstate", states, ..] => (states.split(',').any(|state| state == "NEW"), 4),
+                ["-m", "conntrack", "--ctstate", states, ..] => {
+                    let wanted = match tracking.state() {
+                        CtState::Established => "ESTABLISHED",
+                        _ => "NEW",
+                    };
+                    (states.split(',').any(|state| state == wanted), 4)
+                }
+                ["-m", "conntrack", "--ctdir", direction, ..] => ((*direction == "REPLY") == tracking.reply, 4),
+                ["-m", "connmark", "--mark", bits, ..] => {
+                    let number = |text: &str| u32::from_str_radix(text.trim_start_matches("0x"), 16).expect("a mark");
+                    let (value, mask) = bits.split_once('/').expect("a mask");
+                    (tracking.mark & number(mask) == number(value), 4)
+                }
                 ["-m", "limit", "--limit", _, "--limit-burst", _, ..] => (true, 6),
                 other => panic!("{other:?} in {words:?}"),
             };

@@ -185,12 +185,16 @@ impl Rtnl for Door<FakeRtnl> {
 }
 
 impl Conntrack for Door<FakeConntrack> {
-    fn list(&mut self, family: Family, keep: &mut dyn FnMut(&Flow) -> bool) -> Result<Vec<Flow>, Error> {
+    fn list(&mut self, family: Option<Family>, keep: &mut dyn FnMut(&Flow) -> bool) -> Result<Vec<Flow>, Error> {
         self.pass(&|| "conntrack -L".to_owned(), |fake| fake.list(family, keep))
     }
 
     fn delete(&mut self, flows: &[Flow]) -> Result<(), Error> {
         self.pass(&|| "conntrack -D".to_owned(), |fake| fake.delete(flows))
+    }
+
+    fn mark(&mut self, flows: &[Flow], mask: u32, value: u32) -> Result<(), Error> {
+        self.pass(&|| "conntrack -U".to_owned(), |fake| fake.mark(flows, mask, value))
     }
 }
 

@@ -1,7 +1,8 @@
 //! One imaginary packet walks through what a node should have, and says where it ends.
 //!
 //! The first packet of a connection: packet filter, routing, IPVS and source translation in the order of the kernel's
-//! hooks. The packet filter is interpreted as a ruleset, not as what the proxy meant by it. Replies are not traced.
+//! hooks. The packet filter is interpreted as a ruleset, not as what the proxy meant by it. Replies are not traced, but
+//! through one hook.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -45,6 +46,24 @@ pub struct Packet {
     pub port: u16,
 }
 
+/// What connection tracking knows of the connection of a packet. By default nothing: the packet is its first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tracking {
+    /// The connection is established.
+    pub established: bool,
+    /// The packet is an answer.
+    pub reply: bool,
+    /// The connection's mark.
+    pub mark: u32,
+}
+
+impl Tracking {
+    /// The word of nft and iptables for the state.
+    pub(super) fn state(self) -> CtState {
+        if self.established { CtState::Established } else { CtState::New }
+    }
+}
+
 /// What becomes of a packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fate {
@@ -78,6 +97,7 @@ struct Walker {
     asked: (IpAddr, u16),
     mark: u32,
     new_source: Option<IpAddr>,
+    tracking: Tracking,
     /// The address of the tunnel's near end, where the packet is inside another one: the packet's destination is then
     /// the far end, as everything else of it is inside.
     tunnel: Option<IpAddr>,
@@ -123,24 +143,22 @@ impl<'a> Tracer<'a> {
 
     /// What the chains of one hook do to a packet; `None` when they let it through.
     pub fn hook(&self, hook: Hook, packet: Packet) -> Option<Fate> {
-        let asked = (packet.destination, packet.port);
-        self.pass(hook, i32::MIN..i32::MAX, &mut Walker { packet, asked, mark: 0, new_source: None, tunnel: None })
+        self.hook_tracked(hook, packet, Tracking::default())
+    }
+
+    /// The same for a packet of a connection that is known.
+    pub fn hook_tracked(&self, hook: Hook, packet: Packet, tracking: Tracking) -> Option<Fate> {
+        self.pass(hook, i32::MIN..i32::MAX, &mut Walker { tracking, ..Walker::new(packet) })
     }
 
     /// The same for a packet that node `from` has put into another one to the packet's destination.
     pub fn hook_tunnelled(&self, hook: Hook, packet: Packet, from: IpAddr) -> Option<Fate> {
-        let asked = (packet.destination, packet.port);
-        self.pass(
-            hook,
-            i32::MIN..i32::MAX,
-            &mut Walker { packet, asked, mark: 0, new_source: None, tunnel: Some(from) },
-        )
+        self.pass(hook, i32::MIN..i32::MAX, &mut Walker { tunnel: Some(from), ..Walker::new(packet) })
     }
 
     /// Where a packet ends.
     pub fn trace(&self, packet: Packet) -> Fate {
-        let asked = (packet.destination, packet.port);
-        let mut walker = Walker { packet, asked, mark: 0, new_source: None, tunnel: None };
+        let mut walker = Walker::new(packet);
         let entry = match packet.origin {
             Origin::Node => Hook::Output,
             Origin::Wire => Hook::Prerouting,
@@ -314,11 +332,10 @@ impl<'a> Tracer<'a> {
             Match::SourceIsLocal { negated } => self.local.contains(&walker.outer_source()) != *negated,
             Match::DestinationIsLocal { negated } => self.local.contains(&walker.packet.destination) != *negated,
             Match::InputInterface { .. } => panic!("interfaces are not traced"),
-            Match::CtState(states) => states.contains(&CtState::New),
-            Match::CtDirectionOriginal => true,
-            Match::CtDirectionReply => false,
-            // A new connection has no mark.
-            Match::CtMark { value, .. } => *value == 0,
+            Match::CtState(states) => states.contains(&walker.tracking.state()),
+            Match::CtDirectionOriginal => !walker.tracking.reply,
+            Match::CtDirectionReply => walker.tracking.reply,
+            Match::CtMark { mask, value } => walker.tracking.mark & mask == *value,
             Match::SourceStation(_) => panic!("stations are not traced"),
             Match::Mark { mask, value } => walker.mark & mask == *value,
             Match::TcpFlags { mask, value } => walker.packet.protocol == Protocol::Tcp && SYN & mask == *value,
@@ -356,6 +373,11 @@ enum Step {
 }
 
 impl Walker {
+    fn new(packet: Packet) -> Walker {
+        let asked = (packet.destination, packet.port);
+        Walker { packet, asked, mark: 0, new_source: None, tracking: Tracking::default(), tunnel: None }
+    }
+
     fn family(&self) -> Family {
         Family::of(self.packet.destination)
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use ferrovia::firewall::book::Book;
 use ferrovia::firewall::compile::ruleset;
 use ferrovia::firewall::reconciler::{Figures, Kernel, Room};
-use ferrovia::firewall::{Config, TABLE};
+use ferrovia::firewall::{Config, ENDED_MARK, TABLE};
 use ferrovia::kernel::conntrack::fake::FakeConntrack;
 use ferrovia::kernel::conntrack::{Flow, Transport};
 use ferrovia::kernel::filter::Ruleset;
@@ -132,6 +132,7 @@ fn flow(source: &str, destination: &str, reply_source: &str, port: u16) -> Flow 
         reply_source: ip(reply_source),
         reply_source_port: port,
         zone: 0,
+        mark: 0,
     }
 }
 
@@ -140,8 +141,16 @@ fn echo(source: &str, destination: &str) -> Flow {
     Flow { transport, destination_port: 0, ..flow(source, destination, destination, 40_000) }
 }
 
+/// The connections that are marked as ended, in order, as they were before.
+fn ended(node: &FakeNode) -> Vec<Flow> {
+    let conntrack = node.conntrack.open();
+    assert!(conntrack.deleted.is_empty(), "none is forgotten: its server could begin it anew");
+    let ended = conntrack.flows.iter().filter(|flow| flow.mark & ENDED_MARK != 0);
+    ended.map(|flow| Flow { mark: flow.mark & !ENDED_MARK, ..*flow }).collect()
+}
+
 #[test]
-fn a_stricter_policy_cuts_what_it_denies_and_a_looser_one_nothing() {
+fn a_stricter_policy_ends_what_it_denies_and_a_looser_one_nothing() {
     let (node, config) = (FakeNode::new(), Config::default());
     let mut room = room(&node, &config);
     let mut snapshot = shop();
@@ -156,26 +165,26 @@ fn a_stricter_policy_cuts_what_it_denies_and_a_looser_one_nothing() {
         flow("10.244.1.5", "10.244.2.9", "10.244.2.9", 8080),
         echo("10.244.2.5", "10.244.1.5"),
     ];
-    let denied = [
-        flow("10.244.2.9", "10.244.1.5", "10.244.1.5", 8080),
+    let mut denied = vec![
+        // The router has a note on it, which stays.
+        Flow { mark: 0x0500_0000, ..flow("10.244.2.9", "10.244.1.5", "10.244.1.5", 8080) },
         flow("198.51.100.1", service, "10.244.1.5", 8080),
         // A ping that runs.
         echo("10.244.2.9", "10.244.1.5"),
     ];
     node.conntrack.open().flows = allowed.iter().chain(&denied).copied().collect();
     let _ = pass(&mut room, &snapshot, Read::Remembered);
-    assert!(node.conntrack.open().deleted.is_empty(), "nothing is isolated");
+    assert_eq!(ended(&node), [], "nothing is isolated");
     put_policy(&mut snapshot, "clients", "web", "client");
     let _ = room.sync(&snapshot, Read::Remembered, Duration::from_secs(60));
-    let mut deleted = node.conntrack.open().deleted.clone();
-    deleted.sort_unstable();
-    let mut wanted = denied.to_vec();
-    wanted.sort_unstable();
-    assert_eq!(deleted, wanted);
-    // A policy more is looser for pods that are isolated already.
+    denied.sort_unstable();
+    assert_eq!(ended(&node), denied);
+    // A policy more is looser for pods that are isolated already: what it allows goes on, without a look.
     put_policy(&mut snapshot, "strangers", "web", "stranger");
     let _ = room.sync(&snapshot, Read::Remembered, Duration::from_secs(120));
-    assert_eq!(node.conntrack.open().deleted.len(), denied.len());
+    let lists = node.conntrack.open().lists;
+    assert_eq!(ended(&node), [flow("198.51.100.1", service, "10.244.1.5", 8080)]);
+    assert_eq!(node.conntrack.open().lists, lists);
     // Its end is stricter; several changes within a moment are one look.
     snapshot.policies.remove(&PolicyKey::new("default", "strangers"));
     let outcome = room.sync(&snapshot, Read::Remembered, Duration::from_secs(120));
@@ -188,14 +197,63 @@ fn a_stricter_policy_cuts_what_it_denies_and_a_looser_one_nothing() {
     node.conntrack.open().flows.insert(in_flight);
     assert!(outcome.again_in.is_some());
     let _ = room.sync(&snapshot, Read::Remembered, Duration::from_secs(200));
-    assert_eq!(node.conntrack.open().deleted.last(), Some(&in_flight));
+    assert_eq!(ended(&node).len(), denied.len() + 1);
+    assert!(ended(&node).contains(&in_flight));
     let outcome = room.sync(&snapshot, Read::Remembered, Duration::from_secs(240));
     assert!(!outcome.unfinished && outcome.again_in.is_none(), "{outcome:?}");
-    // A restarted daemon looks at everything.
-    let late = flow("10.244.2.9", "10.244.1.5", "10.244.1.5", 9999);
-    node.conntrack.open().flows.insert(late);
-    let _ = pass(&mut super::firewall::room(&node, &config), &snapshot, Read::Kernel);
-    assert_eq!(node.conntrack.open().deleted.last(), Some(&late));
+}
+
+#[test]
+fn a_restarted_daemon_ends_what_it_missed_and_lets_go_what_is_allowed_again() {
+    let (node, config) = (FakeNode::new(), Config::default());
+    let mut snapshot = shop();
+    let [late, again] = [9999, 7777].map(|port| flow("10.244.2.9", "10.244.1.5", "10.244.1.5", port));
+    let allowed = Flow { mark: ENDED_MARK | 1, ..flow("10.244.2.5", "10.244.1.5", "10.244.1.5", 8080) };
+    node.conntrack.open().flows = [late, Flow { mark: ENDED_MARK, ..again }, allowed].into();
+    let mut room = room(&node, &config);
+    let _ = pass(&mut room, &snapshot, Read::Kernel);
+    assert_eq!(ended(&node), [again, late]);
+    assert!(node.conntrack.open().flows.contains(&Flow { mark: 1, ..allowed }));
+    // Without policies all go on; where that fails it is done with the next pass.
+    snapshot.policies.clear();
+    node.conntrack.open().fail_next = Some(ferrovia::kernel::Disposition::Retry);
+    let outcome = room.sync(&snapshot, Read::Remembered, Duration::from_secs(60));
+    assert!(outcome.failed.keys().any(|key| key.contains("allow again")), "{:?}", outcome.failed);
+    let outcome = room.sync(&snapshot, Read::Remembered, Duration::from_secs(61));
+    assert!(outcome.failed.is_empty() && ended(&node).is_empty(), "{:?}", outcome.failed);
+}
+
+#[test]
+fn the_next_pod_with_an_address_goes_on_with_nothing_of_the_last() {
+    let (node, config) = (FakeNode::new(), Config::default());
+    let mut snapshot = shop();
+    put_pod(&mut snapshot, "open", "open", "n1", "10.244.1.7");
+    let open = PodKey::new("default", "open");
+    let own = [flow("10.244.1.7", "10.244.2.9", "10.244.2.9", 53), flow("10.244.2.9", "10.244.1.7", "10.244.1.7", 53)];
+    let all = || own.into_iter().chain([flow("10.244.2.5", "10.244.1.5", "10.244.1.5", 8080)]).collect();
+    node.conntrack.open().flows = all();
+    let mut first = room(&node, &config);
+    let _ = pass(&mut first, &snapshot, Read::Remembered);
+    assert_eq!(ended(&node), [], "nothing is denied to it");
+    snapshot.pods.remove(&open);
+    let _ = first.sync(&snapshot, Read::Remembered, Duration::from_secs(60));
+    assert_eq!(ended(&node), own, "an address of nobody is closed");
+    // It went while no daemon ran.
+    node.conntrack.open().flows = all();
+    let _ = pass(&mut room(&node, &config), &snapshot, Read::Kernel);
+    assert_eq!(ended(&node), own);
+    // Without policies nothing is closed, and nobody looks.
+    node.conntrack.open().flows = all();
+    snapshot.policies.clear();
+    put_pod(&mut snapshot, "open", "open", "n1", "10.244.1.7");
+    let mut last = room(&node, &config);
+    let _ = pass(&mut last, &snapshot, Read::Kernel);
+    let _ = last.sync(&snapshot, Read::Remembered, Duration::from_secs(60));
+    let lists = node.conntrack.open().lists;
+    snapshot.pods.remove(&open);
+    let _ = last.sync(&snapshot, Read::Remembered, Duration::from_secs(120));
+    assert_eq!(node.conntrack.open().lists, lists);
+    assert_eq!(ended(&node), []);
 }
 
 #[test]

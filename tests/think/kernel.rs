@@ -22,6 +22,7 @@ fn flow(protocol: Protocol, vip: &str, port: u16, endpoint: &str, client_port: u
         reply_source: ip(endpoint),
         reply_source_port: if endpoint == vip { port } else { 5353 },
         zone,
+        mark: 0,
     }
 }
 
@@ -123,7 +124,7 @@ fn a_failed_deletion_of_flows_is_tried_again() {
     node.conntrack.open().fail_next = Some(ferrovia::kernel::Disposition::Retry);
     let state = dns(&[]).build();
     let outcome = pass(&mut room, &state, Read::Remembered, 1);
-    assert!(outcome.failed.keys().any(|key| key.starts_with("conntrack")), "{:?}", outcome.failed);
+    assert!(outcome.failed.keys().any(|key| key.starts_with("conntrack entries")), "{:?}", outcome.failed);
     sync(&mut room, &state);
     assert!(node.conntrack.open().flows.is_empty());
 }

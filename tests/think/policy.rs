@@ -9,11 +9,11 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use ferrovia::firewall::Config;
 use ferrovia::firewall::book::Book;
 use ferrovia::firewall::compile::ruleset;
 use ferrovia::firewall::judge::{Connection, Judge};
 use ferrovia::firewall::table::Table;
+use ferrovia::firewall::{Config, ENDED_MARK};
 use ferrovia::kernel::filter::Hook;
 use ferrovia::kernel::iptables::render::render;
 use ferrovia::model::{
@@ -25,7 +25,7 @@ use ferrovia::net::{Prefix, Protocol};
 use ferrovia::testing::builders::{ClusterBuilder, cluster, endpoint, ip, prefix, service};
 use ferrovia::testing::iptables::IptablesTracer;
 use ferrovia::testing::policy_oracle::PolicyOracle;
-use ferrovia::testing::tracer::{Origin, Packet, Tracer};
+use ferrovia::testing::tracer::{Fate, Origin, Packet, Tracer, Tracking};
 use proptest::prelude::*;
 use proptest::test_runner::{RngAlgorithm, TestCaseError, TestError, TestRng, TestRunner};
 
@@ -341,7 +341,20 @@ fn agrees(snapshot: &Snapshot, packets: &[Packet]) -> Result<(), TestCaseError> 
         for hook in [Hook::Forward, Hook::Output] {
             let stopped = tracer.hook(hook, packet);
             prop_assert_eq!(stopped.is_none(), oracle.allows(packet, false), "{:?} {:?}: {:?}", hook, packet, stopped);
-            prop_assert_eq!(iptables.hook(hook, packet), stopped, "by iptables: {:?} {:?}", hook, packet);
+            prop_assert_eq!(iptables.hook(hook, packet), stopped.clone(), "by iptables: {:?} {:?}", hook, packet);
+            // In the middle of a connection: one that is ended is as good as new to its client, and dead to its server.
+            for (reply, mark, want) in [
+                (false, 0, None),
+                (true, 0, None),
+                (true, !ENDED_MARK, None),
+                (false, ENDED_MARK, stopped.clone()),
+                (true, u32::MAX, Some(Fate::Dropped)),
+            ] {
+                let tracking = Tracking { established: true, reply, mark };
+                let traced =
+                    [tracer.hook_tracked(hook, packet, tracking), iptables.hook_tracked(hook, packet, tracking)];
+                prop_assert_eq!(traced, [want.clone(), want], "{:?} {:?} {:?}", hook, packet, tracking);
+            }
         }
         let from_node = Packet { source: own[usize::from(packet.source.is_ipv6())], ..packet };
         prop_assert_eq!(tracer.hook(Hook::Output, from_node).is_none(), oracle.allows(from_node, true));

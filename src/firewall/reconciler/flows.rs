@@ -1,8 +1,12 @@
-//! Connections that policies no longer allow: cut, because replies and what was allowed before always pass.
+//! Connections that policies no longer allow: ended, because replies and what was allowed before always pass.
 //!
 //! A change that makes something stricter names the pods it touches. Their tracked connections are judged by the rules as
-//! they are now, with the real client and the real pod, and those denied are deleted by exact tuple: their next packet is
-//! a new connection. What is still allowed is not disturbed. One look answers all changes that came meanwhile.
+//! they are now, with the real client and the real pod, and those denied are marked ([`ENDED_MARK`]): the rules judge what the
+//! client of such a connection sends anew, and drop what the server sends. What is still allowed is not disturbed. One look
+//! answers all changes that came meanwhile.
+//!
+//! They are not deleted: connection tracking would take the server's next packet for the first of a new connection, whose
+//! replies the client's packets then were. A change that allows one of them again takes its mark off, and it goes on.
 //!
 //! An entry outlives its connection, and what it stands for passes as a reply in any state: an SCTP association that is
 //! closed lets an INIT with the same ports in for another ten seconds (`nf_conntrack_proto_sctp.c`). So a generation counts as
@@ -16,6 +20,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::Room;
+use crate::firewall::ENDED_MARK;
 use crate::firewall::judge::{Connection, Judge};
 use crate::kernel::Error;
 use crate::kernel::conntrack::{Conntrack, Flow};
@@ -37,13 +42,27 @@ pub(super) struct Cut {
     /// Those of the last look: packets may have been on their way then.
     once_more: Pods,
     not_before: Duration,
+    /// Connections that are marked as ended, as far as the last look found them.
+    ended: Vec<Flow>,
+    /// The rules have changed since those were judged.
+    loosened: bool,
+}
+
+impl Cut {
+    /// The rules have changed; for pods at these addresses, or for all, they may have become stricter.
+    pub(super) fn note(&mut self, stricter: BTreeSet<IpAddr>, all: bool, changed: bool) {
+        self.pods.addresses.extend(stricter);
+        self.pods.everything |= all;
+        self.loosened |= changed;
+    }
 }
 
 /// Whose connections may not be allowed any longer.
 #[derive(Debug, Default)]
 struct Pods {
     addresses: BTreeSet<IpAddr>,
-    /// All pods of this node: a former run may have ended between a change and this, or somebody else took rules away.
+    /// All addresses for pods of this node: a former run may have ended between a change and this, or somebody else took
+    /// rules away.
     everything: bool,
 }
 
@@ -53,7 +72,7 @@ impl Pods {
     }
 
     fn has(&self, address: IpAddr, judge: &Judge<'_>) -> bool {
-        self.addresses.contains(&address) || (self.everything && judge.knows(address))
+        self.addresses.contains(&address) || (self.everything && judge.concerns(address))
     }
 
     fn has_any(&self, family: Family) -> bool {
@@ -61,11 +80,40 @@ impl Pods {
     }
 }
 
+/// What a flow was begun with.
+fn connection(flow: &Flow) -> Connection {
+    Connection {
+        source: flow.source,
+        source_port: flow.source_port,
+        destination: flow.reply_source,
+        port: flow.reply_source_port,
+        protocol: flow.transport.protocol(),
+    }
+}
+
 impl<N: Nft, R: Rtnl, C: Conntrack, S: Sysctl> Room<N, R, C, S> {
-    /// Cuts what the rules in force deny.
-    pub(super) fn cut_flows(&mut self, stricter: BTreeSet<IpAddr>, all: bool, now: Duration, outcome: &mut Outcome) {
-        self.cut.pods.addresses.extend(stricter);
-        self.cut.pods.everything |= all;
+    /// Lets those of the ended connections go on that the rules in force allow again. Without a look: it costs what there is
+    /// of them.
+    pub(super) fn let_go(&mut self, outcome: &mut Outcome) {
+        if !self.in_force || !self.cut.loosened {
+            return;
+        }
+        let judge = Judge::new(&self.table, &self.book);
+        let allowed = |flow: &Flow| judge.allows(&connection(flow), false);
+        let (again, ended): (Vec<Flow>, Vec<Flow>) = self.cut.ended.iter().copied().partition(allowed);
+        if !again.is_empty() {
+            if let Err(error) = self.kernel.conntrack.mark(&again, ENDED_MARK, 0) {
+                outcome.fail("connections that policies allow again", error);
+                return;
+            }
+            outcome.ops += again.len();
+            self.cut.ended = ended;
+        }
+        self.cut.loosened = false;
+    }
+
+    /// Ends what the rules in force deny.
+    pub(super) fn cut_flows(&mut self, now: Duration, outcome: &mut Outcome) {
         // What is not in force yet must not be judged by; the pass that brings it into force comes here again.
         if !self.in_force || (self.cut.pods.is_empty() && self.cut.once_more.is_empty()) {
             return;
@@ -81,7 +129,7 @@ impl<N: Nft, R: Rtnl, C: Conntrack, S: Sysctl> Room<N, R, C, S> {
                 outcome.ops += cut;
                 self.counts.cut_flows = self.counts.cut_flows.saturating_add(cut as u64);
                 if cut > 0 {
-                    tracing::info!(n_flows = cut, "cut connections that policies no longer allow");
+                    tracing::info!(n_flows = cut, "ended connections that policies no longer allow");
                 }
                 self.cut.once_more = std::mem::take(&mut self.cut.pods);
             }
@@ -102,26 +150,32 @@ impl<N: Nft, R: Rtnl, C: Conntrack, S: Sysctl> Room<N, R, C, S> {
         let judge = Judge::new(&self.table, &self.book);
         let Cut { pods, once_more, .. } = &self.cut;
         let is_touched = |address: &IpAddr| pods.has(*address, &judge) || once_more.has(*address, &judge);
-        let mut is_denied = |flow: &Flow| {
-            let connection = Connection {
-                source: flow.source,
-                source_port: flow.source_port,
-                destination: flow.reply_source,
-                port: flow.reply_source_port,
-                protocol: flow.transport.protocol(),
-            };
-            let touched = is_touched(&connection.source) || is_touched(&connection.destination);
-            touched && !judge.allows(&connection, own.iter().any(|prefix| prefix.contains(&connection.source)))
+        let is_allowed =
+            |flow: &Flow| judge.allows(&connection(flow), own.iter().any(|prefix| prefix.contains(&flow.source)));
+        let is_ended = |flow: &Flow| flow.mark & ENDED_MARK != 0;
+        let mut is_wanted = |flow: &Flow| {
+            let touched = || is_touched(&flow.source) || is_touched(&flow.reply_source);
+            is_ended(flow) || (touched() && !is_allowed(flow))
         };
-        let mut denied = Vec::new();
-        for family in Family::ALL {
-            if pods.has_any(family) || once_more.has_any(family) {
-                denied.extend(self.kernel.conntrack.list(family, &mut is_denied)?);
+        // A look at both families costs the kernel what one at either costs.
+        let family = match Family::ALL.map(|family| pods.has_any(family) || once_more.has_any(family)) {
+            [true, false] => Some(Family::V4),
+            [false, true] => Some(Family::V6),
+            _ => None,
+        };
+        let found = self.kernel.conntrack.list(family, &mut is_wanted)?;
+        let (ended, denied): (Vec<Flow>, Vec<Flow>) = found.into_iter().partition(is_ended);
+        let (again, mut ended): (Vec<Flow>, Vec<Flow>) = ended.into_iter().partition(is_allowed);
+        ended.extend(&denied);
+        // Those of a family that was not looked at are as they were.
+        let other = |flow: &&Flow| family.is_some_and(|family| Family::of(flow.source) != family);
+        ended.extend(self.cut.ended.iter().filter(other));
+        for (flows, value) in [(&again, 0), (&denied, ENDED_MARK)] {
+            if !flows.is_empty() {
+                self.kernel.conntrack.mark(flows, ENDED_MARK, value)?;
             }
         }
-        if !denied.is_empty() {
-            self.kernel.conntrack.delete(&denied)?;
-        }
+        self.cut.ended = ended;
         Ok(denied.len())
     }
 

@@ -161,14 +161,18 @@ impl<N: Nft, R: Rtnl, C: Conntrack, S: Sysctl> Subsystem for Room<N, R, C, S> {
         if read == Read::Kernel || first {
             self.apply_settings(&mut outcome);
         }
+        let (was_in_force, ops) = (self.in_force, outcome.ops);
         self.sync_table(&step, read, first, &mut outcome);
+        let changed = !was_in_force || outcome.ops > ops;
         if read == Read::Kernel || first {
             self.note_limits();
         }
         self.report_withheld(&mut outcome);
         // Somebody else has had the table open for a moment, and what began then is allowed no more than at the start.
         let all = first || outcome.drift > 0;
-        self.cut_flows(step.stricter, all, now, &mut outcome);
+        self.cut.note(step.stricter, all, changed);
+        self.let_go(&mut outcome);
+        self.cut_flows(now, &mut outcome);
         outcome.notices.extend(self.notices.iter().cloned());
         outcome.notices.extend(self.settings_notices.iter().chain(&self.log_notice).cloned());
         self.publish();

@@ -1,12 +1,12 @@
 //! The connection tracking table of the running kernel, over nfnetlink.
 
-use super::codec::{decode_flow, encode_delete, encode_dump};
+use super::codec::{decode_flow, encode_delete, encode_dump, encode_mark};
 use super::{Conntrack, Flow, Transport};
 use crate::kernel::Error;
 use crate::kernel::netlink::{self, Batch, Fault, Refusal, Socket};
 use crate::net::Family;
 
-/// Deletions encoded before they are sent: bounds the buffer, and is a multiple of what one `send` takes.
+/// Messages encoded before they are sent: bounds the buffer, and is a multiple of what one `send` takes.
 const FLOWS_AT_ONCE: usize = 2_000;
 
 /// A client for the network namespace of the thread that opened it.
@@ -27,23 +27,19 @@ impl ConntrackClient {
         })?;
         Ok(ConntrackClient { socket, batch: Batch::new() })
     }
-}
 
-impl Conntrack for ConntrackClient {
-    fn list(&mut self, family: Family, keep: &mut dyn FnMut(&Flow) -> bool) -> Result<Vec<Flow>, Error> {
-        self.batch.clear();
-        encode_dump(&mut self.batch, family);
-        self.socket
-            .query(&mut self.batch, |kind, payload| decode_flow(kind, payload).filter(|flow| keep(flow)))
-            .map_err(|fault| failed(format!("conntrack -L -f {family}"), fault))
-    }
-
-    fn delete(&mut self, flows: &[Flow]) -> Result<(), Error> {
+    /// One message for each flow. One that is gone is as good as done.
+    fn each(
+        &mut self,
+        flows: &[Flow],
+        encode: impl Fn(&mut Batch, &Flow),
+        command: impl Fn(&Flow) -> String,
+    ) -> Result<(), Error> {
         let mut first_error = None;
         for some in flows.chunks(FLOWS_AT_ONCE) {
             self.batch.clear();
             for flow in some {
-                encode_delete(&mut self.batch, flow);
+                encode(&mut self.batch, flow);
             }
             for (flow, answer) in some.iter().zip(self.socket.apply(&mut self.batch)) {
                 match answer {
@@ -58,8 +54,28 @@ impl Conntrack for ConntrackClient {
     }
 }
 
-/// The deletion as the operator would type it.
-fn command(flow: &Flow) -> String {
+impl Conntrack for ConntrackClient {
+    fn list(&mut self, family: Option<Family>, keep: &mut dyn FnMut(&Flow) -> bool) -> Result<Vec<Flow>, Error> {
+        self.batch.clear();
+        encode_dump(&mut self.batch, family);
+        let of_family = || family.map(|family| format!(" -f {family}")).unwrap_or_default();
+        self.socket
+            .query(&mut self.batch, |kind, payload| decode_flow(kind, payload).filter(|flow| keep(flow)))
+            .map_err(|fault| failed(format!("conntrack -L{}", of_family()), fault))
+    }
+
+    fn delete(&mut self, flows: &[Flow]) -> Result<(), Error> {
+        self.each(flows, encode_delete, |flow| format!("conntrack -D {}", identity(flow)))
+    }
+
+    fn mark(&mut self, flows: &[Flow], mask: u32, value: u32) -> Result<(), Error> {
+        let command = |flow: &Flow| format!("conntrack -U {} --mark {value:#x}/{mask:#x}", identity(flow));
+        self.each(flows, |batch, flow| encode_mark(batch, flow, mask, value), command)
+    }
+}
+
+/// A flow as the operator would name it.
+fn identity(flow: &Flow) -> String {
     let Flow { source, source_port, destination, destination_port, zone, .. } = flow;
     let (protocol, ports) = match flow.transport {
         Transport::Ports(protocol) => {
@@ -70,7 +86,7 @@ fn command(flow: &Flow) -> String {
             (name.to_owned(), format!("--icmp-type {kind} --icmp-code {code} --icmp-id {source_port}"))
         }
     };
-    format!("conntrack -D -p {protocol} -s {source} -d {destination} {ports} -w {zone}")
+    format!("-p {protocol} -s {source} -d {destination} {ports} -w {zone}")
 }
 
 fn failed(op: String, fault: Fault) -> Error {

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 
 /// `NFNL_SUBSYS_CTNETLINK`.
 const SUBSYSTEM: u16 = 1;
-/// `IPCTNL_MSG_CT_NEW`: what a dump answers with.
+/// `IPCTNL_MSG_CT_NEW`: what a dump answers with, and what changes an entry that is there.
 const NEW: u16 = SUBSYSTEM << 8;
 /// `IPCTNL_MSG_CT_GET`.
 const GET: u16 = NEW | 1;
@@ -21,7 +21,9 @@ const HEADER: usize = 4;
 mod top {
     pub(super) const TUPLE_ORIGINAL: u16 = 1;
     pub(super) const TUPLE_REPLY: u16 = 2;
+    pub(super) const MARK: u16 = 8;
     pub(super) const ZONE: u16 = 18;
+    pub(super) const MARK_MASK: u16 = 21;
 }
 
 /// `CTA_TUPLE_*`.
@@ -51,12 +53,14 @@ mod proto {
     pub(super) const NUMBER_OF_ICMPV6: u8 = 58;
 }
 
+/// `AF_UNSPEC`: entries of both families (`ctnetlink_filter_match` in `nf_conntrack_netlink.c`).
+const AF_UNSPEC: u8 = 0;
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 
-/// Appends the request for all entries of a family.
-pub fn encode_dump(batch: &mut Batch, family: Family) {
-    batch.message(GET, flag::DUMP).netfilter(family_number(family), 0);
+/// Appends the request for all entries of a family, or of both.
+pub fn encode_dump(batch: &mut Batch, family: Option<Family>) {
+    batch.message(GET, flag::DUMP).netfilter(family.map_or(AF_UNSPEC, family_number), 0);
 }
 
 /// Appends the deletion of one flow, found by its original tuple. There is always a tuple: without one the message
@@ -64,7 +68,21 @@ pub fn encode_dump(batch: &mut Batch, family: Family) {
 pub fn encode_delete(batch: &mut Batch, flow: &Flow) {
     let mut message = batch.message(DELETE, 0);
     message.netfilter(family_number(Family::of(flow.source)), 0);
+    write_identity(&mut message.attributes(), flow);
+}
+
+/// Appends a change of some bits of one flow's mark. Without `NLM_F_CREATE` no flow is made.
+pub fn encode_mark(batch: &mut Batch, flow: &Flow, mask: u32, value: u32) {
+    let mut message = batch.message(NEW, 0);
+    message.netfilter(family_number(Family::of(flow.source)), 0);
     let mut attributes = message.attributes();
+    write_identity(&mut attributes, flow);
+    attributes.be32(top::MARK, value & mask);
+    attributes.be32(top::MARK_MASK, mask);
+}
+
+/// What the kernel finds a flow by.
+fn write_identity(attributes: &mut Writer<'_>, flow: &Flow) {
     attributes.nest(top::TUPLE_ORIGINAL, |tuple| write_original(tuple, flow));
     if flow.zone != 0 {
         attributes.be16(top::ZONE, flow.zone);
@@ -105,12 +123,13 @@ pub fn decode_flow(kind: u16, payload: &[u8]) -> Option<Flow> {
     if kind != NEW {
         return None;
     }
-    let (mut original, mut reply, mut zone) = (None, None, 0);
+    let (mut original, mut reply, mut zone, mut mark) = (None, None, 0, 0);
     for attribute in Attributes::after(payload, HEADER) {
         match attribute.kind {
             top::TUPLE_ORIGINAL => original = Some(decode_tuple(attribute)?),
             top::TUPLE_REPLY => reply = Some(decode_tuple(attribute)?),
             top::ZONE => zone = attribute.be16()?,
+            top::MARK => mark = attribute.be32()?,
             _ => {}
         }
     }
@@ -125,6 +144,7 @@ pub fn decode_flow(kind: u16, payload: &[u8]) -> Option<Flow> {
         reply_source_port: reply.source_port,
         // A zone of one direction only stands in that tuple.
         zone: original.zone.unwrap_or(zone),
+        mark,
     })
 }
 
@@ -210,6 +230,7 @@ mod tests {
             reply_source: endpoint,
             reply_source_port: 5353,
             zone: 7,
+            mark: 0x8000_0001,
         }
     }
 
@@ -229,6 +250,7 @@ mod tests {
         attributes.nest(top::TUPLE_ORIGINAL, |tuple| write_original(tuple, flow));
         attributes.nest(top::TUPLE_REPLY, |tuple| write_original(tuple, &reply));
         attributes.be32(3, 0x188);
+        attributes.be32(top::MARK, flow.mark);
         attributes.be16(top::ZONE, flow.zone);
         drop(message);
         Messages::new(batch.bytes()).next().unwrap().payload.to_vec()
@@ -286,6 +308,20 @@ mod tests {
             assert_eq!((tuple.destination, tuple.destination_port), (flow(v6).destination, 53));
             let zone = Attributes::after(message.payload, HEADER).find(top::ZONE).unwrap();
             assert_eq!(zone.be16(), Some(7));
+        }
+    }
+
+    #[test]
+    fn a_mark_is_set_bit_by_bit_on_a_flow_that_is_there() {
+        for v6 in [false, true] {
+            let mut batch = Batch::new();
+            encode_mark(&mut batch, &flow(v6), 0x8000_0000, u32::MAX);
+            let message = Messages::new(batch.bytes()).next().unwrap();
+            assert_eq!((message.kind, message.flags & 0x400), (NEW, 0), "not NLM_F_CREATE");
+            let number = |kind| Attributes::after(message.payload, HEADER).find(kind).unwrap().be32();
+            assert_eq!((number(top::MARK), number(top::MARK_MASK)), (Some(0x8000_0000), Some(0x8000_0000)));
+            let original = Attributes::after(message.payload, HEADER).find(top::TUPLE_ORIGINAL).unwrap();
+            assert_eq!(decode_tuple(original).unwrap().source, flow(v6).source);
         }
     }
 

@@ -38,10 +38,10 @@ impl FakeConntrack {
 }
 
 impl Conntrack for FakeConntrack {
-    fn list(&mut self, family: Family, keep: &mut dyn FnMut(&Flow) -> bool) -> Result<Vec<Flow>, Error> {
+    fn list(&mut self, family: Option<Family>, keep: &mut dyn FnMut(&Flow) -> bool) -> Result<Vec<Flow>, Error> {
         self.planned_failure("conntrack -L")?;
         self.lists += 1;
-        let of_kind = |flow: &&Flow| Family::of(flow.source) == family;
+        let of_kind = |flow: &&Flow| family.is_none_or(|family| Family::of(flow.source) == family);
         Ok(self.flows.iter().filter(of_kind).filter(|flow| keep(flow)).copied().collect())
     }
 
@@ -49,13 +49,16 @@ impl Conntrack for FakeConntrack {
         self.planned_failure("conntrack -D")?;
         for flow in flows {
             self.deleted.push(*flow);
-            // Found by what identifies it in the kernel: the original tuple and the zone.
-            let same = |other: &Flow| {
-                (other.transport, other.zone) == (flow.transport, flow.zone)
-                    && (other.source, other.source_port) == (flow.source, flow.source_port)
-                    && (other.destination, other.destination_port) == (flow.destination, flow.destination_port)
-            };
-            self.flows.retain(|other| !same(other));
+            self.flows.retain(|other| !other.is_same(flow));
+        }
+        Ok(())
+    }
+
+    fn mark(&mut self, flows: &[Flow], mask: u32, value: u32) -> Result<(), Error> {
+        self.planned_failure("conntrack -U")?;
+        for flow in flows {
+            let found = self.flows.extract_if(.., |other| other.is_same(flow)).collect::<Vec<_>>();
+            self.flows.extend(found.into_iter().map(|it| Flow { mark: it.mark & !mask | value & mask, ..it }));
         }
         Ok(())
     }

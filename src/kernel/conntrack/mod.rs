@@ -1,4 +1,4 @@
-//! Connection tracking entries: found by what they translate, deleted one by one.
+//! Connection tracking entries: found by what they translate, marked and deleted one by one.
 //!
 //! A delete message without a tuple flushes everything; this interface cannot express it.
 
@@ -64,12 +64,27 @@ pub struct Flow {
     pub reply_source_port: u16,
     /// Conntrack zone.
     pub zone: u16,
+    /// The connection's mark (`ct mark`). It is no part of what a flow is found by.
+    pub mark: u32,
+}
+
+impl Flow {
+    /// Whether the kernel takes both for the same: by the original direction and the zone.
+    pub fn is_same(&self, other: &Flow) -> bool {
+        (self.transport, self.zone) == (other.transport, other.zone)
+            && (self.source, self.source_port) == (other.source, other.source_port)
+            && (self.destination, self.destination_port) == (other.destination, other.destination_port)
+    }
 }
 
 /// The node's connection tracking table.
 pub trait Conntrack: Send {
-    /// The flows of one family for which `keep` says yes. Reads the whole table of that family.
-    fn list(&mut self, family: Family, keep: &mut dyn FnMut(&Flow) -> bool) -> Result<Vec<Flow>, Error>;
+    /// The flows for which `keep` says yes, of one family or of both. Either way the kernel walks its whole table once:
+    /// both families cost no more than one.
+    fn list(&mut self, family: Option<Family>, keep: &mut dyn FnMut(&Flow) -> bool) -> Result<Vec<Flow>, Error>;
     /// Delete these flows. A flow that is gone already counts as deleted.
     fn delete(&mut self, flows: &[Flow]) -> Result<(), Error>;
+    /// Set the bits `mask` of the marks of these flows to those of `value`, and leave the others. A flow that is gone
+    /// counts as marked; none is made.
+    fn mark(&mut self, flows: &[Flow], mask: u32, value: u32) -> Result<(), Error>;
 }

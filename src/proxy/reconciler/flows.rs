@@ -47,36 +47,35 @@ impl<I: Ipvs, N: Nft, R: Rtnl, C: Conntrack, S: Sysctl> Room<I, N, R, C, S> {
             let all = self.udp_servers();
             self.flows.pending.extend(all);
         }
-        for family in Family::ALL {
-            let keys: BTreeSet<VirtualServerKey> =
-                self.flows.pending.iter().filter(|key| key.family() == family).copied().collect();
-            if keys.is_empty() {
-                continue;
+        let keys = &self.flows.pending;
+        let of_family = |family: Family| keys.iter().any(|key| key.family() == family);
+        let family = match Family::ALL.map(of_family) {
+            [false, false] => return,
+            [true, true] => None,
+            [v4, _] => Some(if v4 { Family::V4 } else { Family::V6 }),
+        };
+        let servers = &self.servers;
+        let mut is_stale = |flow: &Flow| {
+            let Some(protocol) = flow.transport.protocol() else { return false };
+            let key = VirtualServerKey::Address { address: flow.destination, protocol, port: flow.destination_port };
+            let endpoint = RealServerKey { address: flow.reply_source, port: flow.reply_source_port };
+            keys.contains(&key)
+                && servers
+                    .observed(&key)
+                    .is_none_or(|server| server.real_servers.binary_search_by_key(&endpoint, |real| real.key).is_err())
+        };
+        let deleted = match self.kernel.conntrack.list(family, &mut is_stale) {
+            Ok(flows) if flows.is_empty() => Ok(()),
+            Ok(flows) => {
+                outcome.ops += flows.len();
+                self.kernel.conntrack.delete(&flows)
             }
-            let servers = &self.servers;
-            let mut is_stale = |flow: &Flow| {
-                let Some(protocol) = flow.transport.protocol() else { return false };
-                let key =
-                    VirtualServerKey::Address { address: flow.destination, protocol, port: flow.destination_port };
-                let endpoint = RealServerKey { address: flow.reply_source, port: flow.reply_source_port };
-                keys.contains(&key)
-                    && servers.observed(&key).is_none_or(|server| {
-                        server.real_servers.binary_search_by_key(&endpoint, |real| real.key).is_err()
-                    })
-            };
-            let deleted = match self.kernel.conntrack.list(family, &mut is_stale) {
-                Ok(flows) if flows.is_empty() => Ok(()),
-                Ok(flows) => {
-                    outcome.ops += flows.len();
-                    self.kernel.conntrack.delete(&flows)
-                }
-                Err(error) => Err(error),
-            };
-            match deleted {
-                Ok(()) => self.flows.pending.retain(|key| key.family() != family),
-                Err(error) => {
-                    outcome.fail(format!("conntrack {family}"), error);
-                }
+            Err(error) => Err(error),
+        };
+        match deleted {
+            Ok(()) => self.flows.pending.clear(),
+            Err(error) => {
+                outcome.fail("conntrack entries of UDP clients", error);
             }
         }
     }

@@ -16,6 +16,7 @@ pub fn showcase() -> Vec<Flow> {
         reply_source: address("10.1.0.1"),
         reply_source_port: 5353,
         zone: 0,
+        mark: 0,
     };
     vec![
         base,
@@ -45,8 +46,8 @@ pub fn many() -> Vec<Flow> {
     (0..450).map(|index| Flow { source_port: 20_000 + index, ..*base }).collect()
 }
 
-/// With exactly [`showcase`] in the table: lists by family and predicate; deletes only what is named; gone
-/// ones count as deleted.
+/// With exactly [`showcase`] in the table: lists by family, both at once, and predicate; marks and deletes only what is
+/// named; gone ones count as deleted.
 pub fn lists_and_deletes<C: Conntrack>(conntrack: &mut C) {
     let flows = showcase();
     for family in Family::ALL {
@@ -59,9 +60,19 @@ pub fn lists_and_deletes<C: Conntrack>(conntrack: &mut C) {
             assert_eq!(listed(conntrack, family, protocol, |_| true), want, "{family} {protocol}");
         }
     }
+    let everything = |conntrack: &mut C| {
+        let mut found = conntrack.list(None, &mut |_| true).expect("list");
+        found.sort_unstable();
+        found
+    };
+    let by_source = |flow: &Flow| (flow.transport, flow.source, flow.source_port, flow.destination, flow.zone);
+    let mut want: Vec<_> = flows.iter().map(by_source).collect();
+    want.sort_unstable();
+    assert_eq!(everything(conntrack).iter().map(by_source).collect::<Vec<_>>(), want, "both families at once");
+    marks_bits(conntrack, &flows);
     let echoes = |conntrack: &mut C| {
         let mut is_echo = |flow: &Flow| flow.transport.protocol().is_none();
-        let found = conntrack.list(Family::V4, &mut is_echo).expect("list");
+        let found = conntrack.list(Some(Family::V4), &mut is_echo).expect("list");
         found.into_iter().map(|flow| (flow.transport, flow.source, flow.source_port)).collect::<Vec<_>>()
     };
     let echo = flows[5];
@@ -84,6 +95,35 @@ pub fn lists_and_deletes<C: Conntrack>(conntrack: &mut C) {
     assert_eq!(listed(conntrack, Family::V6, Protocol::Udp, |_| true), []);
 }
 
+/// Marks some bits of some flows, and takes them off again.
+fn marks_bits<C: Conntrack>(conntrack: &mut C, flows: &[Flow]) {
+    let marked = |conntrack: &mut C| {
+        let found = conntrack.list(None, &mut |flow| flow.mark != 0).expect("list");
+        let mut found: Vec<_> =
+            found.iter().map(|flow| (flow.source, flow.source_port, flow.zone, flow.mark)).collect();
+        found.sort_unstable();
+        found
+    };
+    let all = |mark: u32, flows: [&Flow; 3]| {
+        let mut all = flows.map(|flow| (flow.source, flow.source_port, flow.zone, mark)).to_vec();
+        all.sort_unstable();
+        all
+    };
+    // Another family, another zone, an echo.
+    let some = [flows[3], flows[4], flows[5]];
+    let references = [&flows[3], &flows[4], &flows[5]];
+    assert_eq!(marked(conntrack), []);
+    conntrack.mark(&some, 0x8000_0000, u32::MAX).unwrap();
+    assert_eq!(marked(conntrack), all(0x8000_0000, references));
+    conntrack.mark(&some, 0x00ff_0000, 0x0005_0000).unwrap();
+    assert_eq!(marked(conntrack), all(0x8005_0000, references), "other bits stay");
+    conntrack.mark(&[Flow { source_port: 9, ..flows[0] }], u32::MAX, 1).expect("a flow that is gone counts as marked");
+    conntrack.mark(&[], u32::MAX, 1).unwrap();
+    assert_eq!(marked(conntrack), all(0x8005_0000, references), "none is made");
+    conntrack.mark(&some, u32::MAX, 0).unwrap();
+    assert_eq!(marked(conntrack), []);
+}
+
 /// With exactly [`many`] in the table: all of them go in one call.
 pub fn deletes_many<C: Conntrack>(conntrack: &mut C) {
     let flows = listed(conntrack, Family::V4, Protocol::Udp, |_| true);
@@ -100,7 +140,7 @@ fn listed<C: Conntrack>(
     mut keep: impl FnMut(&Flow) -> bool,
 ) -> Vec<Flow> {
     let mut of_kind = |flow: &Flow| flow.transport == protocol.into() && keep(flow);
-    let mut flows = conntrack.list(family, &mut of_kind).expect("list");
+    let mut flows = conntrack.list(Some(family), &mut of_kind).expect("list");
     flows.sort_unstable();
     flows
 }

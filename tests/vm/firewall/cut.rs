@@ -1,23 +1,27 @@
 //! Once a stricter policy counts as applied, nothing of what it denies passes: no running connection of any protocol, and none
-//! that connection tracking has not forgotten yet.
+//! that connection tracking has not forgotten yet. So it stays, whoever sends next.
 
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::OwnedFd;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use ferrovia::net::{Family, Protocol};
-use ferrovia::testing::lab::{Connection, Lab, Options, UdpClient, topology, wait};
+use ferrovia::testing::lab::{Connection, Daemon, Lab, Options, Pod, UdpClient, topology, wait};
 use rustix::io::Errno;
-use rustix::net::connect;
+use rustix::net::{accept, connect, listen};
+use serde_json::{Value, json};
 
 use super::super::truth_table::open;
 use super::super::{SOON, with_lab};
-use super::{Backend, PATIENCE, generation, only_from, web, write_pods};
+use super::{Backend, PATIENCE, generation, only_from, policy, wait_for, web, write_pods};
 
 /// Source ports that the kernel gives nobody by itself.
 const RUNNING: u16 = 20_001;
 const CLOSED: u16 = 20_002;
+/// Both ports of pairs that talk.
+const TALK: u16 = 20_003;
 /// How long a denied request may take to be answered nevertheless.
 const ATTEMPT: Duration = Duration::from_secs(1);
 
@@ -35,7 +39,17 @@ fn associate(lab: &Lab, port: u16, limit: Duration) -> Result<OwnedFd> {
     })
 }
 
-both_backends!(nothing_denied_passes_once_it_is_applied);
+/// Waits until a daemon has these policies in force, and has ended what they deny.
+fn apply(lab: &Lab, daemon: &Daemon, policies: &[Value]) -> Result<()> {
+    let before = generation(daemon)?;
+    lab.manifests().write("policies", policies)?;
+    wait::until_true("the policies are applied", SOON, || Ok(generation(daemon)? > before))
+}
+
+both_backends! {
+    nothing_denied_passes_once_it_is_applied
+    what_is_ended_stays_so_while_the_server_goes_on
+}
 
 fn nothing_denied_passes_once_it_is_applied(backend: Backend) {
     with_lab(Options { nodes: 2, sctp: true, ..Options::default() }, |lab| {
@@ -56,16 +70,108 @@ fn nothing_denied_passes_once_it_is_applied(backend: Backend) {
         drop(associate(lab, CLOSED, SOON)?);
         drop(associate(lab, CLOSED, SOON)?);
 
-        let before = daemons.first().map_or(Ok(0.0), generation)?;
-        lab.manifests().write("policies", &[only_from("p12", "p11")])?;
-        wait::until_true("the policy is applied on the pod's node", SOON, || {
-            Ok(daemons.first().map_or(Ok(0.0), generation)? > before)
-        })?;
+        apply(lab, &daemons[0], &[only_from("p12", "p11")])?;
         ensure!(associate(lab, CLOSED, ATTEMPT).is_err(), "the ports of a closed association let one in");
         ensure!(sctp.request().is_err(), "a running association goes on");
         ensure!(udp.ask(ATTEMPT).is_err(), "a UDP flow goes on");
         ensure!(tcp.request().is_err(), "a TCP connection goes on");
         ensure!(allowed.request().is_ok(), "what is allowed lives on");
+        Ok(())
+    });
+}
+
+/// Two ends that both write all the time and read what comes, without ever waiting.
+struct Talk {
+    protocol: Protocol,
+    client: TcpStream,
+    server: TcpStream,
+}
+
+impl Talk {
+    /// The client's pod asks the server's.
+    fn begin(protocol: Protocol, family: Family, client: &Pod, server: &Pod) -> Result<Talk> {
+        let [from, to] = [client, server].map(|pod| SocketAddr::new(pod.address(family), TALK));
+        let listener = server.ns.run(|| open(protocol, to))?;
+        let socket = client.ns.run(|| open(protocol, from))?;
+        if protocol != Protocol::Udp {
+            listen(&listener, 1)?;
+        }
+        wait::until("the client is connected", SOON, || match connect(&socket, &to) {
+            Ok(()) | Err(Errno::ISCONN) => Ok(()),
+            Err(error) => Err(error.into()),
+        })?;
+        let answering = if protocol == Protocol::Udp {
+            connect(&listener, &from)?;
+            listener
+        } else {
+            wait::until("the server is asked", SOON, || Ok(accept(&listener)?))?
+        };
+        let talk = Talk { protocol, client: TcpStream::from(socket), server: TcpStream::from(answering) };
+        for end in [&talk.client, &talk.server] {
+            end.set_nonblocking(true)?;
+        }
+        Ok(talk)
+    }
+
+    /// Both write, and read all there is; who of them got something.
+    fn exchange(&mut self) -> [bool; 2] {
+        [&mut self.client, &mut self.server].map(|end| {
+            // The other end may be out of reach, which is the point of it.
+            drop(end.write(b"."));
+            let mut got = false;
+            while end.read(&mut [0; 4096]).is_ok_and(|read| read > 0) {
+                got = true;
+            }
+            got
+        })
+    }
+
+    fn goes_on(&mut self) -> Result<()> {
+        let mut heard = [false; 2];
+        wait::until_true(&format!("{}: both ends hear each other", self.protocol), SOON, || {
+            let now = self.exchange();
+            heard = [heard[0] || now[0], heard[1] || now[1]];
+            Ok(heard == [true; 2])
+        })
+    }
+}
+
+/// Lets all of them write for a while, every 50 ms; what was heard in that time.
+fn heard(talks: &mut [Talk], span: Duration) -> Vec<(Protocol, [bool; 2])> {
+    let mut heard = Vec::new();
+    let begun = Instant::now();
+    while begun.elapsed() < span {
+        let now = talks.iter_mut().map(|talk| (talk.protocol, talk.exchange()));
+        heard.extend(now.filter(|(_, heard)| *heard != [false; 2]));
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    heard
+}
+
+fn what_is_ended_stays_so_while_the_server_goes_on(backend: Backend) {
+    with_lab(Options { nodes: 2, sctp: true, ..Options::default() }, |lab| {
+        write_pods(lab, &[])?;
+        let daemons = lab.start_daemons(&backend.options())?;
+        let nothing = |app: &str, direction: &str| {
+            policy("nothing", json!({"podSelector": {"matchLabels": {"app": app}}, "policyTypes": [direction]}))
+        };
+        // A client of another node and what its server may receive; one beside its server and what it may send itself.
+        for (client, server, family, policy) in [
+            ("p21", "p12", Family::V4, nothing("p12", "Ingress")),
+            ("p11", "p12", Family::V6, nothing("p11", "Egress")),
+        ] {
+            let begin = |protocol| Talk::begin(protocol, family, lab.pod(client)?, lab.pod(server)?);
+            let mut talks = Protocol::ALL.into_iter().map(begin).collect::<Result<Vec<Talk>>>()?;
+            talks.iter_mut().try_for_each(Talk::goes_on)?;
+            apply(lab, &daemons[0], &[policy])?;
+            // What had passed before it was applied is read.
+            heard(&mut talks, Duration::from_millis(300));
+            let heard = heard(&mut talks, Duration::from_secs(4));
+            ensure!(heard.is_empty(), "{server} to {client}: what was ended goes on: {heard:?}");
+            lab.manifests().write("policies", &[])?;
+            wait_for(lab, "open again", client, web(lab, server, family)?, true)?;
+            talks.iter_mut().try_for_each(Talk::goes_on)?;
+        }
         Ok(())
     });
 }
