@@ -1,4 +1,4 @@
-//! Taking kube-router's rules out of iptables, for each room once its own are in force.
+//! Taking kube-router's rules out of iptables and nftables, for each room once its own are in force.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -8,6 +8,8 @@ use tokio::sync::watch;
 use crate::kernel::Error;
 use crate::kernel::ipset::{Ipset, IpsetClient, Op};
 use crate::kernel::iptables::{FLAVOURS, restore, save};
+use crate::kernel::nft::NftClient;
+use crate::net::Family;
 use crate::reconcile::Applied;
 use crate::{firewall, proxy, routing};
 
@@ -21,6 +23,8 @@ pub(super) struct Leftovers {
     otherwise: &'static str,
     removal: fn(&str) -> Option<String>,
     is_set: fn(&str) -> bool,
+    /// Its own tables of nftables.
+    nft: &'static [(Family, &'static str)],
 }
 
 /// Of its service proxy.
@@ -31,6 +35,7 @@ pub(super) const SERVICES: Leftovers = Leftovers {
                 jumps to them by hand",
     removal: proxy::takeover::removal,
     is_set: |_| false,
+    nft: &[],
 };
 /// Of its router.
 pub(super) const ROUTES: Leftovers = Leftovers {
@@ -40,15 +45,17 @@ pub(super) const ROUTES: Leftovers = Leftovers {
                 kube-router-pod-subnets from POSTROUTING by hand",
     removal: routing::takeover::removal,
     is_set: routing::takeover::is_set,
+    nft: &[],
 };
 /// Of its firewall.
 pub(super) const POLICIES: Leftovers = Leftovers {
     what: "network policy chains",
     tables: &[firewall::TABLE],
     otherwise: "they go on denying what was denied last; remove chains KUBE-ROUTER-INPUT, -FORWARD and -OUTPUT and the \
-                jumps to them by hand",
+                jumps to them, or tables kube-router-filter-ipv4 and -ipv6 of nftables, by hand",
     removal: firewall::takeover::removal,
     is_set: firewall::takeover::is_set,
+    nft: &firewall::takeover::TABLES,
 };
 
 /// The pause before another try, which doubles up to the longest.
@@ -65,22 +72,28 @@ enum Left {
     Rules,
 }
 
-/// The programs of all flavours, by the flavour's name.
-trait Programs {
+/// The programs of all flavours, by the flavour's name, and nftables.
+trait Filters {
     fn save(&mut self, flavour: &str) -> Option<String>;
     fn restore(&mut self, flavour: &str, script: &str) -> Result<(), Error>;
+    /// Takes a table of nftables away; whether there was one.
+    fn remove_table(&mut self, family: Family, name: &str) -> Result<bool, Error>;
 }
 
 /// Those of the node.
 struct OfNode;
 
-impl Programs for OfNode {
+impl Filters for OfNode {
     fn save(&mut self, flavour: &str) -> Option<String> {
         save(flavour)
     }
 
     fn restore(&mut self, flavour: &str, script: &str) -> Result<(), Error> {
         restore(flavour, script)
+    }
+
+    fn remove_table(&mut self, family: Family, name: &str) -> Result<bool, Error> {
+        NftClient::open()?.remove_table_of(family, name)
     }
 }
 
@@ -121,30 +134,37 @@ impl Leftovers {
 /// Removes what can be removed now. What fails is told once.
 fn remove(
     leftovers: &Leftovers,
-    programs: &mut impl Programs,
+    filters: &mut impl Filters,
     ipset: &mut impl Ipset,
     told: &mut BTreeSet<String>,
 ) -> Left {
     let what = leftovers.what;
     let (mut n_programs, mut left) = (0, Left::Nothing);
-    for flavour in FLAVOURS {
-        let Some(saved) = programs.save(flavour) else { continue };
-        n_programs += 1;
-        let Some(script) = (leftovers.removal)(&saved) else { continue };
-        match programs.restore(flavour, &script) {
-            Ok(()) => tracing::info!(flavour, what, "removed what kube-router left"),
-            Err(error) => {
-                left = Left::Rules;
-                if told.insert(format!("{flavour}: {error}")) {
-                    let otherwise = leftovers.otherwise;
-                    tracing::warn!(flavour, what, reason = %error, "kube-router's rules stay for now: {otherwise}");
-                }
+    let mut note = |place: &str, answer: Result<(), Error>| match answer {
+        Ok(()) => tracing::info!(place, what, "removed what kube-router left"),
+        Err(error) => {
+            left = Left::Rules;
+            if told.insert(format!("{place}: {error}")) {
+                let otherwise = leftovers.otherwise;
+                tracing::warn!(place, what, reason = %error, "kube-router's rules stay for now: {otherwise}");
             }
         }
+    };
+    for (family, name) in leftovers.nft {
+        match filters.remove_table(*family, name) {
+            Ok(false) => {}
+            answer => note(name, answer.map(drop)),
+        }
+    }
+    for flavour in FLAVOURS {
+        let Some(saved) = filters.save(flavour) else { continue };
+        n_programs += 1;
+        let Some(script) = (leftovers.removal)(&saved) else { continue };
+        note(flavour, filters.restore(flavour, &script));
     }
     if n_programs == 0 {
         tracing::debug!(what, "no iptables programs here, so rules that kube-router may have left were not looked for");
-        return Left::Nothing;
+        return left;
     }
     // A kernel without ipset holds none.
     let names = ipset.names().unwrap_or_default().into_iter().filter(|name| (leftovers.is_set)(name));
@@ -166,34 +186,61 @@ mod tests {
     use crate::kernel::Disposition;
     use crate::kernel::ipset::fake::FakeIpset;
     use crate::kernel::ipset::{Kind, Shape};
-    use crate::net::Family;
 
     /// One flavour with kube-router's router in it, whose program fails a number of times.
     struct Node {
-        saved: String,
+        saved: Option<String>,
+        tables: BTreeSet<String>,
         failures: u32,
     }
 
-    impl Programs for Node {
+    impl Node {
+        fn may_fail(&mut self, op: &str) -> Result<(), Error> {
+            if self.failures == 0 {
+                return Ok(());
+            }
+            self.failures -= 1;
+            let (op, message) = (op.to_owned(), "try again".to_owned());
+            Err(Error { op, errno: None, message, kind: Disposition::Retry })
+        }
+    }
+
+    impl Filters for Node {
         fn save(&mut self, flavour: &str) -> Option<String> {
-            (flavour == "iptables-nft").then(|| self.saved.clone())
+            self.saved.clone().filter(|_| flavour == "iptables-nft")
         }
 
         fn restore(&mut self, _: &str, _: &str) -> Result<(), Error> {
-            if self.failures > 0 {
-                self.failures -= 1;
-                let (op, message) = ("iptables-nft-restore".to_owned(), "try again".to_owned());
-                return Err(Error { op, errno: None, message, kind: Disposition::Retry });
-            }
-            self.saved = String::new();
+            self.may_fail("iptables-nft-restore")?;
+            self.saved = Some(String::new());
             Ok(())
         }
+
+        fn remove_table(&mut self, family: Family, name: &str) -> Result<bool, Error> {
+            self.may_fail("nft delete table")?;
+            Ok(self.tables.remove(&format!("{family} {name}")))
+        }
+    }
+
+    /// Also where there are no programs.
+    #[test]
+    fn tables_of_nftables_go_without_programs() {
+        let ours = firewall::takeover::TABLES.map(|(family, name)| format!("{family} {name}"));
+        let tables = ours.into_iter().chain(["inet other".to_owned()]).collect();
+        let mut node = Node { saved: None, tables, failures: 1 };
+        let mut told = BTreeSet::new();
+        let mut attempt = |leftovers| remove(leftovers, &mut node, &mut FakeIpset::new(), &mut told);
+        assert_eq!(attempt(&SERVICES), Left::Nothing);
+        assert_eq!(attempt(&POLICIES), Left::Rules, "one table could not go");
+        assert_eq!(attempt(&POLICIES), Left::Nothing);
+        assert_eq!(node.tables, ["inet other".to_owned()].into());
     }
 
     #[test]
     fn what_cannot_go_now_goes_later() {
         let accept = "-A FORWARD -i kube-bridge -m comment --comment \"allow outbound traffic from pods\" -j ACCEPT";
-        let mut node = Node { saved: format!("*filter\n:FORWARD ACCEPT [0:0]\n{accept}\nCOMMIT\n"), failures: 1 };
+        let saved = format!("*filter\n:FORWARD ACCEPT [0:0]\n{accept}\nCOMMIT\n");
+        let mut node = Node { saved: Some(saved), tables: BTreeSet::new(), failures: 1 };
         let mut ipset = FakeIpset::new();
         let name: std::sync::Arc<str> = "kube-router-node-ips".into();
         let shape = Shape { kind: Kind::Address, family: Some(Family::V4), most: 64 };

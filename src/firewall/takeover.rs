@@ -1,8 +1,13 @@
-//! What kube-router's firewall leaves in iptables, and how to take it away (pure).
+//! What kube-router's firewall leaves in iptables or nftables, and how to take it away (pure).
 //!
 //! Its chains go on denying what its last pass knew of, and pods that came later among them. They are taken away once
 //! our rules are in force: until then both hold, and afterwards ours alone, so at no moment less is denied than ours deny.
 
+use crate::net::Family;
+
+/// Its tables of nftables (`--use-nftables-for-netpol`), each with the family it is of.
+pub const TABLES: [(Family, &str); 2] =
+    [(Family::V4, "kube-router-filter-ipv4"), (Family::V6, "kube-router-filter-ipv6")];
 /// The chains the kernel's own jump to.
 const ENTRIES: [(&str, &str); 3] =
     [("INPUT", "KUBE-ROUTER-INPUT"), ("FORWARD", "KUBE-ROUTER-FORWARD"), ("OUTPUT", "KUBE-ROUTER-OUTPUT")];

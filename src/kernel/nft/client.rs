@@ -4,11 +4,15 @@ use super::Nft;
 use super::codec::encode;
 use super::decode::{self, RawElement, SetHeader, Shape};
 use super::text::ChangeIn;
-use super::uapi::{FAMILY_INET, SUBSYSTEM, chain, elements, message, object, rule, set, table};
+use super::uapi::{
+    BATCH_BEGIN, BATCH_END, FAMILY_INET, FAMILY_IPV4, FAMILY_IPV6, SUBSYSTEM, chain, elements, message, object, rule,
+    set, table,
+};
 use crate::kernel::error::{Disposition, Error};
 use crate::kernel::filter::plan::{Change, Observed, ObservedChain, Transaction};
 use crate::kernel::filter::{Elements, Map, Name, Set};
 use crate::kernel::netlink::{Batch, Fault, Protocol, Refusal, Socket, Writer, flag};
+use crate::net::Family;
 
 /// How often a transaction is sent again when the kernel asks for it (ERESTART: another writer came between).
 const ATTEMPTS: u32 = 5;
@@ -41,6 +45,38 @@ impl NftClient {
     /// What the kernel answered.
     pub fn port(&self) -> std::io::Result<u32> {
         self.socket.port()
+    }
+
+    /// Takes away somebody else's table of family `ip` or `ip6` with all that is in it, in one transaction. Whether there
+    /// was one.
+    ///
+    /// # Errors
+    /// What the kernel answered.
+    pub fn remove_table_of(&mut self, family: Family, name: &str) -> Result<bool, Error> {
+        let (word, number) = match family {
+            Family::V4 => ("ip", FAMILY_IPV4),
+            Family::V6 => ("ip6", FAMILY_IPV6),
+        };
+        self.request.clear();
+        self.request.message(BATCH_BEGIN, 0).netfilter(0, SUBSYSTEM);
+        let mut removal = self.request.message((SUBSYSTEM << 8) | message::DELETE_TABLE, 0);
+        removal.netfilter(number, 0);
+        removal.attributes().text(table::NAME, name);
+        drop(removal);
+        self.request.message(BATCH_END, 0).netfilter(0, SUBSYSTEM);
+        match self.socket.transact(&mut self.request) {
+            Ok(()) => Ok(true),
+            // No such table; or no nftables for this family, or at all.
+            Err(refused)
+                if matches!(refused.fault.errno(), Some(Refusal::ENOENT | Refusal::EINVAL | Refusal::EOPNOTSUPP)) =>
+            {
+                Ok(false)
+            }
+            Err(refused) => {
+                let kind = refused.fault.disposition();
+                Err(refused.fault.into_error(format!("nft delete table {word} {name}"), kind))
+            }
+        }
     }
 
     /// Asks for objects of one kind and gathers what `decode` makes of each answer.

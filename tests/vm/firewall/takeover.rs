@@ -1,4 +1,4 @@
-//! kube-router's chains and sets give way to ours, and at no moment does anything pass that both deny.
+//! kube-router's chains, sets and tables give way to ours, and at no moment does anything pass that both deny.
 
 use std::net::IpAddr;
 
@@ -70,10 +70,42 @@ fn rules(family: Family, pod: IpAddr) -> String {
     text
 }
 
+/// The same as kube-router writes it with `--use-nftables-for-netpol` (`npc_nftables.go`).
+fn table(family: Family, pod: IpAddr, friend: IpAddr) -> String {
+    let (ip, name, kind) = match family {
+        Family::V4 => ("ip", "kube-router-filter-ipv4", "ipv4_addr"),
+        Family::V6 => ("ip6", "kube-router-filter-ipv6", "ipv6_addr"),
+    };
+    let mut text = format!("table {ip} {name} {{\ncomment \"rules for {name}\"\n");
+    for (set, address) in [("KUBE-SRC-DKGXMCAQNFKHS3YO", friend), ("KUBE-DST-2FAIIK2E4RIPMTGF", pod)] {
+        text.push_str(&format!("set {set} {{ type {kind}; elements = {{ {address} }} }}\n"));
+    }
+    text.push_str(&format!(
+        "chain KUBE-NWPLCY-DEFAULT {{ counter meta mark set meta mark or 0x10000; }}\n\
+         chain KUBE-NWPLCY-COMMON {{ ct state invalid drop; ct state related,established accept; }}\n\
+         chain KUBE-NWPLCY-TAIL {{ meta mark and 0x20000 == 0x20000 accept; }}\n\
+         chain KUBE-NWPLCY-RQ5X3TNHQ6BVLCAV {{ {ip} saddr @KUBE-SRC-DKGXMCAQNFKHS3YO {ip} daddr \
+         @KUBE-DST-2FAIIK2E4RIPMTGF counter meta mark set meta mark or 0x10000 return; }}\n\
+         chain KUBE-POD-FW-B3ILTVVXAIQRS6H5 {{\n jump KUBE-NWPLCY-COMMON;\n fib saddr type local {ip} daddr {pod} counter accept;\n \
+         jump KUBE-NWPLCY-RQ5X3TNHQ6BVLCAV;\n {ip} saddr {pod} jump KUBE-NWPLCY-DEFAULT;\n \
+         meta mark and 0x10000 == 0x0 limit rate 10/minute burst 10 packets log group 100;\n \
+         meta mark and 0x10000 == 0x0 counter reject;\n meta mark set meta mark and 0xfffeffff;\n \
+         meta mark set meta mark or 0x20000;\n }}\n"
+    ));
+    for hook in ["input", "forward", "output"] {
+        let chain = hook.to_uppercase();
+        text.push_str(&format!(
+            "chain KUBE-ROUTER-{chain} {{\n type filter hook {hook} priority filter; policy accept;\n {ip} daddr {pod} jump \
+             KUBE-POD-FW-B3ILTVVXAIQRS6H5;\n {ip} saddr {pod} jump KUBE-POD-FW-B3ILTVVXAIQRS6H5;\n jump KUBE-NWPLCY-TAIL;\n }}\n"
+        ));
+    }
+    text + "}\n"
+}
+
 /// What is left of kube-router's firewall.
 fn left(ns: &Namespace) -> Result<Vec<String>> {
     let mut all = String::new();
-    for program in ["iptables-nft-save", "ip6tables-nft-save", "ipset list -n"] {
+    for program in ["iptables-nft-save", "ip6tables-nft-save", "ipset list -n", "nft list tables"] {
         all.push_str(&ns.command(program)?);
     }
     Ok(all.lines().filter(|line| line.contains("KUBE-") || line.contains("kube-router")).map(str::to_owned).collect())
@@ -82,21 +114,34 @@ fn left(ns: &Namespace) -> Result<Vec<String>> {
 both_backends!(kube_router_s_rules_give_way_without_an_open_moment);
 
 fn kube_router_s_rules_give_way_without_an_open_moment(backend: Backend) {
+    give_way(backend, |ns, family, pod, friend| {
+        let sets = [
+            ("KUBE-SRC-DKGXMCAQNFKHS3YO", friend),
+            ("KUBE-DST-2FAIIK2E4RIPMTGF", pod),
+            ("kube-router-local-pods", pod),
+        ];
+        ns.feed("ipset restore", &sets.map(|(name, address)| set(name, family, address)).concat())?;
+        let program = if family == Family::V4 { "iptables" } else { "ip6tables" };
+        ns.feed(&format!("{program}-nft-restore --noflush"), &rules(family, pod)).map(drop)
+    });
+}
+
+/// kube-router with `--use-nftables-for-netpol` has tables of its own.
+#[test]
+fn kube_router_s_tables_give_way_without_an_open_moment() {
+    give_way(Backend::Nftables, |ns, family, pod, friend| ns.feed("nft -f -", &table(family, pod, friend)).map(drop));
+}
+
+/// `deny` writes what kube-router has: pod p12 receives from p11 alone.
+fn give_way(backend: Backend, deny: impl Fn(&Namespace, Family, IpAddr, IpAddr) -> Result<()>) {
     with_lab(Options { nodes: 2, ..Options::default() }, |lab| {
         write_pods(lab, &[])?;
         lab.manifests().write("policies", &[only_from("p12", "p11")])?;
         let ns = lab.node(1)?.ns.clone();
         for family in Family::ALL {
-            let (pod, friend) = (lab.pod("p12")?.address(family), lab.pod("p11")?.address(family));
-            let sets = [
-                ("KUBE-SRC-DKGXMCAQNFKHS3YO", friend),
-                ("KUBE-DST-2FAIIK2E4RIPMTGF", pod),
-                ("kube-router-local-pods", pod),
-            ];
-            ns.feed("ipset restore", &sets.map(|(name, address)| set(name, family, address)).concat())?;
-            let program = if family == Family::V4 { "iptables" } else { "ip6tables" };
-            ns.feed(&format!("{program}-nft-restore --noflush"), &rules(family, pod))?;
+            deny(&ns, family, lab.pod("p12")?.address(family), lab.pod("p11")?.address(family))?;
         }
+        ensure!(!left(&ns)?.is_empty(), "kube-router's rules are there");
         let targets = Family::ALL.map(|family| web(lab, "p12", family));
         let [v4, v6] = targets;
         let (v4, v6) = (v4?, v6?);
