@@ -99,13 +99,13 @@ impl Book {
         for name in &changes.cluster_policies {
             self.tiers.set_policy(name, self.pods.keys(), &mut self.members, snapshot);
         }
-        for key in &changes.pods {
-            self.set_pod(key, snapshot);
-            self.tiers.set_pod(key, self.pods.contains_key(key), &mut self.members, snapshot);
+        let pods: Vec<_> = changes.pods.iter().map(|key| (key, snapshot.pods.get(key))).collect();
+        for (key, pod) in &pods {
+            self.set_pod(key, pod.filter(|pod| is_local(pod, snapshot)).map(AsRef::as_ref), snapshot);
         }
         // Last: at the start all sets are in use by now, and each pod is looked at once instead of each set's pods.
-        for key in &changes.pods {
-            self.members.update(key, snapshot);
+        for (key, pod) in pods {
+            self.members.update(key, pod);
         }
     }
 
@@ -190,9 +190,12 @@ impl Book {
         self.policies.insert(key.clone(), entry);
     }
 
-    fn set_pod(&mut self, key: &PodKey, snapshot: &Snapshot) {
-        let found = snapshot.pods.get(key).filter(|pod| is_local(pod, snapshot));
+    /// A pod of this node came, changed or went.
+    fn set_pod(&mut self, key: &PodKey, found: Option<&Pod>, snapshot: &Snapshot) {
         let older = self.pods.remove(key);
+        if older.is_none() && found.is_none() {
+            return;
+        }
         let chosen = match found {
             Some(pod) => {
                 let chosen = self.targets.choosing(candidate(key, pod, labels_of(snapshot, &key.namespace)));
@@ -237,6 +240,7 @@ impl Book {
                 }
             }
         }
+        self.tiers.set_pod(key, found.is_some(), &mut self.members, snapshot);
     }
 
     /// Writes down whether a policy isolates a pod.

@@ -3,13 +3,13 @@
 //! Keys here are labels, namespaces and pods: comparing one with a dozen others of a tree costs several times what hashing it
 //! does, and the first pass looks some twenty up for each pod of the cluster.
 
-use std::hash::{Hash, RandomState};
+use std::hash::Hash;
 
 use hashbrown::{Equivalent, HashMap};
 
-/// Values by key, without an order. Names come from whoever may label a pod, so they are hashed with a secret.
+/// Values by key, without an order. Names come from whoever may label a pod: the hash has a secret of this process.
 #[derive(Clone, Debug)]
-pub(super) struct Lookup<K, V>(HashMap<K, V, RandomState>);
+pub(super) struct Lookup<K, V>(HashMap<K, V>);
 
 impl<K, V> Default for Lookup<K, V> {
     fn default() -> Lookup<K, V> {
@@ -23,8 +23,8 @@ impl<K: Eq + Hash, V> Lookup<K, V> {
         self.0.get(key)
     }
 
-    /// A value, to change it.
-    pub(super) fn get_mut(&mut self, key: &K) -> Option<&mut V> {
+    /// A value, to change it, likewise.
+    pub(super) fn get_mut<Q: Hash + Equivalent<K>>(&mut self, key: &Q) -> Option<&mut V> {
         self.0.get_mut(key)
     }
 
@@ -41,8 +41,8 @@ impl<K: Eq + Hash, V> Lookup<K, V> {
         self.0.insert(key, value);
     }
 
-    /// Takes a value out.
-    pub(super) fn remove(&mut self, key: &K) -> Option<V> {
+    /// Takes a value out, likewise.
+    pub(super) fn remove<Q: Hash + Equivalent<K>>(&mut self, key: &Q) -> Option<V> {
         self.0.remove(key)
     }
 

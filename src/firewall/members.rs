@@ -150,8 +150,8 @@ impl Members {
     }
 
     /// A pod came, changed or went.
-    pub fn update(&mut self, key: &PodKey, snapshot: &Snapshot) {
-        let newer = snapshot.pods.get(key).filter(|pod| is_peer(pod)).cloned();
+    pub fn update(&mut self, key: &PodKey, pod: Option<&Arc<Pod>>) {
+        let newer = pod.filter(|pod| is_peer(pod)).cloned();
         let older = self.pods.set(key, newer.clone());
         self.look_at(key, older.as_deref(), newer.as_deref());
     }
@@ -393,7 +393,7 @@ mod tests {
                             }
                             None => drop(snapshot.pods.remove(&key)),
                         }
-                        members.update(&key, &snapshot);
+                        members.update(&key, snapshot.pods.get(&key));
                     }
                     Step::Namespace(n, team) => {
                         let labels = if team { [(Arc::from("team"), Arc::from("x"))].into() } else { Labels::new() };

@@ -8,12 +8,24 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
+use hashbrown::Equivalent;
+
 use super::index::{Candidate, PodChooser, Scope, narrowest};
 use super::lookup::Lookup;
 use crate::model::{Labels, Pod, PodKey, Selector};
 
 /// A label: its name and its value.
 type Label = (Arc<str>, Arc<str>);
+
+/// A [`Label`] to look up.
+#[derive(Hash)]
+struct LabelRef<'a>(&'a str, &'a str);
+
+impl Equivalent<Label> for LabelRef<'_> {
+    fn equivalent(&self, (key, value): &Label) -> bool {
+        *self.0 == **key && *self.1 == **value
+    }
+}
 
 /// The number of a pod, and that of its namespace first: so those of a namespace stand side by side, and keeping numbers
 /// in order costs a fraction of keeping names in order.
@@ -128,7 +140,7 @@ impl Pods {
         match (narrowest(&chooser.pods), namespaces) {
             // A pod has one value of a label, so it is under one of them.
             (Some((key, values)), namespaces) => {
-                let pods = values.iter().filter_map(|value| self.by_label.get(&(Arc::clone(key), Arc::clone(value))));
+                let pods = values.iter().filter_map(|value| self.by_label.get(&LabelRef(key, value)));
                 match namespaces {
                     Some(namespaces) => {
                         let within = |pods: &'_ BTreeSet<PodId>| {
@@ -151,8 +163,8 @@ impl Pods {
     /// The namespaces with the label a selector insists on; `None` where it insists on none.
     fn insisted_on(&self, selector: &Selector) -> Option<BTreeSet<&Arc<str>>> {
         let (key, values) = narrowest(selector)?;
-        let labels = values.iter().map(|value| (Arc::clone(key), Arc::clone(value)));
-        Some(labels.filter_map(|label| self.namespaces_by_label.get(&label)).flatten().collect())
+        let filed = values.iter().filter_map(|value| self.namespaces_by_label.get(&LabelRef(key, value)));
+        Some(filed.flatten().collect())
     }
 }
 
@@ -164,7 +176,7 @@ fn all_of(namespace: u64) -> RangeInclusive<PodId> {
 /// Files somebody whose labels changed.
 fn file<K: Ord + Clone>(places: &mut Lookup<Label, BTreeSet<K>>, who: &K, before: &Labels, after: &Labels) {
     for (key, value) in before.iter().filter(|(key, value)| after.get(*key) != Some(*value)) {
-        let label = (Arc::clone(key), Arc::clone(value));
+        let label = LabelRef(key, value);
         if let Some(filed) = places.get_mut(&label) {
             filed.remove(who);
             if filed.is_empty() {
@@ -173,7 +185,10 @@ fn file<K: Ord + Clone>(places: &mut Lookup<Label, BTreeSet<K>>, who: &K, before
         }
     }
     for (key, value) in after.iter().filter(|(key, value)| before.get(*key) != Some(*value)) {
-        places.get_or_default((Arc::clone(key), Arc::clone(value))).insert(who.clone());
+        match places.get_mut(&LabelRef(key, value)) {
+            Some(filed) => drop(filed.insert(who.clone())),
+            None => places.insert((Arc::clone(key), Arc::clone(value)), BTreeSet::from([who.clone()])),
+        }
     }
 }
 

@@ -201,7 +201,7 @@ impl Tiers {
     /// A pod came, changed or went, or the labels of its namespace changed. `is_local`: it runs here, in a network of its
     /// own.
     pub fn set_pod(&mut self, key: &PodKey, is_local: bool, members: &mut Members, snapshot: &Snapshot) {
-        let found = snapshot.pods.get(key).filter(|_| is_local);
+        let found = is_local.then(|| snapshot.pods.get(key)).flatten();
         let chosen: BTreeSet<ClusterPolicyName> = match found {
             Some(pod) => {
                 let chosen = self.targets.choosing(candidate(key, pod, labels_of(snapshot, &key.namespace)));
