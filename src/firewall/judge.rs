@@ -6,7 +6,7 @@
 use std::net::IpAddr;
 
 use super::book::Book;
-use super::compile::{EGRESS, INGRESS, itself_set, pods_map};
+use super::compile::{EGRESS, INGRESS, cidrs_set, itself_set, pods_map};
 use super::members::View;
 use super::resolve::Direction;
 use super::table::Table;
@@ -59,6 +59,13 @@ impl<'a> Judge<'a> {
     /// Whether this node has a pod with that address.
     pub fn knows(&self, address: IpAddr) -> bool {
         self.table.addresses.contains_key(&address)
+    }
+
+    /// Whether that address is a pod's of this node, or one that a pod of this node may get.
+    pub fn concerns(&self, address: IpAddr) -> bool {
+        let cidrs = self.table.frame.sets.get(&cidrs_set(Family::of(address))).map(|set| &set.elements);
+        self.knows(address)
+            || matches!(cidrs, Some(Elements::Prefixes(prefixes)) if prefixes.iter().any(|prefix| prefix.contains(&address)))
     }
 
     /// Whether a new connection of this kind would be let through; `from_node` says that this node itself began it.

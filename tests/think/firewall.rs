@@ -249,6 +249,39 @@ fn a_restarted_daemon_ends_what_it_missed_and_lets_go_what_is_allowed_again() {
 }
 
 #[test]
+fn the_next_pod_with_an_address_goes_on_with_nothing_of_the_last() {
+    let (node, config) = (FakeNode::new(), Config::default());
+    let mut snapshot = shop();
+    put_pod(&mut snapshot, "open", "open", "n1", "10.244.1.7");
+    let open = PodKey::new("default", "open");
+    let own = [flow("10.244.1.7", "10.244.2.9", "10.244.2.9", 53), flow("10.244.2.9", "10.244.1.7", "10.244.1.7", 53)];
+    let all = || own.into_iter().chain([flow("10.244.2.5", "10.244.1.5", "10.244.1.5", 8080)]).collect();
+    node.conntrack.open().flows = all();
+    let mut first = room(&node, &config);
+    let _ = pass(&mut first, &snapshot, Read::Remembered);
+    assert_eq!(ended(&node), [], "nothing is denied to it");
+    snapshot.pods.remove(&open);
+    let _ = first.sync(&snapshot, Read::Remembered, Duration::from_secs(60));
+    assert_eq!(ended(&node), own, "an address of nobody is closed");
+    // It went while no daemon ran.
+    node.conntrack.open().flows = all();
+    let _ = pass(&mut room(&node, &config), &snapshot, Read::Kernel);
+    assert_eq!(ended(&node), own);
+    // Without policies nothing is closed, and nobody looks.
+    node.conntrack.open().flows = all();
+    snapshot.policies.clear();
+    put_pod(&mut snapshot, "open", "open", "n1", "10.244.1.7");
+    let mut last = room(&node, &config);
+    let _ = pass(&mut last, &snapshot, Read::Kernel);
+    let _ = last.sync(&snapshot, Read::Remembered, Duration::from_secs(60));
+    let lists = node.conntrack.open().lists;
+    snapshot.pods.remove(&open);
+    let _ = last.sync(&snapshot, Read::Remembered, Duration::from_secs(120));
+    assert_eq!(node.conntrack.open().lists, lists);
+    assert_eq!(ended(&node), []);
+}
+
+#[test]
 fn what_somebody_else_changes_is_repaired_and_counted() {
     let (node, config, snapshot) = (FakeNode::new(), Config::default(), shop());
     let mut room = room(&node, &config);

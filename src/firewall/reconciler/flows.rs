@@ -62,7 +62,8 @@ impl Cut {
 #[derive(Debug, Default)]
 struct Pods {
     addresses: BTreeSet<IpAddr>,
-    /// All pods of this node: a former run may have ended between a change and this, or somebody else took rules away.
+    /// All addresses for pods of this node: a former run may have ended between a change and this, or somebody else took
+    /// rules away.
     everything: bool,
 }
 
@@ -72,7 +73,7 @@ impl Pods {
     }
 
     fn has(&self, address: IpAddr, judge: &Judge<'_>) -> bool {
-        self.addresses.contains(&address) || (self.everything && judge.knows(address))
+        self.addresses.contains(&address) || (self.everything && judge.concerns(address))
     }
 
     fn has_any(&self, family: Family) -> bool {

@@ -153,12 +153,17 @@ impl Table {
         let node = snapshot.own_node();
         let framing = Framing {
             pod_cidrs: node.map(|node| node.pod_cidrs.clone()).unwrap_or_default(),
-            guard: book.has_policies() || self.config.default_deny,
+            guard: self.guards(book),
             tunnelled: self.tunnelled(),
             node: node.filter(|_| !self.direct.is_empty()).map(|node| node.addresses().collect()).unwrap_or_default(),
         };
         self.update_frame(framing, &mut draft);
         draft.finish(self, book)
+    }
+
+    /// Whether an address that no pod is known for may be one that a policy isolates.
+    fn guards(&self, book: &Book) -> bool {
+        book.has_policies() || self.config.default_deny
     }
 
     /// Everything, elements included.
@@ -398,6 +403,10 @@ impl Table {
             };
             Verdicts { ingress: verdict(Direction::Ingress), egress: verdict(Direction::Egress) }
         });
+        // What the pod was allowed to do is nothing that the next one with its address may go on with.
+        if older.is_some() && newer.is_none() && self.guards(book) {
+            draft.stricter.insert(address);
+        }
         let family = Family::of(address);
         for direction in DIRECTIONS {
             let value = |verdicts: &Option<Verdicts>| verdicts.as_ref().map(|found| found.of(direction).clone());

@@ -1,8 +1,10 @@
 //! NetworkPolicy on the real kernel, the same tests for both backends: what policies forbid does not pass, what they allow does.
 
 mod cut;
+mod first_packet;
 mod neighbours;
 mod policies;
+mod services;
 mod takeover;
 
 use std::net::SocketAddr;
