@@ -10,6 +10,7 @@ use ferrovia::routing::bgp::policy::{NodePolicy, PolicySet, node_policies};
 use ferrovia::routing::bgp::rib::{RibSettings, Settings};
 use ferrovia::routing::bgp::types::{AsPath, Attributes, Negotiated, Nlri, Origin, PeerId, PeerKind};
 use ferrovia::routing::bgp::wire::{self, Message};
+use ferrovia::testing::builders::bgp_session;
 
 pub const OWN: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
 const OWN_ASN: Asn = Asn(64_512);
@@ -30,22 +31,8 @@ pub enum Kind {
 
 /// A session as both ends agreed.
 pub fn session(n: u32, kind: PeerKind) -> Negotiated {
-    Negotiated {
-        peer_asn: if kind == PeerKind::Internal { OWN_ASN } else { Asn(65_000 + n) },
-        peer_id: Ipv4Addr::from(0x0a01_0000 + n),
-        kind,
-        hold_time: 90,
-        four_octet_as: true,
-        families: vec![Family::V4],
-        add_path_receive: Vec::new(),
-        add_path_send: Vec::new(),
-        extended_next_hop: false,
-        max_message: 4096,
-        route_refresh: true,
-        enhanced_refresh: false,
-        graceful_restart: None,
-        long_lived: Vec::new(),
-    }
+    let asn = if kind == PeerKind::Internal { OWN_ASN } else { Asn(65_000 + n) };
+    bgp_session(asn, Ipv4Addr::from(0x0a01_0000 + n), kind)
 }
 
 /// A hub and the sessions it has.

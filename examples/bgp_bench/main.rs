@@ -19,6 +19,7 @@ mod peer;
 mod place;
 mod reflect;
 mod routes;
+mod silence;
 #[allow(dead_code, reason = "the file of the example `speaker`, of which not all is wanted here")]
 #[path = "../speaker/file.rs"]
 mod speaker_file;

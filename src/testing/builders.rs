@@ -7,7 +7,7 @@
 //! assert_eq!(snapshot.build().services.len(), 1);
 //! ```
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use crate::model::{
@@ -17,6 +17,8 @@ use crate::model::{
 use crate::net::{Asn, Family, Prefix, Protocol};
 use crate::routing::bgp::speaker::{Password, PeerConfig};
 use crate::routing::bgp::tcp::Distance;
+use crate::routing::bgp::types::{Negotiated, PeerKind};
+use crate::routing::bgp::wire;
 
 /// A cluster of one node with address 192.168.10.11 and fd10::11, pods in 10.244.1.0/24 and fd00:244:1::/64.
 pub fn cluster(node: &str) -> ClusterBuilder {
@@ -84,6 +86,27 @@ pub fn ip(text: &str) -> IpAddr {
 /// A prefix.
 pub fn prefix(text: &str) -> Prefix {
     text.parse().unwrap_or_else(|_| panic!("not a prefix: {text}"))
+}
+
+/// A session for IPv4 routes as any two of today's speakers agree on one: 4-octet AS numbers and ROUTE-REFRESH, and nothing
+/// beyond.
+pub fn bgp_session(peer_asn: Asn, peer_id: Ipv4Addr, kind: PeerKind) -> Negotiated {
+    Negotiated {
+        peer_asn,
+        peer_id,
+        kind,
+        hold_time: 90,
+        four_octet_as: true,
+        families: vec![Family::V4],
+        add_path_receive: Vec::new(),
+        add_path_send: Vec::new(),
+        extended_next_hop: false,
+        max_message: wire::MAX,
+        route_refresh: true,
+        enhanced_refresh: false,
+        graceful_restart: None,
+        long_lived: Vec::new(),
+    }
 }
 
 /// A peer of any AS next door, seen from the speaker at `own` in `local_asn`: both families, and nothing special.

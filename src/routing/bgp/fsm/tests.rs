@@ -6,6 +6,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::net::{Asn, Family};
 use crate::routing::bgp::types::{OwnRestart, PeerKind, PeerRestart};
+use crate::testing::builders::bgp_session;
 
 pub(super) fn settings(id: u8) -> OpenSettings {
     OpenSettings {
@@ -25,22 +26,7 @@ pub(super) fn settings(id: u8) -> OpenSettings {
 }
 
 pub(super) fn session(peer: u8) -> Negotiated {
-    Negotiated {
-        peer_asn: Asn(64512),
-        peer_id: Ipv4Addr::new(10, 0, 0, peer),
-        kind: PeerKind::Internal,
-        hold_time: 90,
-        four_octet_as: true,
-        families: vec![Family::V4],
-        add_path_receive: vec![],
-        add_path_send: vec![],
-        extended_next_hop: false,
-        max_message: 4096,
-        route_refresh: true,
-        enhanced_refresh: false,
-        graceful_restart: None,
-        long_lived: vec![],
-    }
+    bgp_session(Asn(64512), Ipv4Addr::new(10, 0, 0, peer), PeerKind::Internal)
 }
 
 pub(super) fn with_restart(restarting: bool, notification: bool) -> Negotiated {

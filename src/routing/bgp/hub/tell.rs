@@ -49,14 +49,13 @@ impl Hub {
 
     /// Tells everybody what changed.
     pub(super) fn spread(&mut self) {
-        for (Change { prefix, best }, gone) in self.changes.take_with_gone() {
-            if best {
-                self.best_changed.push(prefix);
-            }
-            if gone {
-                self.groups.tell(prefix, &[], best);
+        let changes = self.changes.take_with_gone();
+        self.best_changed.extend(changes.iter().filter(|(change, _)| change.best).map(|(change, _)| change.prefix));
+        for (Change { prefix, best }, gone) in &changes {
+            if *gone {
+                self.groups.tell(*prefix, &[], *best);
             } else {
-                self.tell(prefix, best);
+                self.tell(*prefix, *best);
             }
         }
         self.groups.settle();

@@ -5,6 +5,7 @@ use crate::net::Asn;
 use crate::routing::bgp::rib::Settings;
 use crate::routing::bgp::types::{AsPath, Origin, PeerKind, PeerRestart};
 use crate::routing::bgp::wire;
+use crate::testing::builders::bgp_session;
 
 const NOW: Duration = Duration::from_secs(1);
 
@@ -19,22 +20,7 @@ fn settings(n: u8) -> PeerSettings {
 }
 
 fn negotiated(n: u8) -> Negotiated {
-    Negotiated {
-        peer_asn: Asn(65000 + u32::from(n)),
-        peer_id: Ipv4Addr::new(192, 0, 2, n),
-        kind: PeerKind::External,
-        hold_time: 90,
-        four_octet_as: true,
-        families: vec![Family::V4],
-        add_path_receive: Vec::new(),
-        add_path_send: Vec::new(),
-        extended_next_hop: false,
-        max_message: 4096,
-        route_refresh: true,
-        enhanced_refresh: false,
-        graceful_restart: None,
-        long_lived: Vec::new(),
-    }
+    bgp_session(Asn(65000 + u32::from(n)), Ipv4Addr::new(192, 0, 2, n), PeerKind::External)
 }
 
 fn restarting(n: u8) -> Negotiated {

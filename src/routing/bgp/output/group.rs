@@ -168,10 +168,10 @@ impl Group {
     }
 
     /// What the table says.
-    fn word_now(&self, nlri: &Nlri) -> Option<WordId> {
+    fn word_now(&mut self, nlri: &Nlri) -> Option<WordId> {
         match family_of(&nlri.prefix) {
-            Family::V4 => self.v4.word(self.v4.find(&key(nlri))?),
-            Family::V6 => self.v6.word(self.v6.find(&key(nlri))?),
+            Family::V4 => self.v4.find(&key(nlri)).and_then(|number| self.v4.word(number)),
+            Family::V6 => self.v6.find(&key(nlri)).and_then(|number| self.v6.word(number)),
         }
     }
 

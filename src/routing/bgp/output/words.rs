@@ -19,6 +19,7 @@ impl WordId {
 /// All words somebody holds.
 #[derive(Debug, Default)]
 pub(super) struct Words {
+    /// Those that are free too, until they are given away.
     index: HashTable<WordId>,
     all: Vec<Word>,
     free: Vec<WordId>,
@@ -41,7 +42,7 @@ impl Words {
     pub(super) fn hold(&mut self, bytes: &[u8]) -> Option<WordId> {
         let hash = hash_of(bytes) as u32;
         let Words { index, all, free } = self;
-        let is = |word: &Word| word.hash == hash && *word.bytes == *bytes;
+        let is = |word: &Word| word.hash == hash && *word.bytes == *bytes && word.users > 0;
         let known = index.find(wide(hash), |id| all.get(id.at()).is_some_and(is)).copied();
         if let Some(id) = known {
             self.again(id);
@@ -50,7 +51,10 @@ impl Words {
         let word = Word { bytes: bytes.into(), hash, users: 1 };
         let id = match free.pop() {
             Some(id) => {
-                *all.get_mut(id.at())? = word;
+                let before = std::mem::replace(all.get_mut(id.at())?, word);
+                if let Ok(entry) = index.find_entry(wide(before.hash), |other| *other == id) {
+                    entry.remove();
+                }
                 id
             }
             None => {
@@ -78,9 +82,6 @@ impl Words {
             return;
         }
         word.bytes = Box::default();
-        if let Ok(entry) = self.index.find_entry(wide(word.hash), |other| *other == id) {
-            entry.remove();
-        }
         self.free.push(id);
         if self.free.len() == self.all.len() {
             *self = Words::default();
@@ -93,7 +94,7 @@ impl Words {
 
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
-        self.index.len()
+        self.all.len() - self.free.len()
     }
 }
 

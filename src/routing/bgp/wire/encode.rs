@@ -110,6 +110,9 @@ pub(super) fn unencodable(error: EncodeError) -> Unsendable {
 
 /// As many routes as there is room for, at least one, and the others.
 pub(super) fn fill(routes: &[u8], room: usize, ids: bool) -> (&[u8], &[u8]) {
+    if routes.len() <= room {
+        return (routes, &[]);
+    }
     let mut used = first_length(routes, ids);
     loop {
         let next = used + first_length(routes.get(used..).unwrap_or_default(), ids);

@@ -10,6 +10,7 @@ use crate::net::{Asn, Prefix};
 use crate::routing::bgp::types::{
     AsPath, Attributes, NextHop, Nlri, OpenSettings, Origin, OwnRestart, PeerKind, PeerRestart, RawAttribute, family_of,
 };
+use crate::testing::builders::bgp_session;
 
 fn settings() -> OpenSettings {
     OpenSettings {
@@ -29,22 +30,9 @@ fn settings() -> OpenSettings {
 }
 
 fn session() -> Negotiated {
-    Negotiated {
-        peer_asn: Asn(64513),
-        peer_id: Ipv4Addr::new(10, 0, 0, 2),
-        kind: PeerKind::External,
-        hold_time: 90,
-        four_octet_as: true,
-        families: vec![Family::V4, Family::V6],
-        add_path_receive: Vec::new(),
-        add_path_send: Vec::new(),
-        extended_next_hop: false,
-        max_message: MAX,
-        route_refresh: true,
-        enhanced_refresh: true,
-        graceful_restart: None,
-        long_lived: Vec::new(),
-    }
+    let families = vec![Family::V4, Family::V6];
+    let peer_id = Ipv4Addr::new(10, 0, 0, 2);
+    Negotiated { families, enhanced_refresh: true, ..bgp_session(Asn(64513), peer_id, PeerKind::External) }
 }
 
 fn route(text: &str) -> Nlri {
