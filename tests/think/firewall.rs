@@ -19,7 +19,7 @@ use ferrovia::model::{
 use ferrovia::model::{Namespaces, Operator, Requirement, Selector};
 use ferrovia::net::Protocol;
 use ferrovia::reconcile::{Outcome, Read, Subsystem};
-use ferrovia::testing::builders::{cluster, ip};
+use ferrovia::testing::builders::{cluster, ip, service};
 use ferrovia::testing::node::{Door, FakeNode};
 use proptest::prelude::*;
 use tokio::sync::watch;
@@ -201,6 +201,31 @@ fn a_stricter_policy_ends_what_it_denies_and_a_looser_one_nothing() {
     assert!(ended(&node).contains(&in_flight));
     let outcome = room.sync(&snapshot, Read::Remembered, Duration::from_secs(240));
     assert!(!outcome.unfinished && outcome.again_in.is_none(), "{outcome:?}");
+}
+
+/// What IPVS tunnels is judged packet by packet, with the pod as its destination; the answers come from the address asked.
+#[test]
+fn a_client_of_direct_server_return_is_judged_by_the_pods_behind_the_address() {
+    let (node, config) = (FakeNode::new(), Config::default());
+    let service = service("direct", "10.96.0.9").port(8080).external_ip("198.51.100.7");
+    let direct = service.with(|service| service.settings.dsr = true);
+    let mut snapshot = cluster("n1").service(direct).ready("direct", &["10.244.2.9"], 8080).build();
+    put_pod(&mut snapshot, "client", "client", "n1", "10.244.1.5");
+    let cidr = "10.244.2.9/32".parse().unwrap();
+    let peers = Peers::Only(vec![Peer::Block { cidr, except: Vec::new() }]);
+    let egress = Some(vec![PolicyRule { peers, ports: Ports::Any }]);
+    let mut policy = NetworkPolicy { targets: Selector::default(), ingress: None, egress };
+    snapshot.policies.insert(PolicyKey::new("default", "out"), Arc::new(policy.clone()));
+    let tunnelled = flow("10.244.1.5", "198.51.100.7", "198.51.100.7", 80);
+    let other = flow("10.244.1.5", "198.51.100.8", "198.51.100.8", 80);
+    node.conntrack.open().flows = [tunnelled, other].into();
+    let mut room = room(&node, &config);
+    let _ = pass(&mut room, &snapshot, Read::Kernel);
+    assert_eq!(ended(&node), [other]);
+    policy.egress = Some(Vec::new());
+    snapshot.policies.insert(PolicyKey::new("default", "out"), Arc::new(policy));
+    let _ = room.sync(&snapshot, Read::Remembered, Duration::from_secs(60));
+    assert_eq!(ended(&node), [tunnelled, other]);
 }
 
 #[test]

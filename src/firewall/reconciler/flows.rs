@@ -13,7 +13,7 @@
 //! applied only once its look is over. A packet that the old rules have let through may get its entry after that look: the same
 //! pods are looked at once more, with the next look.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -27,6 +27,7 @@ use crate::kernel::conntrack::{Conntrack, Flow};
 use crate::kernel::nft::Nft;
 use crate::kernel::rtnl::{RouteFilter, RouteKind, Rtnl, table};
 use crate::kernel::sysctl::Sysctl;
+use crate::model::Snapshot;
 use crate::net::{Family, Prefix};
 use crate::reconcile::Outcome;
 
@@ -80,6 +81,36 @@ impl Pods {
     }
 }
 
+/// Where packets to addresses with direct server return may be tunnelled: pods by address. Connection tracking sees
+/// neither them nor their answers, which come from the address asked; rules judge those packets one by one, with the pod as
+/// destination.
+type Tunnels = BTreeMap<IpAddr, BTreeSet<IpAddr>>;
+
+fn tunnels(snapshot: Option<&Snapshot>) -> Tunnels {
+    let mut tunnels = Tunnels::new();
+    for (snapshot, key, service) in
+        snapshot.into_iter().flat_map(|it| it.services.iter().map(move |(key, service)| (it, key, service)))
+    {
+        if !service.settings.dsr {
+            continue;
+        }
+        for address in service.external_ips.iter().chain(&service.load_balancer_ips) {
+            let endpoints = snapshot.slices_of(key).flat_map(|(_, slice)| &slice.endpoints);
+            tunnels.entry(*address).or_default().extend(endpoints.map(|endpoint| endpoint.address));
+        }
+    }
+    tunnels
+}
+
+/// Whether the rules of now allow a flow. One to an address with direct server return is allowed if it is to one of the
+/// pods behind it: to which one it goes, only IPVS knows.
+fn allows(judge: &Judge<'_>, tunnels: &Tunnels, flow: &Flow, from_node: bool) -> bool {
+    let asked = connection(flow);
+    let pods = tunnels.get(&flow.destination).filter(|_| flow.reply_source == flow.destination);
+    judge.allows(&asked, from_node)
+        || pods.into_iter().flatten().any(|pod| judge.allows(&Connection { destination: *pod, ..asked }, from_node))
+}
+
 /// What a flow was begun with.
 fn connection(flow: &Flow) -> Connection {
     Connection {
@@ -98,8 +129,12 @@ impl<N: Nft, R: Rtnl, C: Conntrack, S: Sysctl> Room<N, R, C, S> {
         if !self.in_force || !self.cut.loosened {
             return;
         }
-        let judge = Judge::new(&self.table, &self.book);
-        let allowed = |flow: &Flow| judge.allows(&connection(flow), false);
+        if self.cut.ended.is_empty() {
+            self.cut.loosened = false;
+            return;
+        }
+        let (judge, tunnels) = (Judge::new(&self.table, &self.book), tunnels(self.last.as_ref()));
+        let allowed = |flow: &Flow| allows(&judge, &tunnels, flow, false);
         let (again, ended): (Vec<Flow>, Vec<Flow>) = self.cut.ended.iter().copied().partition(allowed);
         if !again.is_empty() {
             if let Err(error) = self.kernel.conntrack.mark(&again, ENDED_MARK, 0) {
@@ -147,11 +182,11 @@ impl<N: Nft, R: Rtnl, C: Conntrack, S: Sysctl> Room<N, R, C, S> {
 
     fn cut_now(&mut self) -> Result<usize, Error> {
         let own = self.own_addresses()?;
-        let judge = Judge::new(&self.table, &self.book);
+        let (judge, tunnels) = (Judge::new(&self.table, &self.book), tunnels(self.last.as_ref()));
         let Cut { pods, once_more, .. } = &self.cut;
         let is_touched = |address: &IpAddr| pods.has(*address, &judge) || once_more.has(*address, &judge);
         let is_allowed =
-            |flow: &Flow| judge.allows(&connection(flow), own.iter().any(|prefix| prefix.contains(&flow.source)));
+            |flow: &Flow| allows(&judge, &tunnels, flow, own.iter().any(|prefix| prefix.contains(&flow.source)));
         let is_ended = |flow: &Flow| flow.mark & ENDED_MARK != 0;
         let mut is_wanted = |flow: &Flow| {
             let touched = || is_touched(&flow.source) || is_touched(&flow.reply_source);

@@ -1,6 +1,8 @@
 //! Once a stricter policy counts as applied, nothing of what it denies passes: no running connection of any protocol, and none
 //! that connection tracking has not forgotten yet. So it stays, whoever sends next.
 
+#![allow(clippy::disallowed_methods, reason = "how long real packets take is measured in plain time")]
+
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::OwnedFd;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use ferrovia::net::{Family, Protocol};
@@ -9,11 +10,13 @@ use ferrovia::testing::lab::{Lab, Namespace, Options, ServiceSpec, topology, tra
 use serde_json::{Value, json};
 
 use super::super::{SOON, with_lab};
-use super::{Backend, PATIENCE, policy, write_pods};
+use super::{Backend, policy, write_pods};
 
 const NODE_PORT: u16 = 30_080;
-/// Requests of which each of two endpoints gets some.
-const REQUESTS: usize = 4;
+/// As many as there are endpoints: each gets one in turn.
+const REQUESTS: usize = 2;
+/// How long each may take. What is denied may stay without any answer.
+const ATTEMPT: Duration = Duration::from_secs(1);
 /// The pod that a policy isolates, and the one beside it that none does. Both serve.
 const ISOLATED: &str = "p11";
 const OTHER: &str = "p12";
@@ -34,7 +37,7 @@ fn only_clients(address: impl Fn(Family) -> IpAddr) -> Value {
 fn reached(client: &Namespace, address: IpAddr, to: SocketAddr) -> Result<(BTreeSet<String>, usize)> {
     let (mut pods, mut failed) = (BTreeSet::new(), 0);
     for _ in 0..REQUESTS {
-        match traffic::http_once(client, to, PATIENCE) {
+        match traffic::http_once(client, to, ATTEMPT) {
             Ok(reply) => {
                 ensure!(reply.client.ip() == address, "{} saw {} and not {address}", reply.pod, reply.client.ip());
                 pods.insert(reply.pod);
