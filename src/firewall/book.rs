@@ -80,9 +80,7 @@ impl Book {
 
     /// Brings up to date what `changes` names.
     pub fn apply(&mut self, changes: &Changes, snapshot: &Snapshot, config: &Config) {
-        if config.looks_inside {
-            self.direct.apply(changes, snapshot);
-        }
+        self.direct.apply(changes, snapshot);
         for key in &changes.policies {
             self.set_policy(key, snapshot.policies.get(key).map(AsRef::as_ref), snapshot);
         }

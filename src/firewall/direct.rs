@@ -32,6 +32,11 @@ impl Direct {
         self.addresses.keys().copied()
     }
 
+    /// The Services that lead to any, with their addresses.
+    pub fn services(&self) -> impl Iterator<Item = (&ServiceKey, &BTreeSet<IpAddr>)> {
+        self.services.iter()
+    }
+
     /// Another number whenever the addresses are others; 0 where there never were any.
     pub fn version(&self) -> u64 {
         self.version

@@ -7,7 +7,7 @@
 //! them, [`tiers`] has the cluster's own policies, [`book`] adds it all up, [`compile`] and `group` write it as rules,
 //! `tunnelled` the same once more for what [`direct`] says is tunnelled to pods, [`table`] knows which of them a change
 //! touches, [`explain`] and [`held`] say why a flow passes and whether the kernel knows, [`denied`] whose a logged packet was,
-//! [`refused`] which policy a refusal is about: all pure. [`reconciler`] brings it into the kernel, [`log_reader`] reads
+//! [`refused`] which policy a refusal is about, `unjudged` what no rule can judge: all pure. [`reconciler`] brings it into the kernel, [`log_reader`] reads
 //! denied packets.
 
 pub mod book;
@@ -32,6 +32,7 @@ pub mod table;
 pub mod takeover;
 pub mod tiers;
 mod tunnelled;
+mod unjudged;
 
 /// The nftables table of this room (family `inet`).
 pub const TABLE: &str = "ferrovia-firewall";

@@ -229,6 +229,26 @@ fn a_client_of_direct_server_return_is_judged_by_the_pods_behind_the_address() {
 }
 
 #[test]
+fn a_service_whose_tunnels_no_rule_looks_into_is_named() {
+    let service = service("direct", "10.96.0.9").port(8080).external_ip("198.51.100.7");
+    let direct = service.with(|service| service.settings.dsr = true);
+    let mut snapshot = cluster("n1").service(direct).ready("direct", &["10.244.1.5"], 8080).build();
+    put_pod(&mut snapshot, "web", "web", "n1", "10.244.1.5");
+    put_policy(&mut snapshot, "clients", "web", "client");
+    let told = |snapshot: &Snapshot, looks_inside| {
+        let config = Config { looks_inside, ..Config::default() };
+        let outcome = pass(&mut room(&FakeNode::new(), &config), snapshot, Read::Kernel);
+        let found = outcome.notices.into_iter().filter(|notice| notice.reason == "PolicyNotApplied");
+        found.map(|notice| format!("{}: {}", notice.subject, notice.message)).collect::<Vec<_>>()
+    };
+    let blind = told(&snapshot, false);
+    assert!(blind.len() == 1 && blind[0].contains("direct") && blind[0].contains("pod default/web"), "{blind:?}");
+    assert!(told(&snapshot, true).is_empty());
+    snapshot.policies.clear();
+    assert!(told(&snapshot, false).is_empty());
+}
+
+#[test]
 fn a_restarted_daemon_ends_what_it_missed_and_lets_go_what_is_allowed_again() {
     let (node, config) = (FakeNode::new(), Config::default());
     let mut snapshot = shop();

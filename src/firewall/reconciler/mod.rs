@@ -18,7 +18,7 @@ use tokio::sync::watch;
 use super::book::Book;
 use super::refused::Refused;
 use super::table::Table;
-use super::{Config, legacy};
+use super::{Config, legacy, unjudged};
 use crate::kernel::conntrack::Conntrack;
 use crate::kernel::filter::Name;
 use crate::kernel::nft::Nft;
@@ -72,6 +72,8 @@ pub struct Room<N, R, C, S> {
     withheld: BTreeMap<Refused, String>,
     cut: flows::Cut,
     notices: Vec<Notice>,
+    /// Where tunnels hide packets from policies.
+    unjudged: Vec<Notice>,
     settings_notices: Vec<Notice>,
     /// Why denied packets are not logged, where the kernel refused that.
     log_notice: Option<Notice>,
@@ -95,6 +97,7 @@ impl<N: Nft, R: Rtnl, C: Conntrack, S: Sysctl> Room<N, R, C, S> {
             withheld: BTreeMap::new(),
             cut: flows::Cut::default(),
             notices: Vec::new(),
+            unjudged: Vec::new(),
             settings_notices: Vec::new(),
             log_notice: None,
             counts: Figures::default(),
@@ -168,12 +171,15 @@ impl<N: Nft, R: Rtnl, C: Conntrack, S: Sysctl> Subsystem for Room<N, R, C, S> {
             self.note_limits();
         }
         self.report_withheld(&mut outcome);
+        if !self.config.looks_inside {
+            self.unjudged = unjudged::notices(&self.book, &self.table);
+        }
         // Somebody else has had the table open for a moment, and what began then is allowed no more than at the start.
         let all = first || outcome.drift > 0;
         self.cut.note(step.stricter, all, changed);
         self.let_go(&mut outcome);
         self.cut_flows(now, &mut outcome);
-        outcome.notices.extend(self.notices.iter().cloned());
+        outcome.notices.extend(self.notices.iter().chain(&self.unjudged).cloned());
         outcome.notices.extend(self.settings_notices.iter().chain(&self.log_notice).cloned());
         self.publish();
         outcome

@@ -120,6 +120,11 @@ impl Table {
         self.keep_used_sets(book);
     }
 
+    /// The pods of this node that have an address: a moment long there may be two.
+    pub fn pods_at(&self, address: IpAddr) -> impl Iterator<Item = &PodKey> {
+        self.by_address.get(&address).into_iter().flatten()
+    }
+
     /// Whether denied packets are logged.
     pub fn logs(&self) -> bool {
         self.config.log_group.is_some()

@@ -21,10 +21,11 @@ impl Table {
         self.direct.iter().map(|(family, addresses)| (*family, declared_size(addresses.len()))).collect()
     }
 
-    /// The set of pods to which packets are tunnelled. A set that needs another size is another set.
+    /// The set of pods to which packets are tunnelled, where rules can look inside. A set that needs another size is another
+    /// set.
     pub(super) fn update_direct(&mut self, book: &Book, draft: &mut Draft) {
         draft.was_direct = self.direct.keys().copied().collect();
-        if self.direct_version == book.direct().version() {
+        if !self.config.looks_inside || self.direct_version == book.direct().version() {
             return;
         }
         self.direct_version = book.direct().version();
