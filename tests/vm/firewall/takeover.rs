@@ -158,6 +158,12 @@ fn give_way(backend: Backend, deny: impl Fn(&Namespace, Family, IpAddr, IpAddr) 
             Ok(())
         })?;
         allowed.wait_answers(ATTEMPTS, SOON)?;
+        let gone = denied.elapsed();
+        wait::until("enough denied attempts without kube-router's rules", SOON, || {
+            let since = denied.elapsed() - gone;
+            ensure!(since > PATIENCE * 3, "for {since:?}");
+            Ok(())
+        })?;
         let span = denied.elapsed();
         let (denied, allowed) = (denied.stop()?, allowed.stop()?);
         allowed.flawless(2 * ATTEMPTS)?;

@@ -18,7 +18,7 @@ use crate::shell;
 
 /// Modules whose tests run for minutes: each test has a guest of its own, and they go first, so that the last guest of
 /// all is a short one.
-const LONG: &[&str] = &["truth_table", "labs"];
+const LONG: &[&str] = &["truth_table", "firewall", "labs"];
 
 /// Guests at once: tests that wait for others' timers want some processor left.
 const AT_MOST: usize = 2;
