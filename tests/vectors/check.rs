@@ -8,6 +8,7 @@ use anyhow::{Context, Result, bail, ensure};
 use ferrovia::net::{Asn, Family, Prefix};
 use ferrovia::routing::bgp::types::{AsPath, Attributes, Negotiated, NextHop, Nlri, Origin, PeerKind};
 use ferrovia::routing::bgp::wire::{self, Capability, Message};
+use ferrovia::testing::builders::bgp_session;
 
 /// The route with every attribute, and the one that came and went.
 pub(crate) const RICH: &str = "198.51.100.0/24";
@@ -16,22 +17,9 @@ pub(crate) const V6: &str = "2001:db8:2::/48";
 
 /// A session on which the peer 10.77.0.2, AS 64602, talks to us, AS 64601; `v6` where it speaks IPv6 too.
 pub(crate) fn session(v6: bool) -> Negotiated {
-    Negotiated {
-        peer_asn: Asn(64602),
-        peer_id: Ipv4Addr::new(10, 77, 0, 2),
-        kind: PeerKind::External,
-        hold_time: 90,
-        four_octet_as: true,
-        families: if v6 { vec![Family::V4, Family::V6] } else { vec![Family::V4] },
-        add_path_receive: Vec::new(),
-        add_path_send: Vec::new(),
-        extended_next_hop: false,
-        max_message: wire::MAX,
-        route_refresh: true,
-        enhanced_refresh: false,
-        graceful_restart: None,
-        long_lived: Vec::new(),
-    }
+    let mut session = bgp_session(Asn(64602), Ipv4Addr::new(10, 77, 0, 2), PeerKind::External);
+    session.families.extend(v6.then_some(Family::V6));
+    session
 }
 
 /// [`RICH`] as every implementation must send it from `asn` with this next hop.
