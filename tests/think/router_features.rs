@@ -194,6 +194,23 @@ fn the_last_node_keeps_an_address_until_another_one_takes_part() {
 }
 
 #[test]
+fn a_drained_node_announces_again_when_no_other_one_is_well() {
+    let router = RouterNode::on(FakeNode::new());
+    let mut room = router.room(&config(), false);
+    let mut state = annotated(snapshot(1), "n1", drain::ANNOTATION, "true");
+    settled(&mut room, &state, 0);
+    assert!(hops(&router, VIP).is_empty(), "n2 and n3 announce it");
+    for (generation, node, expected) in [(2, "n2", 0), (3, "n3", 1)] {
+        let name = NodeName::new(node);
+        let lost = Node { not_ready: true, ..(**state.nodes.get(&name).unwrap()).clone() };
+        state.nodes.insert(name, Arc::new(lost));
+        state.generation = Generation(generation);
+        let _ = pass(&mut room, &state, Read::Remembered, generation);
+        assert_eq!(hops(&router, VIP).len(), expected, "{node} is not well");
+    }
+}
+
+#[test]
 fn a_command_on_the_node_drains_it_and_tells_how_far_it_is() {
     let router = RouterNode::on(FakeNode::new());
     let mut room = router.room(&config(), false);

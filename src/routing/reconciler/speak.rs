@@ -16,7 +16,7 @@ use crate::routing::bgp::types::Attributes;
 use crate::routing::desired::pod_prefixes;
 use crate::routing::drain;
 use crate::routing::speaker_config::{RouteChanges, build, own_route};
-use crate::routing::speakers::{Style, announced_elsewhere, is_speaker, next_hops};
+use crate::routing::speakers::{Others, Style, is_speaker, next_hops};
 
 /// The most VIPs of one pass that are logged one by one.
 const MOST_LOGGED: usize = 20;
@@ -135,7 +135,8 @@ impl<N: Nft, R: Rtnl, F: Fou, S: Sysctl, V: Voice> Room<N, R, F, S, V> {
             }
             Style::Speakers => self.desired.listed().filter(|vip| !self.desired.nodes(*vip).is_empty()).collect(),
         };
-        let elsewhere = |vip: IpAddr| announced_elsewhere(vip, &self.desired, snapshot, &self.config);
+        let others = wanted.map(|_| Others::new(snapshot, &self.config));
+        let elsewhere = |vip: IpAddr| others.as_ref().is_some_and(|others| others.announce(vip, &self.desired));
         let decision = self.around.drain.step(wanted, &vips, elsewhere, settings, now);
         let older = std::mem::replace(&mut self.around.decision, decision);
         let newer = &self.around.decision;
