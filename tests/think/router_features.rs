@@ -214,20 +214,43 @@ fn a_drained_node_announces_again_when_no_other_one_is_well() {
 fn a_command_on_the_node_drains_it_and_tells_how_far_it_is() {
     let router = RouterNode::on(FakeNode::new());
     let mut room = router.room(&config(), false);
-    let (command, commands) = tokio::sync::watch::channel(false);
+    let (command, commands) = tokio::sync::watch::channel(drain::Asked::default());
     let (report, reports) = tokio::sync::watch::channel(drain::Report::default());
     room.heed_drain(commands, report);
     settled(&mut room, &snapshot(1), 0);
     assert_eq!((reports.borrow().text.as_str(), reports.borrow().leaving), ("serving", false));
-    command.send_replace(true);
+    command.send_replace(drain::Asked { command: true, shutdown: None });
     for (now, text) in [(100, "draining"), (105, "draining"), (115, "drained (ferrovia drain)")] {
         let _ = pass(&mut room, &snapshot(1), Read::Remembered, now);
         assert!(reports.borrow().text.starts_with(text) && reports.borrow().leaving, "{:?}", *reports.borrow());
     }
     assert!(hops(&router, VIP).is_empty());
-    command.send_replace(false);
+    command.send_replace(drain::Asked::default());
     settled(&mut room, &snapshot(1), 120);
     assert_eq!(hops(&router, VIP).len(), 1);
+}
+
+#[test]
+fn a_host_that_waits_has_its_drain_in_time_and_peers_do_not_wait_for_it() {
+    let router = RouterNode::on(FakeNode::new());
+    let mut room = router.room(&config(), false);
+    let (asked, heard) = tokio::sync::watch::channel(drain::Asked::default());
+    let (report, reports) = tokio::sync::watch::channel(drain::Report::default());
+    room.heed_drain(heard, report);
+    settled(&mut room, &snapshot(1), 0);
+    asked.send_replace(drain::Asked { command: false, shutdown: Some(std::time::Duration::from_secs(3)) });
+    for (now, announced, drained) in [(100, 1, false), (101, 0, false), (103, 0, true)] {
+        let _ = pass(&mut room, &snapshot(1), Read::Remembered, now);
+        assert_eq!(hops(&router, VIP).len(), announced, "after {now} s");
+        assert_eq!((reports.borrow().drained, reports.borrow().leaving), (drained, true), "after {now} s");
+    }
+    assert_eq!(reports.borrow().text, "drained (the host is shutting down)");
+    let annotated = annotated(snapshot(2), "n1", drain::ANNOTATION, "true");
+    let _ = pass(&mut room, &annotated, Read::Remembered, 104);
+    assert!(reports.borrow().leaving, "the annotation does not keep the host");
+    asked.send_replace(drain::Asked::default());
+    let _ = pass(&mut room, &annotated, Read::Remembered, 105);
+    assert!(!reports.borrow().leaving, "the annotation says nothing about the host");
 }
 
 fn own_rules(router: &RouterNode) -> usize {
