@@ -130,6 +130,24 @@ fn labels_choose_speakers_as_well() {
     assert_eq!(hops(&router, VIP).len(), 2);
 }
 
+#[test]
+fn a_default_route_is_used_where_the_operator_allows_it() {
+    for (allowed, expected) in [(vec![], false), (vec![prefix("0.0.0.0/0")], true)] {
+        let router = RouterNode::on(FakeNode::new());
+        let mut room = router.room(&Config { allowed_imports: allowed, ..config() }, false);
+        router.speaker.learn("0.0.0.0/0", &[EDGE]);
+        let outcome = pass(&mut room, &snapshot(1), Read::Kernel, 0);
+        let told =
+            outcome.notices.iter().any(|it| it.reason == "RouteRefused" && it.message.contains("allowed-import"));
+        let policies = router.speaker.open().config.clone().unwrap().policies;
+        let barred = policies.sets.prefix["defaultroutedefinedset"].is_empty();
+        assert_eq!((barred, told), (expected, !expected), "peers may tell it, and the node be told if it is not used");
+        assert!(!policies.sets.prefix["defaultroutedefinedsetv6"].is_empty(), "the other family's is not allowed");
+        let used = router.routes().iter().any(|route| route.starts_with("default via 192.168.10.254"));
+        assert_eq!(used, expected, "{:?}", router.routes());
+    }
+}
+
 /// The community of graceful shutdown is in what external peers get.
 fn tags(router: &RouterNode) -> bool {
     let config = router.speaker.open().config.clone().unwrap();
