@@ -130,6 +130,7 @@ const PURE: &[&str] = &[
     "routing/overlay",
     "routing/egress",
     "routing/aws/sign",
+    "routing/logind/wire",
     "routing/boundary",
     "routing/speaker_config",
     "routing/render",

@@ -65,7 +65,7 @@ impl Place {
             ..PeerSettings::new(IpAddr::V4(address(number)), OWN_ASN, OWN)
         };
         self.hub.add_peer(PeerId(number), settings);
-        self.hub.up(PeerId(number), 1, session.clone());
+        self.hub.up(PeerId(number), 1, session.clone(), NOW);
         self.sessions.push((PeerId(number), session));
         self.sessions.len() - 1
     }

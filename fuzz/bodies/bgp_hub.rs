@@ -32,7 +32,7 @@ pub(crate) fn run(bytes: &[u8]) {
         let peer_asn = Asn(64512 + u32::from(n));
         let session = Negotiated { peer_asn, peer_id: Ipv4Addr::new(10, 0, 0, n + 1), ..shape::session(bits) };
         hub.add_peer(PeerId(n.into()), settings(n));
-        hub.up(PeerId(n.into()), 1, session.clone());
+        hub.up(PeerId(n.into()), 1, session.clone(), NOW);
         listeners.push(Listener { peer: PeerId(n.into()), session, held: BTreeSet::new() });
     }
     for (who, body) in messages {
@@ -42,7 +42,7 @@ pub(crate) fn run(bytes: &[u8]) {
                 hub.down(peer, false, NOW);
                 let at = usize::from(who & 1);
                 listeners[at].held.clear();
-                hub.up(peer, 1, listeners[at].session.clone());
+                hub.up(peer, 1, listeners[at].session.clone(), NOW);
             }
             1 => hub.refresh(PeerId(u32::from(who & 1) + 3), Family::V4, Refresh::Ask, NOW),
             2 => listeners.iter_mut().for_each(|listener| listener.hear(&mut hub, 60)),

@@ -84,6 +84,8 @@ pub struct RouterConfig {
     pub return_path: bool,
     /// `--drain-*`.
     pub drain: Drain,
+    /// `--shutdown-inhibit`: the host's shutdown waits for the drain.
+    pub shutdown_inhibit: bool,
 }
 
 /// Who announces Service addresses.
@@ -257,6 +259,7 @@ pub(super) fn build(check: &mut Check, flags: &Flags) -> RouterConfig {
         speaker_selector: speaker_selector(check, &flags.speaker_selector),
         return_path: one_of(check, "return-path", &flags.return_path, [("off", false), ("peer", true)]),
         drain: drain(check, flags),
+        shutdown_inhibit: flags.shutdown_inhibit,
     }
 }
 

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
+use super::bgp::bfd::driver::Ports;
 use super::bgp::bfd::session::Timers;
 use super::bgp::policy::{NodePolicy, PrefixRange, Prepend, node_policies, vip_set};
 use super::bgp::rib;
@@ -111,6 +112,10 @@ pub fn build<'a>(
             prepend: desired.prepend.map(|prepend| Prepend { asn: Some(prepend.asn), times: prepend.times }),
             communities: desired.communities.clone(),
             import_reject: desired.import_reject.clone(),
+            default_routes: {
+                let allowed = config.allowed_imports.iter().filter(|prefix| prefix.prefix_len() == 0);
+                allowed.map(|prefix| Family::of(prefix.addr())).collect()
+            },
             advertise_pod_cidr: config.advertise_pod_cidr,
             override_next_hop: config.override_next_hop,
             reflector: reflects.is_some(),
@@ -163,7 +168,8 @@ fn peer_config(peer: &DesiredPeer, asn: crate::net::Asn, links: &[Prefix]) -> Pe
         next_hop_v6: None,
         shared: links.iter().filter(is_shared).map(Prefix::trunc).collect(),
         bfd: peer.bfd.map(|bfd| Bfd {
-            port: Some(bfd.port),
+            // What stands for the usual port is the usual one of either kind.
+            port: Some(bfd.port).filter(|port| *port != Ports::default().single_hop),
             timers: Timers {
                 desired_min_tx: bfd.desired_min_tx,
                 required_min_rx: bfd.required_min_rx,

@@ -87,11 +87,8 @@ pub(crate) const ROWS: &[Row] = &[
         ..row("BFD, multihop", "the same with a router in between")
     },
     Row {
-        not: &[
-            (Gobgp3, "GoBGP 3.10 has no BFD"),
-            (Gobgp4, "GoBGP 4 ends the session on BFD down, whatever was agreed on"),
-        ],
-        ..row("BFD with graceful restart", "the session is down in time; the routes go when the restart time is over")
+        not: &[(Gobgp3, "GoBGP 3.10 has no BFD")],
+        ..row("BFD with graceful restart", "the session is down in time, and the routes go with it")
     },
     row("fault: killed, and back", "routes go at once and come back; a third daemon's session does not flap"),
     row("fault: frozen, and back", "the same after the hold time"),

@@ -60,10 +60,10 @@ pub struct Candidate<'a> {
 /// Why one path is preferred to another, in order of the steps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Reason {
-    /// A route of our own wins.
-    Local,
     /// Filtered, or next hop not reachable.
     Ineligible,
+    /// A route of our own wins.
+    Local,
     /// Long-lived stale (RFC 9494).
     LongLivedStale,
     /// Lower LOCAL_PREF.
@@ -188,8 +188,8 @@ fn decided(steps: impl IntoIterator<Item = (Ordering, Reason)>) -> Option<(Order
 fn before_med(a: &Candidate<'_>, b: &Candidate<'_>) -> [(Ordering, Reason); 6] {
     let (x, y) = (a.attributes, b.attributes);
     [
-        (a.peer.is_some().cmp(&b.peer.is_some()), Reason::Local),
         (b.eligible.cmp(&a.eligible), Reason::Ineligible),
+        (a.peer.is_some().cmp(&b.peer.is_some()), Reason::Local),
         (long_lived_stale(x).cmp(&long_lived_stale(y)), Reason::LongLivedStale),
         (local_pref(y).cmp(&local_pref(x)), Reason::LocalPref),
         (x.as_path.hops().cmp(&y.as_path.hops()), Reason::AsPath),
@@ -336,6 +336,8 @@ mod tests {
         assert_eq!(explain(&[blocked], &Settings::default()), [Some(Reason::Ineligible)]);
         assert_eq!(rank(&[blocked], &Settings::default()).leading, 0);
         wins(&candidate(&set, &from), &blocked, &Settings::default(), Reason::Ineligible);
+        let own = Candidate { peer: None, ..blocked };
+        wins(&candidate(&set, &from), &own, &Settings::default(), Reason::Ineligible);
     }
 
     #[test]

@@ -137,7 +137,7 @@ impl Fsm {
     }
 
     /// Whether graceful restart was agreed on.
-    pub(super) fn restarts(&self, connection: &Connection) -> bool {
+    fn restarts(&self, connection: &Connection) -> bool {
         self.config.open.graceful_restart.is_some()
             && peer_restart(connection).is_some_and(|restart| !restart.families.is_empty())
     }
@@ -156,9 +156,7 @@ impl Fsm {
                 self.mode != Mode::Stopped && !hard && self.keeps_after_notification(connection)
             }
             DownReason::Stopped => false,
-            DownReason::Closed | DownReason::SendHold | DownReason::BfdDown | DownReason::Restarted => {
-                self.restarts(connection)
-            }
+            DownReason::Closed | DownReason::SendHold | DownReason::Restarted => self.restarts(connection),
         }
     }
 

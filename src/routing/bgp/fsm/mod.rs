@@ -125,12 +125,9 @@ pub enum Event {
     BadBytes(Slot, Notification),
     /// A deadline is due.
     Tick,
-    /// BFD lost the peer.
-    BfdDown {
-        /// The peer's BFD does not live in its control plane (the C bit): forwarding is broken and graceful restart
-        /// does not apply (RFC 5882 4.3.2).
-        independent: bool,
-    },
+    /// BFD lost the peer. A restart closes the connection first, so on a session that is up this is no restart
+    /// (RFC 5882 4.3.2).
+    BfdDown,
 }
 
 /// A message to send.
@@ -157,8 +154,6 @@ pub enum DownReason {
     SendHold,
     /// The operator wanted it, without a word to the peer.
     Stopped,
-    /// BFD lost the peer.
-    BfdDown,
     /// The peer has restarted and connected anew (RFC 4724 section 5).
     Restarted,
 }
@@ -311,7 +306,7 @@ impl Fsm {
             Event::Received(slot, message) => self.received(slot, message, &mut step),
             Event::BadBytes(slot, notification) => self.bad_bytes(slot, notification, &mut step),
             Event::Tick => self.tick(&mut step),
-            Event::BfdDown { independent } => self.bfd_down(independent, &mut step),
+            Event::BfdDown => self.bfd_down(&mut step),
         }
         self.schedule(&mut step);
         step.actions
@@ -394,15 +389,11 @@ impl Fsm {
         }
     }
 
-    fn bfd_down(&mut self, independent: bool, step: &mut Step) {
-        let Some(slot) = self.established() else { return };
-        let keeps = self.slot(slot).is_some_and(|connection| self.restarts(connection));
-        let reason = if keeps && !independent {
-            DownReason::BfdDown
-        } else {
-            DownReason::Sent(self.hard(slot, Notice::BfdDown.notification()))
-        };
-        self.close(slot, reason, step);
+    fn bfd_down(&mut self, step: &mut Step) {
+        if let Some(slot) = self.established() {
+            let notification = self.hard(slot, Notice::BfdDown.notification());
+            self.close(slot, DownReason::Sent(notification), step);
+        }
     }
 
     fn tick(&mut self, step: &mut Step) {

@@ -272,9 +272,9 @@ fn routes_are_kept_as_graceful_restart_says() {
         (with_restart(false, true), Event::BadBytes(Slot::Active, notification(6, 9)), false),
         (with_restart(false, true), Event::Stop { notification: None }, false),
         (with_restart(false, true), Event::Stop { notification: Some(notification(6, 4)) }, false),
-        (with_restart(false, false), Event::BfdDown { independent: false }, true),
-        (with_restart(false, true), Event::BfdDown { independent: true }, false),
-        (session(2), Event::BfdDown { independent: false }, false),
+        (with_restart(false, false), Event::BfdDown, false),
+        (with_restart(false, true), Event::BfdDown, false),
+        (session(2), Event::BfdDown, false),
     ];
     for (session, event, keep) in cases {
         let actions = run(&mut established(session), s(40), [event.clone()]);
@@ -393,7 +393,7 @@ fn any_event() -> impl Strategy<Value = Event> {
         20 => (slot(), message).prop_map(|(slot, message)| Event::Received(slot, message)),
         1 => (slot(), note()).prop_map(|(slot, note)| Event::BadBytes(slot, note)),
         8 => Just(Event::Tick),
-        1 => any::<bool>().prop_map(|independent| Event::BfdDown { independent }),
+        1 => Just(Event::BfdDown),
     ]
 }
 

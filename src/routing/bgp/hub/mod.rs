@@ -40,6 +40,15 @@ struct Stale {
     until: Duration,
     /// How much longer they may stay as the last resort (RFC 9494).
     long_lived: Duration,
+    /// They are the last resort already.
+    is_last_resort: bool,
+}
+
+impl Stale {
+    /// Until then, and no longer.
+    fn until(until: Duration) -> Stale {
+        Stale { until, long_lived: Duration::ZERO, is_last_resort: false }
+    }
 }
 
 /// An established session.
@@ -49,6 +58,23 @@ struct Live {
     negotiated: Negotiated,
     /// Families the peer has told all of.
     complete: BTreeSet<Family>,
+    /// Families the peer tells again, between the marks of RFC 7313.
+    refreshing: BTreeSet<Family>,
+}
+
+impl Live {
+    fn new(number: u64, negotiated: Negotiated) -> Live {
+        Live { number, negotiated, complete: BTreeSet::new(), refreshing: BTreeSet::new() }
+    }
+
+    /// Whether a mark of RFC 7313 begins a refresh: those before the End-of-RIB of a restart do not (section 4).
+    fn begins_refresh(&mut self, family: Family) -> bool {
+        let restarts = self.negotiated.graceful_restart.is_some() && !self.complete.contains(&family);
+        self.negotiated.enhanced_refresh && !restarts && {
+            self.refreshing.insert(family);
+            true
+        }
+    }
 }
 
 /// All peers, all routes.
@@ -109,7 +135,7 @@ impl Hub {
     }
 
     /// A session is established: the peer hears of every route it may know, and then that this was all.
-    pub fn up(&mut self, peer: PeerId, number: u64, negotiated: Negotiated) {
+    pub fn up(&mut self, peer: PeerId, number: u64, negotiated: Negotiated, now: Duration) {
         let Some(entry) = self.peers.get_mut(&peer) else { return };
         let info = PeerInfo {
             kind: negotiated.kind,
@@ -128,11 +154,16 @@ impl Hub {
             if !kept && entry.stale.remove(&family).is_some() {
                 self.rib.drop_stale(peer, family, &mut self.changes);
             }
+            // It is back within its restart time, which says nothing of how long telling its routes takes. The time of a
+            // last resort goes on (RFC 9494 4.2).
+            if let Some(stale) = entry.stale.get_mut(&family).filter(|stale| !stale.is_last_resort) {
+                *stale = Stale::until(now.saturating_add(TELLING_AGAIN));
+            }
         }
         let target = entry.settings.target(peer, &negotiated);
         let export = self.policies.prepare_with(&self.prefix_sets, Direction::Export, &target.view());
         let families = negotiated.families.clone();
-        entry.live = Some(Live { number, negotiated, complete: BTreeSet::new() });
+        entry.live = Some(Live::new(number, negotiated));
         // A new peer takes its group's words as they are, so they must be up to date.
         self.spread();
         self.groups.join(target, export);
@@ -172,7 +203,7 @@ impl Hub {
                     let until = now.saturating_add(Duration::from_secs(restart.restart_time.into()));
                     let long_lived = long_lived.iter().find(|(of, _)| *of == family).map_or(0, |(_, seconds)| *seconds);
                     let long_lived = Duration::from_secs(long_lived.into());
-                    entry.stale.insert(family, Stale { until, long_lived });
+                    entry.stale.insert(family, Stale { long_lived, ..Stale::until(until) });
                 }
                 None => {
                     entry.stale.remove(&family);
@@ -221,12 +252,15 @@ impl Hub {
             }
             // What does not come again until the end is gone (RFC 7313 4).
             Refresh::Begin => {
-                self.rib.mark_stale(peer, family, &mut self.changes);
-                let until = now.saturating_add(REFRESH_LIMIT);
-                entry.stale.insert(family, Stale { until, long_lived: Duration::ZERO });
+                if entry.live.as_mut().is_some_and(|live| live.begins_refresh(family)) {
+                    self.rib.mark_stale(peer, family, &mut self.changes);
+                    entry.stale.insert(family, Stale::until(now.saturating_add(TELLING_AGAIN)));
+                }
             }
             Refresh::End => {
-                if entry.stale.remove(&family).is_some() {
+                if entry.live.as_mut().is_some_and(|live| live.refreshing.remove(&family))
+                    && entry.stale.remove(&family).is_some()
+                {
                     self.rib.end_of_rib(peer, family, &mut self.changes);
                 }
             }
@@ -300,6 +334,15 @@ impl Hub {
         self.peers.get(&peer).is_some_and(|entry| !entry.stale.is_empty())
     }
 
+    /// Routes of a peer that are kept from before its restart go: nothing is forwarded by it any more.
+    pub fn drop_stale(&mut self, peer: PeerId) {
+        let Some(entry) = self.peers.get_mut(&peer) else { return };
+        for family in std::mem::take(&mut entry.stale).into_keys() {
+            self.rib.drop_stale(peer, family, &mut self.changes);
+        }
+        self.spread();
+    }
+
     /// Stale routes whose time is over go.
     pub fn expire(&mut self, now: Duration) {
         for (peer, entry) in &mut self.peers {
@@ -311,7 +354,7 @@ impl Hub {
                     self.rib.drop_stale(*peer, family, &mut self.changes);
                 } else {
                     let until = now.saturating_add(stale.long_lived);
-                    entry.stale.insert(family, Stale { until, long_lived: Duration::ZERO });
+                    entry.stale.insert(family, Stale { is_last_resort: true, ..Stale::until(until) });
                     self.rib.mark_long_lived(*peer, family, &mut self.changes);
                 }
             }
@@ -325,5 +368,5 @@ impl Hub {
     }
 }
 
-/// How long a peer that began a refresh may take to end it.
-const REFRESH_LIMIT: Duration = Duration::from_secs(360);
+/// How long a peer that is back from a restart, or that began a refresh, may take to tell all its routes again.
+const TELLING_AGAIN: Duration = Duration::from_secs(360);

@@ -65,8 +65,8 @@ fn two_peers(first: Negotiated) -> Hub {
     for n in [2, 3] {
         hub.add_peer(PeerId(n.into()), settings(n));
     }
-    hub.up(PeerId(2), 1, first);
-    hub.up(PeerId(3), 1, negotiated(3));
+    hub.up(PeerId(2), 1, first, NOW);
+    hub.up(PeerId(3), 1, negotiated(3), NOW);
     hub
 }
 
@@ -90,7 +90,7 @@ fn a_peer_becomes_a_client_and_stops_being_one_without_a_new_session() {
     let mut hub = hub();
     for n in [2, 3] {
         hub.add_peer(PeerId(n.into()), settings(n));
-        hub.up(PeerId(n.into()), 1, internal(n));
+        hub.up(PeerId(n.into()), 1, internal(n), NOW);
     }
     let mut update = route(2, &["10.1.0.0/24"]);
     update.reach[0].attributes.as_path = AsPath::empty();
@@ -114,7 +114,7 @@ fn a_peer_that_comes_late_hears_everything_and_then_the_end() {
     hub.add_peer(PeerId(3), settings(3));
     let attributes = Attributes::new(Origin::Igp, AsPath::empty(), IpAddr::from([192, 0, 2, 1]).into());
     hub.announce(vec![(prefix("10.244.1.0/24"), vec![attributes])], NOW);
-    hub.up(PeerId(3), 7, negotiated(3));
+    hub.up(PeerId(3), 7, negotiated(3), NOW);
     let updates = heard(&mut hub, PeerId(3), &negotiated(3));
     assert_eq!(updates[0].reach[0].nlri, [Nlri::new(prefix("10.244.1.0/24"))]);
     assert_eq!(updates[1].end_of_rib, Some(Family::V4));
@@ -172,12 +172,93 @@ fn a_restarted_peer_loses_only_what_it_no_longer_has() {
     hub.updates(PeerId(2), vec![route(2, &["10.1.0.0/24", "10.2.0.0/24"])], NOW);
     heard(&mut hub, PeerId(3), &negotiated(3));
     hub.down(PeerId(2), true, NOW);
-    hub.up(PeerId(2), 2, restarting(2));
+    hub.up(PeerId(2), 2, restarting(2), NOW);
     let end = Update { end_of_rib: Some(Family::V4), ..Update { reach: Vec::new(), ..route(2, &[]) } };
     hub.updates(PeerId(2), vec![route(2, &["10.1.0.0/24"]), end], NOW);
     let updates = heard(&mut hub, PeerId(3), &negotiated(3));
     assert_eq!(updates.len(), 1);
     assert_eq!(updates[0].withdrawn, [Nlri::new(prefix("10.2.0.0/24"))]);
+}
+
+#[test]
+fn a_peer_that_is_back_in_time_may_take_longer_than_that_to_tell_its_routes() {
+    let mut hub = two_peers(restarting(2));
+    hub.updates(PeerId(2), vec![route(2, &["10.1.0.0/24", "10.2.0.0/24"])], NOW);
+    heard(&mut hub, PeerId(3), &negotiated(3));
+    hub.down(PeerId(2), true, NOW);
+    let restart_time = hub.deadline().expect("a restart time");
+    let back = restart_time - Duration::from_secs(1);
+    hub.up(PeerId(2), 2, restarting(2), back);
+    hub.expire(restart_time);
+    assert!(hub.take(PeerId(3), 4096).is_none(), "it was back before its time was over");
+    hub.updates(PeerId(2), vec![route(2, &["10.1.0.0/24"])], restart_time);
+    assert_eq!(hub.deadline(), Some(back + TELLING_AGAIN), "and has no time without end");
+    hub.expire(back + TELLING_AGAIN);
+    let updates = heard(&mut hub, PeerId(3), &negotiated(3));
+    assert_eq!(updates[0].withdrawn, [Nlri::new(prefix("10.2.0.0/24"))]);
+    assert_eq!((updates.len(), hub.deadline()), (1, None));
+}
+
+#[test]
+fn the_time_of_a_last_resort_goes_on_when_the_peer_is_back() {
+    let long = |n| Negotiated { long_lived: vec![(Family::V4, 1000)], ..restarting(n) };
+    let mut hub = two_peers(long(2));
+    hub.updates(PeerId(2), vec![route(2, &["10.1.0.0/24"])], NOW);
+    hub.down(PeerId(2), true, NOW);
+    let restart_time = hub.deadline().expect("a restart time");
+    hub.expire(restart_time);
+    let last = restart_time + Duration::from_secs(1000);
+    assert_eq!(hub.deadline(), Some(last));
+    hub.up(PeerId(2), 2, long(2), last - Duration::from_secs(1));
+    assert_eq!(hub.deadline(), Some(last));
+    hub.expire(last);
+    assert_eq!((hub.rib().stats(PeerId(2), Family::V4).received, hub.deadline()), (0, None));
+}
+
+#[test]
+fn routes_kept_for_a_restart_go_when_forwarding_is_gone_and_not_those_it_told_since() {
+    let mut hub = two_peers(restarting(2));
+    hub.updates(PeerId(2), vec![route(2, &["10.1.0.0/24"])], NOW);
+    hub.drop_stale(PeerId(2));
+    assert_eq!(hub.rib().stats(PeerId(2), Family::V4).received, 1, "nothing was stale");
+    hub.down(PeerId(2), true, NOW);
+    hub.drop_stale(PeerId(2));
+    assert_eq!((hub.rib().stats(PeerId(2), Family::V4).received, hub.deadline()), (0, None));
+}
+
+/// What becomes of a route that does not come again between two marks.
+fn after_refresh(session: Negotiated, tells_all_first: bool, marks: &[Refresh]) -> u32 {
+    let mut hub = two_peers(session);
+    let end = Update { end_of_rib: Some(Family::V4), ..Update::default() };
+    let first = route(2, &["10.1.0.0/24", "10.2.0.0/24"]);
+    hub.updates(PeerId(2), if tells_all_first { vec![first, end] } else { vec![first] }, NOW);
+    marks.iter().for_each(|mark| hub.refresh(PeerId(2), Family::V4, *mark, NOW));
+    hub.rib().stats(PeerId(2), Family::V4).received
+}
+
+#[test]
+fn marks_of_a_refresh_count_where_they_were_agreed_on_and_only_in_pairs() {
+    let plain = Negotiated { enhanced_refresh: false, ..negotiated(2) };
+    let marked = Negotiated { enhanced_refresh: true, ..negotiated(2) };
+    let both = Negotiated { enhanced_refresh: true, ..restarting(2) };
+    let pair = [Refresh::Begin, Refresh::End];
+    assert_eq!(after_refresh(marked.clone(), false, &pair), 0, "what did not come again is gone");
+    assert_eq!(after_refresh(marked, false, &[Refresh::End]), 2, "an end without a beginning");
+    assert_eq!(after_refresh(plain, true, &pair), 2, "not agreed on");
+    assert_eq!(after_refresh(both.clone(), true, &pair), 0);
+    assert_eq!(after_refresh(both, false, &pair), 2, "a restart ends with its End-of-RIB first");
+}
+
+#[test]
+fn the_end_of_a_refresh_that_never_began_leaves_a_restart_alone() {
+    let both = Negotiated { enhanced_refresh: true, ..restarting(2) };
+    let mut hub = two_peers(both.clone());
+    hub.updates(PeerId(2), vec![route(2, &["10.1.0.0/24"])], NOW);
+    hub.down(PeerId(2), true, NOW);
+    hub.up(PeerId(2), 2, both, NOW);
+    hub.refresh(PeerId(2), Family::V4, Refresh::Begin, NOW);
+    hub.refresh(PeerId(2), Family::V4, Refresh::End, NOW);
+    assert_eq!(hub.rib().stats(PeerId(2), Family::V4).stale, 1);
 }
 
 #[test]
@@ -188,9 +269,9 @@ fn with_add_path_a_peer_hears_of_every_path_and_of_each_that_goes() {
     }
     let all = Negotiated { add_path_send: vec![Family::V4], add_path_receive: Vec::new(), ..negotiated(4) };
     let as_received = Negotiated { add_path_receive: vec![Family::V4], ..negotiated(4) };
-    hub.up(PeerId(2), 1, negotiated(2));
-    hub.up(PeerId(3), 1, negotiated(3));
-    hub.up(PeerId(4), 1, all);
+    hub.up(PeerId(2), 1, negotiated(2), NOW);
+    hub.up(PeerId(3), 1, negotiated(3), NOW);
+    hub.up(PeerId(4), 1, all, NOW);
     hub.updates(PeerId(2), vec![route(2, &["10.1.0.0/24"])], NOW);
     hub.updates(PeerId(3), vec![route(3, &["10.1.0.0/24"])], NOW);
     let told = heard(&mut hub, PeerId(4), &as_received);

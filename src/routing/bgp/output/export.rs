@@ -144,6 +144,11 @@ pub fn rewrite(
             route.local_pref = None;
             route.originator_id = None;
             route.cluster_list = Box::default();
+            // Those of a type that is not transitive stay inside the AS (RFC 4360 6). What a policy adds below goes out.
+            if route.extended_communities.iter().any(is_for_the_as) {
+                let all = route.extended_communities.iter();
+                route.extended_communities = all.filter(|each| !is_for_the_as(each)).copied().collect();
+            }
         }
         PeerKind::Internal => {
             route.local_pref = Some(path.local_pref.unwrap_or(DEFAULT_LOCAL_PREF));
@@ -166,6 +171,12 @@ pub fn rewrite(
 }
 
 const DEFAULT_LOCAL_PREF: u32 = 100;
+
+/// Whether an extended community goes no further than its AS (RFC 4360 2: the T bit).
+fn is_for_the_as(community: &[u8; 8]) -> bool {
+    const NON_TRANSITIVE: u8 = 0x40;
+    community[0] & NON_TRANSITIVE != 0
+}
 
 fn stopped_by_community(route: &Attributes, to: PeerKind) -> bool {
     route.communities.iter().any(|value| match *value {

@@ -105,6 +105,17 @@ fn an_external_peer_sees_our_as_and_address_and_nothing_internal() {
 }
 
 #[test]
+fn extended_communities_that_are_not_transitive_stay_inside_the_as() {
+    let (bandwidth, target_of_routes) = ([0x40, 4, 0xfd, 0xe8, 0, 0, 0, 1], [0, 2, 0xfd, 0xe8, 0, 0, 0, 1]);
+    let both = [bandwidth, target_of_routes];
+    let path = Attributes { extended_communities: both.into(), ..path("192.0.2.9", &[65009]) };
+    let from = source(9, RouteType::External, false);
+    let told = |kind| told(&route("10.1.0.0/24"), &path, &from, &target(2, kind)).expect("told").extended_communities;
+    assert_eq!(*told(PeerKind::External), [target_of_routes]);
+    assert_eq!(*told(PeerKind::Internal), both);
+}
+
+#[test]
 fn keeps_the_med_and_next_hop_of_own_routes_towards_external_peers() {
     let mut local = path("10.0.0.7", &[]);
     local.med = Some(5);

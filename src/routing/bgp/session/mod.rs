@@ -59,10 +59,7 @@ pub enum Command<T: Transport> {
     /// The peer connected to our port.
     Accepted(T::Reader, T::Writer),
     /// BFD says the way to the peer is gone.
-    BfdDown {
-        /// As in [`Event::BfdDown`].
-        independent: bool,
-    },
+    BfdDown,
     /// Ask the peer for its routes again.
     Refresh(Family),
 }
@@ -285,7 +282,7 @@ impl<T: Transport> Session<T> {
                 self.waiting = Some((reader, writer));
                 self.step(Event::Accepted).await
             }
-            Command::BfdDown { independent } => self.step(Event::BfdDown { independent }).await,
+            Command::BfdDown => self.step(Event::BfdDown).await,
             Command::Refresh(family) => {
                 if let Some((slot, session)) = self.established.clone()
                     && session.route_refresh

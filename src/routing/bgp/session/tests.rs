@@ -236,7 +236,7 @@ fn the_routes_of_a_frozen_peer_do_not_wait_for_its_farewell() {
         writer.write_all(&bytes).await.expect("the session reads");
         here.up().await;
         let frozen = Instant::now();
-        here.tell(Command::BfdDown { independent: true }).await;
+        here.tell(Command::BfdDown).await;
         assert!(matches!(here.report().await, What::Down { .. }));
         assert!(frozen.elapsed() < FAREWELL / 2, "{:?}", frozen.elapsed());
     });

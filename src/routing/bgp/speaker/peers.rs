@@ -187,7 +187,7 @@ impl Task {
                 let settings = peer.settings();
                 self.state.step(id, fsm::State::Established);
                 self.state.hub.set_peer(id, settings);
-                self.state.hub.up(id, session, *negotiated);
+                self.state.hub.up(id, session, *negotiated, now);
             }
             What::Down { reason, keep_routes } => self.session_down(id, reason, keep_routes, now),
             What::Updates(updates) => {
@@ -308,7 +308,6 @@ impl std::fmt::Display for Why<'_> {
             DownReason::Closed => f.write_str("the connection closed"),
             DownReason::SendHold => f.write_str("the peer took no bytes for too long"),
             DownReason::Stopped => f.write_str("stopped here"),
-            DownReason::BfdDown => f.write_str("BFD lost the peer"),
             DownReason::Restarted => f.write_str("the peer has restarted"),
         }
     }

@@ -6,7 +6,6 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::control::PeerConfig;
-use super::state::Peer;
 use super::task::Task;
 use crate::routing::bgp::bfd::driver::{BfdHandle, Event, Hops, PeerSettings, Ports, SessionId, Snapshot};
 use crate::routing::bgp::session::Command;
@@ -100,9 +99,13 @@ impl Task {
     pub(super) fn bfd_event(&mut self, event: Event) {
         // Ended on purpose, the path may be as good as before (RFC 5882 3.2).
         let Event::Down { session, administrative: false, independent, .. } = event else { return };
-        let peer: Option<&Peer> = self.state.watching.peer_of(session).and_then(|id| self.state.peers.get(&id));
-        if let Some(peer) = peer {
-            peer.tell(Command::BfdDown { independent });
+        let Some(id) = self.state.watching.peer_of(session) else { return };
+        let Some(peer) = self.state.peers.get(&id) else { return };
+        if peer.up.is_some() {
+            peer.tell(Command::BfdDown);
+        } else if independent {
+            tracing::warn!(peer = %peer.address, "forwarding of a peer that restarts is gone: its routes go too");
+            self.state.hub.drop_stale(id);
         }
     }
 }
@@ -113,8 +116,11 @@ fn settings(address: IpAddr, config: &PeerConfig) -> Option<PeerSettings> {
         IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
         IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
     };
+    let on_link = config.shared.iter().any(|subnet| subnet.contains(&address));
     let hops = match config.distance {
         Distance::Link | Distance::Security(1) => Hops::Single,
+        // One of our AS may be anywhere, and is next to us where a link of ours has its address.
+        Distance::Multihop(_) if on_link && config.asn == Some(config.local_asn) => Hops::Single,
         Distance::Multihop(_) | Distance::Security(_) => Hops::Multi,
     };
     Some(PeerSettings {
@@ -127,4 +133,38 @@ fn settings(address: IpAddr, config: &PeerConfig) -> Option<PeerSettings> {
         // The thread ends with the daemon.
         independent: false,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::Asn;
+    use crate::routing::bgp::bfd::session::Timers;
+    use crate::routing::bgp::speaker::Bfd;
+    use crate::testing::builders::{bgp_peer, ip, prefix};
+
+    #[test]
+    fn a_neighbour_on_a_link_is_one_hop_away_unless_somebody_says_otherwise() {
+        let (ours, theirs) = (Asn(64512), Asn(65001));
+        let link = vec![prefix("192.168.10.0/24")];
+        let cases = [
+            (theirs, Distance::Link, &link, Hops::Single),
+            (theirs, Distance::Security(1), &link, Hops::Single),
+            (theirs, Distance::Security(3), &link, Hops::Multi),
+            (theirs, Distance::Multihop(3), &link, Hops::Multi),
+            (ours, Distance::Multihop(255), &link, Hops::Single),
+            (ours, Distance::Multihop(255), &Vec::new(), Hops::Multi),
+        ];
+        for (asn, distance, shared, expected) in cases {
+            let config = PeerConfig {
+                asn: Some(asn),
+                distance,
+                shared: shared.clone(),
+                bfd: Some(Bfd { port: None, timers: Timers::default() }),
+                ..bgp_peer(ours, ip("192.168.10.11"), 179)
+            };
+            let settings = settings(ip("192.168.10.1"), &config).expect("BFD is wanted");
+            assert_eq!(settings.hops, expected, "{asn} {distance:?} {shared:?}");
+        }
+    }
 }
