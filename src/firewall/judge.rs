@@ -27,7 +27,7 @@ pub struct Connection {
     pub destination: IpAddr,
     /// Its port.
     pub port: u16,
-    /// The protocol; `None` for an echo (ICMP), which has no ports.
+    /// The protocol; `None` for an echo (ICMP) and others that rules know no ports of.
     pub protocol: Option<Protocol>,
 }
 

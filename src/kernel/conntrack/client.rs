@@ -85,6 +85,7 @@ fn identity(flow: &Flow) -> String {
         Transport::Ports(protocol) => {
             (protocol.to_string(), format!("--sport {source_port} --dport {destination_port}"))
         }
+        Transport::Other(number) => (number.to_string(), format!("--sport {source_port} --dport {destination_port}")),
         Transport::Icmp { kind, code } => {
             let name = if source.is_ipv4() { "icmp" } else { "icmpv6" };
             (name.to_owned(), format!("--icmp-type {kind} --icmp-code {code} --icmp-id {source_port}"))

@@ -138,11 +138,16 @@ fn write_original(tuple: &mut Writer<'_>, flow: &Flow) {
             part.u8(kind_at, kind);
             part.u8(code_at, code);
         }
+        Transport::Other(number) => {
+            // Protocols without ports do not look for them (`nf_conntrack_proto_generic.c`).
+            part.u8(proto::NUMBER, number);
+            part.be16(proto::SOURCE_PORT, flow.source_port);
+            part.be16(proto::DESTINATION_PORT, flow.destination_port);
+        }
     });
 }
 
-/// Reads an entry of a dump (`kind` is the message type). `None` where it is of a protocol that is not ours, or makes
-/// no sense.
+/// Reads an entry of a dump (`kind` is the message type). `None` where it makes no sense.
 pub fn decode_flow(kind: u16, payload: &[u8]) -> Option<Flow> {
     if kind != NEW {
         return None;
@@ -209,7 +214,7 @@ fn decode_tuple(tuple: Attribute<'_>) -> Option<Tuple> {
                 transport = match number {
                     proto::NUMBER_OF_ICMP => icmp(attribute, proto::ICMP, &mut source_port),
                     proto::NUMBER_OF_ICMPV6 => icmp(attribute, proto::ICMPV6, &mut source_port),
-                    number => Protocol::from_number(number).map(Transport::Ports),
+                    number => Some(Protocol::from_number(number).map_or(Transport::Other(number), Transport::Ports)),
                 };
                 for part in attribute.nested() {
                     match part.kind {
@@ -291,13 +296,15 @@ mod tests {
     }
 
     #[test]
-    fn reads_entries_of_both_families_and_leaves_other_protocols_out() {
+    fn reads_entries_of_both_families_and_leaves_out_what_makes_no_sense() {
         for v6 in [false, true] {
             let flow = flow(v6);
             let bytes = entry(&flow);
             assert_eq!(decode_flow(NEW, &bytes), Some(flow));
             assert_eq!(decode_flow(GET, &bytes), None);
         }
+        let other = Flow { transport: Transport::Other(50), source_port: 0, destination_port: 0, ..flow(true) };
+        assert_eq!(decode_flow(NEW, &entry(&other)).map(|read| read.transport), Some(Transport::Other(50)));
         let mut icmp = entry(&flow(false));
         let at = icmp.windows(5).position(|window| window == [5, 0, 1, 0, 17]).unwrap();
         icmp[at + 4] = 1;

@@ -27,6 +27,8 @@ pub enum Transport {
         /// Its code.
         code: u8,
     },
+    /// Any other protocol, by its number. Where it has something like ports (the keys of GRE) that is in their place.
+    Other(u8),
 }
 
 impl From<Protocol> for Transport {
@@ -40,7 +42,7 @@ impl Transport {
     pub fn protocol(self) -> Option<Protocol> {
         match self {
             Transport::Ports(protocol) => Some(protocol),
-            Transport::Icmp { .. } => None,
+            Transport::Icmp { .. } | Transport::Other(_) => None,
         }
     }
 }

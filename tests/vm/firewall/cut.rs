@@ -5,14 +5,16 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::num::NonZeroU32;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
+use ferrovia::kernel::conntrack::Transport;
 use ferrovia::net::{Family, Protocol};
 use ferrovia::testing::lab::{Connection, Daemon, Lab, Options, Pod, UdpClient, topology, wait};
 use rustix::io::Errno;
-use rustix::net::{accept, connect, listen};
+use rustix::net::{AddressFamily, SocketType, accept, bind, connect, listen, socket};
 use serde_json::{Value, json};
 
 use super::super::truth_table::open;
@@ -85,7 +87,7 @@ fn nothing_denied_passes_once_it_is_applied(backend: Backend) {
 
 /// Two ends that both write all the time and read what comes, without ever waiting.
 struct Talk {
-    protocol: Protocol,
+    of: Transport,
     client: TcpStream,
     server: TcpStream,
 }
@@ -109,11 +111,28 @@ impl Talk {
         } else {
             wait::until("the server is asked", SOON, || Ok(accept(&listener)?))?
         };
-        let talk = Talk { protocol, client: TcpStream::from(socket), server: TcpStream::from(answering) };
+        let talk = Talk { of: protocol.into(), client: TcpStream::from(socket), server: TcpStream::from(answering) };
         for end in [&talk.client, &talk.server] {
             end.set_nonblocking(true)?;
         }
         Ok(talk)
+    }
+
+    /// The client's pod sends packets of a protocol that knows no connections (253 is kept for experiments, RFC 3692).
+    fn begin_raw(family: Family, client: &Pod, server: &Pod) -> Result<Talk> {
+        let number = rustix::net::Protocol::from_raw(NonZeroU32::new(253).context("not zero")?);
+        let address = if family == Family::V4 { AddressFamily::INET } else { AddressFamily::INET6 };
+        let end = |at: &Pod, with: &Pod| {
+            at.ns.run(|| {
+                let end = socket(address, SocketType::RAW, Some(number))?;
+                bind(&end, &SocketAddr::new(at.address(family), 0))?;
+                connect(&end, &SocketAddr::new(with.address(family), 0))?;
+                let end = TcpStream::from(end);
+                end.set_nonblocking(true)?;
+                Ok(end)
+            })
+        };
+        Ok(Talk { of: Transport::Other(253), client: end(client, server)?, server: end(server, client)? })
     }
 
     /// Both write, and read all there is; who of them got something.
@@ -131,7 +150,7 @@ impl Talk {
 
     fn goes_on(&mut self) -> Result<()> {
         let mut heard = [false; 2];
-        wait::until_true(&format!("{}: both ends hear each other", self.protocol), SOON, || {
+        wait::until_true(&format!("{:?}: both ends hear each other", self.of), SOON, || {
             let now = self.exchange();
             heard = [heard[0] || now[0], heard[1] || now[1]];
             Ok(heard == [true; 2])
@@ -140,11 +159,11 @@ impl Talk {
 }
 
 /// Lets all of them write for a while, every 50 ms; what was heard in that time.
-fn heard(talks: &mut [Talk], span: Duration) -> Vec<(Protocol, [bool; 2])> {
+fn heard(talks: &mut [Talk], span: Duration) -> Vec<(Transport, [bool; 2])> {
     let mut heard = Vec::new();
     let begun = Instant::now();
     while begun.elapsed() < span {
-        let now = talks.iter_mut().map(|talk| (talk.protocol, talk.exchange()));
+        let now = talks.iter_mut().map(|talk| (talk.of, talk.exchange()));
         heard.extend(now.filter(|(_, heard)| *heard != [false; 2]));
         std::thread::sleep(Duration::from_millis(50));
     }
@@ -165,6 +184,7 @@ fn what_is_ended_stays_so_while_the_server_goes_on(backend: Backend) {
         ] {
             let begin = |protocol| Talk::begin(protocol, family, lab.pod(client)?, lab.pod(server)?);
             let mut talks = Protocol::ALL.into_iter().map(begin).collect::<Result<Vec<Talk>>>()?;
+            talks.push(Talk::begin_raw(family, lab.pod(client)?, lab.pod(server)?)?);
             talks.iter_mut().try_for_each(Talk::goes_on)?;
             apply(lab, &daemons[0], &[policy])?;
             // What had passed before it was applied is read.
