@@ -11,6 +11,7 @@ mod denied;
 mod doors;
 mod dry_run;
 mod firewall;
+mod inhibit;
 mod lock;
 mod observer;
 mod once;

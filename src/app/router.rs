@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::backend::{Found, NodeTables};
 use super::doors;
+use super::inhibit::Inhibitor;
 use super::servers::Tasks;
 use super::translate::routing_config;
 use crate::admin;
@@ -31,7 +32,8 @@ use crate::routing::bgp::speaker::{self, Goodbye, Options, Speaker};
 use crate::routing::bgp::types::PeerKind;
 use crate::routing::cni::{self, CniFile};
 use crate::routing::config as room;
-use crate::routing::drain::Report;
+use crate::routing::drain::{Asked, Report};
+use crate::routing::logind;
 use crate::routing::reconciler::{Figures, Room};
 use crate::routing::sessions::{self, Line, Sessions};
 use crate::telemetry::registry::{Metrics, PeerInfoLabels, PeerLabels, PrefixLabels, RouteLabels, SentLabels};
@@ -52,7 +54,7 @@ pub(super) struct Router {
     pub(super) figures: watch::Receiver<Figures>,
     /// How the sessions stand.
     pub(super) sessions: watch::Receiver<Sessions>,
-    drain: watch::Sender<bool>,
+    asked: watch::Sender<Asked>,
     drained: watch::Receiver<Report>,
 }
 
@@ -141,9 +143,26 @@ pub(super) fn start(
             ("gobgp API", api::server::serve_with(listener, questions, tls, until_stop).await.map_err(Into::into))
         });
     }
-    let (drain, commands) = watch::channel(false);
-    let (report, drained) = watch::channel(Report { text: "serving".to_owned(), leaving: false });
-    let wakes = wakes(&speaker, proxy.clone(), sessions.clone(), commands.clone(), stop, tasks);
+    let (asked, heard) = watch::channel(Asked::default());
+    let (report, drained) = watch::channel(Report { text: "serving".to_owned(), ..Report::default() });
+    let wakes = wakes(&speaker, proxy.clone(), sessions.clone(), heard.clone(), stop, tasks);
+    if config.router.shutdown_inhibit {
+        let address = std::env::var(logind::ADDRESS_VARIABLE).ok();
+        let inhibitor = Inhibitor {
+            socket: logind::socket(address.as_deref()),
+            asked: asked.clone(),
+            report: drained.clone(),
+            drain: settings.drain.clone(),
+        };
+        let mut stopping = stop.clone();
+        tasks.spawn(async move {
+            tokio::select! {
+                () = inhibitor.run() => {}
+                _ = stopping.wait_for(|stop| *stop) => {}
+            }
+            ("shutdown inhibitor", Ok(()))
+        });
+    }
     let line = Line::new(&speaker, sessions.clone());
     let (their_figures, figures) = watch::channel(Figures::default());
     let graceful_restart = settings.graceful_restart.is_some();
@@ -151,8 +170,8 @@ pub(super) fn start(
     if config.router.enable_cni {
         room.keep_cni(CniFile::new(cni_path()));
     }
-    room.heed_drain(commands, report);
-    Ok((room, Router { speaker, graceful_restart, snapshots, figures, sessions, drain, drained }, wakes))
+    room.heed_drain(heard, report);
+    Ok((room, Router { speaker, graceful_restart, snapshots, figures, sessions, asked, drained }, wakes))
 }
 
 /// What the room and the speaker are configured with.
@@ -200,7 +219,7 @@ fn wakes(
     speaker: &Speaker,
     proxy: Option<watch::Receiver<Applied>>,
     mut sessions: watch::Receiver<Sessions>,
-    mut commands: watch::Receiver<bool>,
+    mut asked: watch::Receiver<Asked>,
     stop: &watch::Receiver<bool>,
     tasks: &mut Tasks,
 ) -> mpsc::Receiver<()> {
@@ -219,7 +238,7 @@ fn wakes(
             let goes_on = tokio::select! {
                 changed = learned.changed() => changed.is_ok(),
                 changed = sessions.changed() => changed.is_ok(),
-                changed = commands.changed() => changed.is_ok(),
+                changed = asked.changed() => changed.is_ok(),
                 goes_on = told => goes_on,
                 _ = stopping.wait_for(|stop| *stop) => false,
             };
@@ -280,7 +299,7 @@ impl Router {
     pub(super) fn drain(&self, wanted: Option<bool>) -> String {
         if let Some(wanted) = wanted {
             tracing::info!(drain = wanted, "a drain was asked for on this node");
-            self.drain.send_replace(wanted);
+            self.asked.send_modify(|asked| asked.command = wanted);
         }
         self.drained.borrow().text.clone()
     }

@@ -481,6 +481,9 @@ flags! {
             "How long announcements are tagged GRACEFUL_SHUTDOWN before they are withdrawn";
         drain_settle_time, "drain-settle-time", GoDuration = "10s",
             "How long after that the node counts as drained";
+        shutdown_inhibit, "shutdown-inhibit", bool = "false",
+            "Hold shutdowns of the host back until the node is drained, with a delay lock of systemd-logind over the \
+             host's system bus: for hosts whose kubelet does not (shutdownGracePeriod)";
         log_denied, "log-denied", bool = "false",
             "Also write each denied packet that goes to NFLOG group 100 into the log, with pod and policy, and count it; \
              no other program can read that group then";

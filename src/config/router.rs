@@ -86,6 +86,8 @@ pub struct RouterConfig {
     pub graceful_shutdown: bool,
     /// `--drain-*`.
     pub drain: Drain,
+    /// `--shutdown-inhibit`: the host's shutdown waits for the drain.
+    pub shutdown_inhibit: bool,
 }
 
 /// Who announces Service addresses.
@@ -260,6 +262,7 @@ pub(super) fn build(check: &mut Check, flags: &Flags) -> RouterConfig {
         return_path: one_of(check, "return-path", &flags.return_path, [("off", false), ("peer", true)]),
         graceful_shutdown: flags.bgp_graceful_shutdown,
         drain: drain(check, flags),
+        shutdown_inhibit: flags.shutdown_inhibit,
     }
 }
 

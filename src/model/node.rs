@@ -30,6 +30,10 @@ pub struct Node {
     /// The kubelet says in the condition Ready that the host is shutting down.
     #[serde(default)]
     pub shutting_down: bool,
+    /// The condition Ready is False or Unknown: the kubelet is not well, or nobody has heard of it. A node that says
+    /// nothing of the kind counts as ready.
+    #[serde(default)]
+    pub not_ready: bool,
     /// All labels.
     pub labels: BTreeMap<Arc<str>, Arc<str>>,
     /// The annotations under `kube-router.io/` and `ferrovia.dev/`, as written.

@@ -2,7 +2,7 @@
 //!
 //! A VIP is announced once the service proxy has in force a Service that contributes it: its pass of the snapshot
 //! that brought the contribution has ended, and neither the Service nor the VIP failed in it. What is no longer
-//! desired is withdrawn at once, before the proxy takes it away. A VIP that is announced stays when a later pass
+//! desired is withdrawn at once, without waiting for the proxy. A VIP that is announced stays when a later pass
 //! fails: a failed change leaves in the kernel what an earlier pass put there.
 
 use std::collections::{BTreeMap, BTreeSet};

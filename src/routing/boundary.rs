@@ -39,6 +39,22 @@ pub enum Refusal {
     Foreign,
 }
 
+impl Refusal {
+    /// Whether `--allowed-import-prefixes` would let the route in.
+    pub fn is_guard(&self) -> bool {
+        match self {
+            Refusal::NodeAddress(_)
+            | Refusal::ServiceRange(_)
+            | Refusal::Vip(_)
+            | Refusal::OwnPods(_)
+            | Refusal::PodsOf(_) => true,
+            Refusal::OtherFamily(_) | Refusal::OwnNextHop(_) | Refusal::UnreachableNextHop(_) | Refusal::Foreign => {
+                false
+            }
+        }
+    }
+}
+
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

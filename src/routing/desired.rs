@@ -4,9 +4,11 @@
 //! adds the Services up: a VIP is announced while at least one Service contributes it, so that a shared address stays
 //! when one of its Services goes. One changed slice costs one Service.
 //!
-//! A VIP is contributed where the flag or the annotation of its kind says so, the address is granted, and a ready
+//! A VIP is contributed where the flag or the annotation of its kind says so, the address is granted, and a usable
 //! endpoint of its family is there: on this node under traffic policy Local (or `kube-router.io/service.local`),
-//! anywhere otherwise. VIPs are announced as host prefixes only, never as the range they lie in. Services left to
+//! anywhere otherwise. Usable are ready ones, and where the whole cluster has none those that still serve while they
+//! terminate (KEP-1669): the service proxy sends them what comes, and connections they have must reach them to end well.
+//! VIPs are announced as host prefixes only, never as the range they lie in. Services left to
 //! another proxy are not announced: nothing here forwards them.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,8 +16,8 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use super::config::{Config, RouterId};
 use crate::model::{
-    Changes, Endpoint, Node, NodeName, Notice, Service, ServiceKey, ServiceType, Severity, Snapshot, Subject,
-    TrafficPolicy,
+    Changes, Conditions, Endpoint, Node, NodeName, Notice, Service, ServiceKey, ServiceType, Severity, Snapshot,
+    Subject, TrafficPolicy,
 };
 use crate::net::{Family, Prefix};
 
@@ -33,7 +35,7 @@ pub struct ServiceRoutes {
 pub struct VipRoutes {
     /// This node announces it.
     pub announce: bool,
-    /// The nodes with a ready endpoint behind it.
+    /// The nodes with a usable endpoint behind it.
     pub nodes: BTreeSet<NodeName>,
     /// Only nodes with an endpoint forward it.
     pub needs_local: bool,
@@ -172,9 +174,9 @@ pub fn build_service(key: &ServiceKey, snapshot: &Snapshot, config: &Config) -> 
     let mut routes = ServiceRoutes::default();
     for (vip, kind) in vips(service, config) {
         let family = Family::of(vip);
-        let ready: Vec<&Endpoint> = ready_endpoints(service, key, snapshot, family).collect();
+        let usable = usable_endpoints(service, key, snapshot, family);
         let local = |endpoint: &&Endpoint| is_local(endpoint, snapshot, own.map(AsRef::as_ref));
-        let served = if needs_local(service, kind) { ready.iter().any(local) } else { !ready.is_empty() };
+        let served = if needs_local(service, kind) { usable.iter().any(local) } else { !usable.is_empty() };
         let next_hop = own.and_then(|node| node.best_ip(family));
         if next_hop.is_none() {
             let message = format!("{vip} is not announced: this node has no {family} address to be the next hop");
@@ -184,8 +186,8 @@ pub fn build_service(key: &ServiceKey, snapshot: &Snapshot, config: &Config) -> 
         let entry = routes.vips.entry(vip).or_default();
         entry.announce |= served && next_hop.is_some();
         entry.needs_local = needs_local(service, kind);
-        entry.nodes.extend(ready.iter().filter_map(|endpoint| endpoint.node.clone()));
-        if ready.iter().any(local) {
+        entry.nodes.extend(usable.iter().filter_map(|endpoint| endpoint.node.clone()));
+        if usable.iter().any(local) {
             entry.nodes.insert(snapshot.node_name.clone());
         }
     }
@@ -233,21 +235,24 @@ fn granted(address: IpAddr, kind: VipKind, config: &Config) -> bool {
 
 fn needs_local(service: &Service, kind: VipKind) -> bool {
     match kind {
-        VipKind::Cluster => service.internal_policy == TrafficPolicy::Local,
+        // As in the service proxy, the annotation decides about both policies.
+        VipKind::Cluster => service.internal_policy == TrafficPolicy::Local && !service.settings.local,
         VipKind::External | VipKind::LoadBalancer => {
             service.external_policy == TrafficPolicy::Local || service.settings.local
         }
     }
 }
 
-/// Endpoints of one family, ready and not terminating, on a port the Service has.
-fn ready_endpoints<'a>(
-    service: &'a Service,
+/// Endpoints of one family on a port the Service has: the ready ones, or those that serve while they terminate where
+/// none is ready.
+fn usable_endpoints<'a>(
+    service: &Service,
     key: &'a ServiceKey,
     snapshot: &'a Snapshot,
     family: Family,
-) -> impl Iterator<Item = &'a Endpoint> + 'a {
-    snapshot
+) -> Vec<&'a Endpoint> {
+    let (mut ready, mut ending) = (Vec::new(), Vec::new());
+    let endpoints = snapshot
         .slices_of(key)
         .filter(|(_, slice)| {
             slice.ports.iter().any(|theirs| {
@@ -255,8 +260,15 @@ fn ready_endpoints<'a>(
             })
         })
         .flat_map(|(_, slice)| slice.endpoints.iter())
-        .filter(move |endpoint| Family::of(endpoint.address) == family)
-        .filter(|endpoint| endpoint.conditions.ready && !endpoint.conditions.terminating)
+        .filter(|endpoint| Family::of(endpoint.address) == family);
+    for endpoint in endpoints {
+        match endpoint.conditions {
+            Conditions { ready: true, terminating: false, .. } => ready.push(endpoint),
+            Conditions { serving: true, terminating: true, .. } => ending.push(endpoint),
+            _ => {}
+        }
+    }
+    if ready.is_empty() { ending } else { ready }
 }
 
 /// On this node by name; without a name, by an address that is the node's.
@@ -375,13 +387,19 @@ mod tests {
         let (cluster_ip, outer) = ("10.96.0.1", ["198.51.100.1", "203.0.113.1"]);
         let every = [cluster_ip, outer[0], outer[1]];
         let local: Change = |s| s.external_policy = TrafficPolicy::Local;
-        let cases: [(&str, Change, &[&str], &[&str]); 7] = [
+        let cases: [(&str, Change, &[&str], &[&str]); 8] = [
             ("cluster policy, endpoint elsewhere", |_| {}, &["10.244.2.5"], &every),
             ("cluster policy, no endpoint", |_| {}, &[], &[]),
             ("external local, endpoint elsewhere", local, &["10.244.2.5"], &[cluster_ip]),
             ("external local, endpoint here", local, &["10.244.1.5"], &every),
             ("service.local", |s| s.settings.local = true, &["10.244.2.5"], &[cluster_ip]),
             ("internal local", |s| s.internal_policy = TrafficPolicy::Local, &["10.244.2.5"], &outer),
+            (
+                "internal local, but service.local",
+                |s| (s.internal_policy, s.settings.local) = (TrafficPolicy::Local, true),
+                &["10.244.2.5"],
+                &[cluster_ip],
+            ),
             ("endpoint of the other family", |_| {}, &["fd00:244:1::5"], &[]),
         ];
         for (name, change, endpoints, expected) in cases {
@@ -392,6 +410,29 @@ mod tests {
         unready.conditions.ready = false;
         let cluster = cluster("n1").service(web().with(local)).endpoints("web", vec![unready], 8080);
         assert!(announced(&cluster, &all()).is_empty(), "not ready");
+    }
+
+    #[test]
+    fn a_vip_stays_while_its_last_endpoints_end() {
+        let (here, there) = ("10.244.1.5", "10.244.2.5");
+        let local: Change = |s| s.external_policy = TrafficPolicy::Local;
+        let (inner, every) = (&["10.96.0.1"][..], &["10.96.0.1", "198.51.100.1", "203.0.113.1"][..]);
+        let cases: [(&str, Change, &[(&str, bool)], &[&str], &[&str]); 6] = [
+            ("cluster policy", |_| {}, &[(there, true)], &[], every),
+            ("cluster policy, served no more", |_| {}, &[(there, false)], &[], &[]),
+            ("local, ending here", local, &[(here, true)], &[], every),
+            ("local, ending here, served no more", local, &[(here, false)], &[], &[]),
+            ("local, ending elsewhere", local, &[(there, true)], &[], inner),
+            ("local, ending here, another one is ready", local, &[(here, true)], &[there], inner),
+        ];
+        for (name, change, ending, ready, expected) in cases {
+            let conditions = |serving| Conditions { ready: false, serving, terminating: true };
+            let ending =
+                ending.iter().map(|(at, serving)| Endpoint { conditions: conditions(*serving), ..endpoint(at) });
+            let endpoints = ending.chain(ready.iter().map(|at| endpoint(at))).collect();
+            let cluster = cluster("n1").service(web().with(change)).endpoints("web", endpoints, 8080);
+            assert_eq!(announced(&cluster, &all()), expected, "{name}");
+        }
     }
 
     #[test]

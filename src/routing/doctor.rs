@@ -6,11 +6,12 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 
+use super::bgp::types::PeerKind;
 use super::bridge::{BRIDGE_SYSCTLS, pod_mtu};
 use super::config::{Config, OverlayScope};
 use super::egress::BRIDGE_LINK;
 use super::overlay::TUNNEL_PREFIX;
-use super::peers::{DesiredPeers, Reflector};
+use super::peers::{DesiredPeer, DesiredPeers, Reflector};
 use super::return_path::Mode;
 use crate::kernel::rtnl::{Address, Link, Route, table};
 use crate::model::Snapshot;
@@ -71,6 +72,7 @@ fn rp_filter(link: &str) -> String {
 /// All findings, in the order in which a packet meets them.
 pub fn findings(facts: &Facts<'_>) -> Vec<Finding> {
     let mut found = Vec::new();
+    out_of_reach(facts, &mut found);
     reverse_path_filter(facts, &mut found);
     forwarding(facts, &mut found);
     bridge(facts, &mut found);
@@ -78,6 +80,29 @@ pub fn findings(facts: &Facts<'_>) -> Vec<Finding> {
     overlay(facts, &mut found);
     reflector(facts, &mut found);
     found
+}
+
+/// A peer of another AS behind another router: what is sent to it ends there (RFC 4271 5.1.3 wants it on a link).
+fn out_of_reach(facts: &Facts<'_>, found: &mut Vec<Finding>) {
+    let near = |peer: IpAddr| {
+        let covers = |route: &&Route| route.table == table::MAIN && route.destination.contains(&peer);
+        let nearest = facts.routes.iter().filter(covers).max_by_key(|route| route.destination.prefix_len());
+        facts.addresses.iter().any(|address| address.prefix.contains(&peer))
+            || nearest
+                .map(Route::hops)
+                .is_some_and(|hops| !hops.is_empty() && hops.iter().all(|hop| hop.gateway.is_none()))
+    };
+    let one_hop = |peer: &&DesiredPeer| peer.kind == PeerKind::External && peer.multihop.is_none();
+    for peer in facts.peers.peers.iter().filter(one_hop).filter(|peer| !near(peer.address)) {
+        found.push(Finding {
+            name: "PeerOutOfReach",
+            text: format!(
+                "peer {} of another AS is on no link of this node, and packets to it live for one hop: the session cannot \
+                 come up; set --peer-router-multihop-ttl to the hops there are, or peer with the router next to the node",
+                peer.address
+            ),
+        });
+    }
 }
 
 /// The link that carries the node's own address of a family.
@@ -283,14 +308,18 @@ mod tests {
         }
 
         fn default_through(&mut self, gateway: &str) {
+            self.route_to("0.0.0.0/0", Some(gateway));
+        }
+
+        fn route_to(&mut self, destination: &str, gateway: Option<&str>) {
             self.kernel.put_route(Route {
                 table: table::MAIN,
-                destination: prefix("0.0.0.0/0"),
+                destination: prefix(destination),
                 kind: RouteKind::Unicast,
                 protocol: protocol::STATIC,
                 scope: 0,
-                link: None,
-                gateway: Some(ip(gateway)),
+                link: gateway.is_none().then_some(2),
+                gateway: gateway.map(ip),
                 next_hops: Vec::new(),
                 source: None,
                 metric: 0,
@@ -324,6 +353,21 @@ mod tests {
     #[test]
     fn a_healthy_node_has_no_findings() {
         assert_eq!(Node::new().found(), [""; 0]);
+    }
+
+    #[test]
+    fn a_peer_behind_another_router_is_found_unless_it_may_be_there() {
+        let mut node = Node::new();
+        node.config.peers[0].address = ip("203.0.113.9");
+        assert_eq!(node.found(), ["PeerOutOfReach"]);
+        node.config.multihop_ttl = 3;
+        assert_eq!(node.found(), [""; 0]);
+        node.config.multihop_ttl = 0;
+        node.config.peers[0].asn = node.config.cluster_asn;
+        assert_eq!(node.found(), [""; 0], "within an AS peers may be anywhere");
+        node.config.peers[0].asn = Asn(65001);
+        node.route_to("203.0.113.9/32", None);
+        assert_eq!(node.found(), [""; 0], "its own route says that it is on the link");
     }
 
     #[test]

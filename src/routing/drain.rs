@@ -45,6 +45,8 @@ pub enum Signal {
     Cordon,
     /// `ferrovia drain` on the node itself.
     Command,
+    /// The host waits for us before it shuts down (`--shutdown-inhibit`).
+    Host,
 }
 
 impl Signal {
@@ -64,7 +66,7 @@ impl fmt::Display for Signal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Signal::Annotation => "the annotation ferrovia.dev/drain",
-            Signal::Shutdown => "the host is shutting down",
+            Signal::Shutdown | Signal::Host => "the host is shutting down",
             Signal::Taint => "a taint",
             Signal::Cordon => "the node is cordoned",
             Signal::Command => "ferrovia drain",
@@ -96,6 +98,35 @@ impl Default for Settings {
     }
 }
 
+impl Settings {
+    /// The same with stages that take no longer than this together, each its part of it.
+    pub fn within(&self, budget: Duration) -> Settings {
+        let whole = self.tag.saturating_add(self.settle);
+        if whole <= budget {
+            return self.clone();
+        }
+        let tag = self.tag.mul_f64(budget.as_secs_f64() / whole.as_secs_f64());
+        Settings { tag, settle: budget.saturating_sub(tag), ..self.clone() }
+    }
+}
+
+/// What is asked for on the node itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Asked {
+    /// `ferrovia drain`.
+    pub command: bool,
+    /// The host shuts down, and waits for so long at most.
+    pub shutdown: Option<Duration>,
+}
+
+impl Asked {
+    /// The drain that is asked for.
+    pub fn wanted(self) -> Option<Wanted> {
+        let signal = if self.shutdown.is_some() { Signal::Host } else { Signal::Command };
+        (self.command || self.shutdown.is_some()).then_some(Wanted { signal, scope: Scope::Services })
+    }
+}
+
 /// Why a node is to be drained, and how far. Every node can tell it of every other one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Wanted {
@@ -113,7 +144,7 @@ pub fn wanted(node: &Node, settings: &Settings) -> Option<Wanted> {
         Signal::Shutdown => node.shutting_down,
         Signal::Taint => node.taints.iter().any(|taint| settings.taints.contains(&**taint)),
         Signal::Cordon => node.unschedulable,
-        Signal::Command => false,
+        Signal::Command | Signal::Host => false,
     };
     let signal = settings.signals.iter().copied().find(holds)?;
     Some(Wanted { signal, scope: annotation.unwrap_or(Scope::Services) })
@@ -165,6 +196,8 @@ pub struct Drain {
 pub struct Report {
     /// One line.
     pub text: String,
+    /// Nothing new comes here any more.
+    pub drained: bool,
     /// The host goes: when the daemon ends now, it does not come back soon.
     pub leaving: bool,
 }
@@ -239,10 +272,9 @@ impl Drain {
         self.stage
     }
 
-    /// What to tell.
-    pub fn report(&self, wanted: Option<Wanted>, decision: &Decision, now: Duration) -> Report {
-        let goes = |wanted: Wanted| matches!(wanted.signal, Signal::Shutdown | Signal::Command);
-        Report { text: self.describe(wanted, decision, now), leaving: wanted.is_some_and(goes) }
+    /// What to tell; `leaving` where the host goes.
+    pub fn report(&self, wanted: Option<Wanted>, decision: &Decision, leaving: bool, now: Duration) -> Report {
+        Report { text: self.describe(wanted, decision, now), drained: self.stage == Stage::Drained, leaving }
     }
 
     /// One line for the operator.
@@ -316,9 +348,7 @@ mod tests {
         }
         assert_eq!(decision.kept, BTreeSet::from([ip("203.0.113.2")]));
         assert_eq!(decision.withhold, BTreeSet::from([ip("203.0.113.1")]));
-        assert!(!drain.report(ASKED, &decision, at(200)).leaving, "the annotation says nothing about the host");
-        let command = Some(Wanted { signal: Signal::Command, scope: Scope::Services });
-        assert!(drain.report(command, &decision, at(200)).leaving);
+        assert!(!drain.report(ASKED, &decision, false, at(200)).drained);
         assert!(drain.describe(ASKED, &decision, at(200)).ends_with("no other node does: 203.0.113.2"));
         let decision = drain.step(ASKED, &vips(), |_| true, &settings, at(300));
         assert_eq!((decision.withhold.len(), decision.again_in), (2, Some(at(10))), "the wait begins now");
@@ -356,6 +386,31 @@ mod tests {
     fn a_daemon_that_starts_in_a_drain_does_not_announce_first() {
         let decision = Drain::default().step(ASKED, &vips(), |_| true, &Settings::default(), at(1));
         assert_eq!(decision.withhold, vips());
+    }
+
+    #[test]
+    fn a_host_in_a_hurry_shortens_the_stages() {
+        let settings = Settings::default();
+        assert_eq!(settings.within(at(15)), settings);
+        let short = settings.within(Duration::from_millis(4500));
+        assert_eq!((short.tag, short.settle), (Duration::from_millis(1500), at(3)));
+        let none = settings.within(Duration::ZERO);
+        assert_eq!((none.tag, none.settle), (Duration::ZERO, Duration::ZERO));
+        let mut drain = Drain::default();
+        drain.step(None, &vips(), |_| true, &short, at(0));
+        assert!(drain.step(ASKED, &vips(), |_| true, &short, at(1)).withhold.is_empty());
+        assert_eq!(drain.step(ASKED, &vips(), |_| true, &short, Duration::from_millis(2500)).withhold, vips());
+        drain.step(ASKED, &vips(), |_| true, &short, Duration::from_millis(5500));
+        assert_eq!(drain.stage(), Stage::Drained);
+    }
+
+    #[test]
+    fn the_node_itself_may_ask_for_a_drain() {
+        let signal = |command, shutdown| Asked { command, shutdown }.wanted().map(|wanted| wanted.signal);
+        assert_eq!(signal(false, None), None);
+        assert_eq!(signal(true, None), Some(Signal::Command));
+        assert_eq!(signal(false, Some(at(5))), Some(Signal::Host));
+        assert_eq!(signal(true, Some(at(5))), Some(Signal::Host));
     }
 
     #[test]

@@ -14,6 +14,7 @@ pub mod desired;
 pub mod doctor;
 pub mod drain;
 pub mod egress;
+pub mod logind;
 pub mod overlay;
 pub mod peers;
 pub mod plan;

@@ -107,6 +107,10 @@ pub fn build<'a>(
             prepend: desired.prepend.map(|prepend| Prepend { asn: Some(prepend.asn), times: prepend.times }),
             communities: desired.communities.clone(),
             import_reject: desired.import_reject.clone(),
+            default_routes: {
+                let allowed = config.allowed_imports.iter().filter(|prefix| prefix.prefix_len() == 0);
+                allowed.map(|prefix| Family::of(prefix.addr())).collect()
+            },
             advertise_pod_cidr: config.advertise_pod_cidr,
             override_next_hop: config.override_next_hop,
             reflector: reflects.is_some(),

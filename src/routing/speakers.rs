@@ -13,7 +13,7 @@ use std::net::IpAddr;
 
 use super::config::Config;
 use super::desired::Desired;
-use super::drain;
+use super::{drain, peers};
 use crate::model::{Node, NodeName, Notice, Severity, Snapshot, Subject};
 use crate::net::Family;
 
@@ -110,20 +110,44 @@ pub fn next_hops(
     if ready.is_empty() { hops(true) } else { ready }
 }
 
-/// Whether somebody else keeps announcing a VIP when this node stops.
-pub fn announced_elsewhere(vip: IpAddr, desired: &Desired, snapshot: &Snapshot, config: &Config) -> bool {
-    let mut others = snapshot
-        .nodes
-        .iter()
-        .filter(|(name, node)| **name != snapshot.node_name && drain::wanted(node, &config.drain).is_none())
-        .filter(|(_, node)| node.best_ip(Family::of(vip)).is_some());
-    match config.advertise_style {
-        Style::Speakers => others.any(|(_, node)| is_speaker(node, &config.speaker_selector)),
-        Style::Node if desired.needs_local(vip) => {
-            let nodes = desired.nodes(vip);
-            others.any(|(name, _)| nodes.contains(name))
+/// The nodes that go on announcing when this one stops: those that are well, not to be drained themselves, and have a
+/// router outside to announce to. Asked once for all VIPs.
+#[derive(Debug)]
+pub struct Others<'a> {
+    /// Nobody hears of VIPs from this node: it has no last path to keep.
+    unheard: bool,
+    nodes: Vec<(&'a NodeName, &'a Node)>,
+    style: Style,
+}
+
+impl<'a> Others<'a> {
+    /// As of this snapshot.
+    pub fn new(snapshot: &'a Snapshot, config: &Config) -> Others<'a> {
+        let heard = |name: &NodeName, node: &Node| peers::has_external_peers(name, node, config);
+        let others = snapshot.nodes.iter().map(|(name, node)| (name, node.as_ref()));
+        let others = others
+            .filter(|(name, node)| **name != snapshot.node_name && !node.not_ready)
+            .filter(|(_, node)| drain::wanted(node, &config.drain).is_none())
+            .filter(|(_, node)| config.advertise_style == Style::Node || is_speaker(node, &config.speaker_selector))
+            .filter(|(name, node)| heard(name, node));
+        Others {
+            unheard: !snapshot.own_node().is_some_and(|own| heard(&snapshot.node_name, own)),
+            nodes: others.collect(),
+            style: config.advertise_style,
         }
-        Style::Node => others.next().is_some(),
+    }
+
+    /// Whether a VIP is still announced when this node stops, or was not heard of from it in the first place.
+    pub fn announce(&self, vip: IpAddr, desired: &Desired) -> bool {
+        let mut able = self.nodes.iter().filter(|(_, node)| node.best_ip(Family::of(vip)).is_some());
+        self.unheard
+            || match self.style {
+                Style::Node if desired.needs_local(vip) => {
+                    let endpoints = desired.nodes(vip);
+                    able.any(|(name, _)| endpoints.contains(name))
+                }
+                Style::Node | Style::Speakers => able.next().is_some(),
+            }
     }
 }
 
@@ -158,6 +182,8 @@ mod tests {
 
     use super::*;
     use crate::model::TrafficPolicy;
+    use crate::net::Asn;
+    use crate::routing::config::FlagPeer;
     use crate::testing::builders::{cluster, ip, prefix, service};
 
     const VIP: &str = "203.0.113.1";
@@ -184,6 +210,12 @@ mod tests {
             external_ip_ranges: vec![prefix("203.0.113.0/24")],
             ..Config::default()
         }
+    }
+
+    /// With a router outside for every node.
+    fn heard(style: Style) -> Config {
+        let edge = FlagPeer { address: ip("192.168.10.254"), asn: Asn(65001), port: 179, password: None };
+        Config { peers: vec![edge], ..config(style) }
     }
 
     fn annotate(snapshot: &mut Snapshot, node: &str, key: &str, value: &str) {
@@ -244,24 +276,65 @@ mod tests {
         assert_eq!(notices(&snapshot, &nobody)[1].reason, "NoSpeaker");
     }
 
+    /// Whether this node may stop announcing, with nodes changed as the pairs say.
+    fn may_go(own: &str, policy: TrafficPolicy, config: &Config, changes: &[(&str, fn(&mut Node))]) -> bool {
+        let mut snapshot = snapshot(own, policy);
+        for (node, change) in changes {
+            let name = NodeName::new(*node);
+            let mut changed = (**snapshot.nodes.get(&name).unwrap()).clone();
+            change(&mut changed);
+            snapshot.nodes.insert(name, Arc::new(changed));
+        }
+        Others::new(&snapshot, config).announce(ip(VIP), &Desired::build(&snapshot, config))
+    }
+
+    fn drained(node: &mut Node) {
+        node.annotations.insert(Arc::from(drain::ANNOTATION), Arc::from("true"));
+    }
+
+    fn peered(node: &mut Node) {
+        let peers = "- remoteip: 192.168.10.254\n  remoteasn: 65001";
+        node.annotations.insert(Arc::from(peers::key::PEERS), Arc::from(peers));
+    }
+
     #[test]
     fn who_else_announces_depends_on_style_and_policy() {
-        let elsewhere = |own: &str, policy, style, drained: &[&str]| {
-            let mut snapshot = snapshot(own, policy);
-            for node in drained {
-                annotate(&mut snapshot, node, drain::ANNOTATION, "true");
-            }
-            let config = config(style);
-            announced_elsewhere(ip(VIP), &Desired::build(&snapshot, &config), &snapshot, &config)
-        };
         use Style::{Node, Speakers};
         use TrafficPolicy::{Cluster, Local};
-        assert!(elsewhere("n2", Cluster, Node, &["n3"]), "n1 forwards it, too");
+        let elsewhere = |own: &str, policy, style, changes: &[(&str, fn(&mut crate::model::Node))]| {
+            may_go(own, policy, &heard(style), changes)
+        };
+        assert!(elsewhere("n2", Cluster, Node, &[("n3", drained)]), "n1 forwards it, too");
         assert!(elsewhere("n2", Local, Node, &[]), "n3 has an endpoint");
-        assert!(!elsewhere("n2", Local, Node, &["n3"]), "n1 has none");
-        assert!(!elsewhere("n2", Cluster, Node, &["n1", "n3"]));
+        assert!(!elsewhere("n2", Local, Node, &[("n3", drained)]), "n1 has none");
+        assert!(!elsewhere("n2", Cluster, Node, &[("n1", drained), ("n3", drained)]));
         assert!(elsewhere("n1", Cluster, Speakers, &[]), "n2 speaks, too");
-        assert!(!elsewhere("n1", Cluster, Speakers, &["n2"]), "n3 does not speak");
+        assert!(!elsewhere("n1", Cluster, Speakers, &[("n2", drained)]), "n3 does not speak");
+    }
+
+    #[test]
+    fn a_node_that_is_not_well_is_not_relied_on() {
+        let unwell = |node: &mut Node| node.not_ready = true;
+        let config = heard(Style::Node);
+        assert!(may_go("n1", TrafficPolicy::Cluster, &config, &[("n2", unwell)]), "n3 is well");
+        assert!(!may_go("n1", TrafficPolicy::Cluster, &config, &[("n2", unwell), ("n3", unwell)]));
+        assert!(!may_go("n2", TrafficPolicy::Local, &config, &[("n3", unwell)]), "n1 has no endpoint");
+    }
+
+    #[test]
+    fn a_node_without_a_router_to_announce_to_is_not_relied_on() {
+        let config = config(Style::Node);
+        let cluster = TrafficPolicy::Cluster;
+        assert!(!may_go("n1", cluster, &config, &[("n1", peered)]), "n2 and n3 have nobody to announce to");
+        assert!(may_go("n1", cluster, &config, &[("n1", peered), ("n3", peered)]));
+        assert!(may_go("n1", cluster, &config, &[]), "n1 has nobody itself: there is no last path to keep");
+        let asked = Config { full_mesh: false, ..config };
+        let with_asn = |node: &mut Node| {
+            peered(node);
+            node.annotations.insert(Arc::from(peers::key::ASN), Arc::from("64512"));
+        };
+        assert!(!may_go("n1", cluster, &asked, &[("n1", with_asn), ("n2", peered)]), "n2 has no AS, so no session");
+        assert!(may_go("n1", cluster, &asked, &[("n1", with_asn), ("n2", with_asn)]));
     }
 
     #[test]

@@ -130,6 +130,24 @@ fn labels_choose_speakers_as_well() {
     assert_eq!(hops(&router, VIP).len(), 2);
 }
 
+#[test]
+fn a_default_route_is_used_where_the_operator_allows_it() {
+    for (allowed, expected) in [(vec![], false), (vec![prefix("0.0.0.0/0")], true)] {
+        let router = RouterNode::on(FakeNode::new());
+        let mut room = router.room(&Config { allowed_imports: allowed, ..config() }, false);
+        router.speaker.learn("0.0.0.0/0", &[EDGE]);
+        let outcome = pass(&mut room, &snapshot(1), Read::Kernel, 0);
+        let told =
+            outcome.notices.iter().any(|it| it.reason == "RouteRefused" && it.message.contains("allowed-import"));
+        let policies = router.speaker.open().config.clone().unwrap().policies;
+        let barred = policies.sets.prefix["defaultroutedefinedset"].is_empty();
+        assert_eq!((barred, told), (expected, !expected), "peers may tell it, and the node be told if it is not used");
+        assert!(!policies.sets.prefix["defaultroutedefinedsetv6"].is_empty(), "the other family's is not allowed");
+        let used = router.routes().iter().any(|route| route.starts_with("default via 192.168.10.254"));
+        assert_eq!(used, expected, "{:?}", router.routes());
+    }
+}
+
 /// The community of graceful shutdown is in what external peers get.
 fn tags(router: &RouterNode) -> bool {
     let config = router.speaker.open().config.clone().unwrap();
@@ -194,23 +212,63 @@ fn the_last_node_keeps_an_address_until_another_one_takes_part() {
 }
 
 #[test]
+fn a_drained_node_announces_again_when_no_other_one_is_well() {
+    let router = RouterNode::on(FakeNode::new());
+    let mut room = router.room(&config(), false);
+    let mut state = annotated(snapshot(1), "n1", drain::ANNOTATION, "true");
+    settled(&mut room, &state, 0);
+    assert!(hops(&router, VIP).is_empty(), "n2 and n3 announce it");
+    for (generation, node, expected) in [(2, "n2", 0), (3, "n3", 1)] {
+        let name = NodeName::new(node);
+        let lost = Node { not_ready: true, ..(**state.nodes.get(&name).unwrap()).clone() };
+        state.nodes.insert(name, Arc::new(lost));
+        state.generation = Generation(generation);
+        let _ = pass(&mut room, &state, Read::Remembered, generation);
+        assert_eq!(hops(&router, VIP).len(), expected, "{node} is not well");
+    }
+}
+
+#[test]
 fn a_command_on_the_node_drains_it_and_tells_how_far_it_is() {
     let router = RouterNode::on(FakeNode::new());
     let mut room = router.room(&config(), false);
-    let (command, commands) = tokio::sync::watch::channel(false);
+    let (command, commands) = tokio::sync::watch::channel(drain::Asked::default());
     let (report, reports) = tokio::sync::watch::channel(drain::Report::default());
     room.heed_drain(commands, report);
     settled(&mut room, &snapshot(1), 0);
     assert_eq!((reports.borrow().text.as_str(), reports.borrow().leaving), ("serving", false));
-    command.send_replace(true);
+    command.send_replace(drain::Asked { command: true, shutdown: None });
     for (now, text) in [(100, "draining"), (105, "draining"), (115, "drained (ferrovia drain)")] {
         let _ = pass(&mut room, &snapshot(1), Read::Remembered, now);
         assert!(reports.borrow().text.starts_with(text) && reports.borrow().leaving, "{:?}", *reports.borrow());
     }
     assert!(hops(&router, VIP).is_empty());
-    command.send_replace(false);
+    command.send_replace(drain::Asked::default());
     settled(&mut room, &snapshot(1), 120);
     assert_eq!(hops(&router, VIP).len(), 1);
+}
+
+#[test]
+fn a_host_that_waits_has_its_drain_in_time_and_peers_do_not_wait_for_it() {
+    let router = RouterNode::on(FakeNode::new());
+    let mut room = router.room(&config(), false);
+    let (asked, heard) = tokio::sync::watch::channel(drain::Asked::default());
+    let (report, reports) = tokio::sync::watch::channel(drain::Report::default());
+    room.heed_drain(heard, report);
+    settled(&mut room, &snapshot(1), 0);
+    asked.send_replace(drain::Asked { command: false, shutdown: Some(std::time::Duration::from_secs(3)) });
+    for (now, announced, drained) in [(100, 1, false), (101, 0, false), (103, 0, true)] {
+        let _ = pass(&mut room, &snapshot(1), Read::Remembered, now);
+        assert_eq!(hops(&router, VIP).len(), announced, "after {now} s");
+        assert_eq!((reports.borrow().drained, reports.borrow().leaving), (drained, true), "after {now} s");
+    }
+    assert_eq!(reports.borrow().text, "drained (the host is shutting down)");
+    let annotated = annotated(snapshot(2), "n1", drain::ANNOTATION, "true");
+    let _ = pass(&mut room, &annotated, Read::Remembered, 104);
+    assert!(reports.borrow().leaving, "the annotation does not keep the host");
+    asked.send_replace(drain::Asked::default());
+    let _ = pass(&mut room, &annotated, Read::Remembered, 105);
+    assert!(!reports.borrow().leaving, "the annotation says nothing about the host");
 }
 
 fn own_rules(router: &RouterNode) -> usize {

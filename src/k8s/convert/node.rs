@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::Node as ApiNode;
+use k8s_openapi::api::core::v1::{Node as ApiNode, NodeCondition};
 
 use super::super::annotations::{self, FERROVIA_PREFIX, KUBE_ROUTER_PREFIX};
 use super::{Context, Converted, Rejections, label, name_of, parse_address, parse_prefix};
@@ -33,6 +33,7 @@ pub fn convert(object: &ApiNode, context: Context<'_>) -> Converted<NodeName, No
         unschedulable: object.spec.as_ref().and_then(|spec| spec.unschedulable).unwrap_or(false),
         taints: taints(object, context),
         shutting_down: shutting_down(object),
+        not_ready: ready_conditions(object).any(|condition| condition.status != "True"),
         ..Node::default()
     };
     let addresses = object.status.as_ref().and_then(|status| status.addresses.as_deref()).unwrap_or_default();
@@ -61,11 +62,15 @@ fn taints(object: &ApiNode, context: Context<'_>) -> BTreeSet<Arc<str>> {
 
 /// What a kubelet with graceful node shutdown writes once the host begins to stop.
 fn shutting_down(object: &ApiNode) -> bool {
-    let conditions = object.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
-    conditions.iter().any(|condition| {
+    ready_conditions(object).any(|condition| {
         let told = condition.message.as_deref().unwrap_or_default();
-        condition.type_ == "Ready" && condition.status == "False" && told.contains("node is shutting down")
+        condition.status == "False" && told.contains("node is shutting down")
     })
+}
+
+fn ready_conditions(object: &ApiNode) -> impl Iterator<Item = &NodeCondition> {
+    let conditions = object.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
+    conditions.iter().filter(|condition| condition.type_ == "Ready")
 }
 
 /// The pod prefixes: annotation `kube-router.io/pod-cidrs`, `spec.podCIDRs`, the older annotation

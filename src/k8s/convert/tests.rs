@@ -416,6 +416,27 @@ fn pods_without_address_or_life_are_left_out() {
 }
 
 #[test]
+fn nodes_say_whether_they_are_well_and_whether_they_stop() {
+    let stops = "[container runtime is down, node is shutting down]";
+    for (conditions, not_ready, shutting_down) in [
+        (json!(null), false, false),
+        (json!([{"type": "MemoryPressure", "status": "Unknown"}]), false, false),
+        (json!([{"type": "Ready", "status": "True", "message": "kubelet is posting ready status"}]), false, false),
+        (json!([{"type": "Ready", "status": "False", "message": "container runtime is down"}]), true, false),
+        (
+            json!([{"type": "Ready", "status": "Unknown", "message": "Kubelet stopped posting node status."}]),
+            true,
+            false,
+        ),
+        (json!([{"type": "Ready", "status": "False", "message": stops}]), true, true),
+    ] {
+        let (value, _) = node(json!({"metadata": {"name": "n1"}, "status": {"conditions": conditions}}));
+        let (_, read) = value.unwrap();
+        assert_eq!((read.not_ready, read.shutting_down), (not_ready, shutting_down), "{conditions}");
+    }
+}
+
+#[test]
 fn pods_read_grace_deletion_and_container_of_this_node_only() {
     let object = |node: &str| {
         json!({

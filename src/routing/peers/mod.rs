@@ -18,7 +18,7 @@ use annotation::Reader;
 
 use super::bgp::types::PeerKind;
 use super::config::{Bfd, Config, GracefulRestart, Password};
-use crate::model::{Node, Notice, Snapshot};
+use crate::model::{Node, NodeName, Notice, Snapshot};
 use crate::net::{Asn, Family, Prefix};
 
 pub use annotation::{parse_asn, parse_cluster_id, parse_community};
@@ -234,6 +234,16 @@ pub fn build_peers(snapshot: &Snapshot, config: &Config) -> DesiredPeers {
     }
     desired.notices = reader.notices;
     desired
+}
+
+/// Whether a node of the cluster has a session with a router outside to announce Service addresses on, as far as flags
+/// and its annotations say. Every node can tell it of every other one.
+pub fn has_external_peers(name: &NodeName, node: &Node, config: &Config) -> bool {
+    let mut reader = Reader::new(name, node);
+    let asn = if config.full_mesh { Some(config.cluster_asn) } else { reader.asn() };
+    let Some(asn) = asn else { return false };
+    let peers = external::external_peers(node, config, asn, &mut reader);
+    peers.iter().any(|(_, peer)| node.addresses().all(|own| own != peer.address))
 }
 
 fn own_asn(config: &Config, reader: &mut Reader<'_>) -> Option<Asn> {

@@ -19,7 +19,7 @@ use crate::routing::bgp::api::query::Capability;
 use crate::routing::bridge::{self, BRIDGE_SYSCTLS};
 use crate::routing::cni::CniFile;
 use crate::routing::doctor::{self, Facts};
-use crate::routing::drain::{self, Decision, Drain, Report, Scope, Signal, Wanted};
+use crate::routing::drain::{self, Asked, Decision, Drain, Report, Wanted};
 use crate::routing::egress::BRIDGE_LINK;
 use crate::routing::return_path::{self, Mode, ReturnPath};
 use crate::routing::speakers;
@@ -43,21 +43,20 @@ pub(super) struct Around {
     pub(super) drain: Drain,
     /// What that withholds.
     pub(super) decision: Decision,
-    commands: Option<watch::Receiver<bool>>,
+    asked: Option<watch::Receiver<Asked>>,
     report: Option<watch::Sender<Report>>,
 }
 
 impl Around {
-    /// What `ferrovia drain` asks for.
-    pub(super) fn drain_commanded(&self) -> Option<Wanted> {
-        let commanded = self.commands.as_ref().is_some_and(|commands| *commands.borrow());
-        commanded.then_some(Wanted { signal: Signal::Command, scope: Scope::Services })
+    /// What is asked for on the node itself.
+    pub(super) fn asked(&self) -> Asked {
+        self.asked.as_ref().map(|asked| *asked.borrow()).unwrap_or_default()
     }
 
-    /// Tells whoever looks how far the drain is.
-    pub(super) fn report(&self, wanted: Option<Wanted>, now: Duration) {
+    /// Tells whoever looks how far the drain is; `leaving` where the host goes.
+    pub(super) fn report(&self, wanted: Option<Wanted>, leaving: bool, now: Duration) {
         let Some(report) = &self.report else { return };
-        let newer = self.drain.report(wanted, &self.decision, now);
+        let newer = self.drain.report(wanted, &self.decision, leaving, now);
         report.send_if_modified(|old| {
             let differs = *old != newer;
             *old = newer;
@@ -72,9 +71,9 @@ impl<N: Nft, R: Rtnl, F: Fou, S: Sysctl, V: Voice> Room<N, R, F, S, V> {
         self.around.cni = Some(file);
     }
 
-    /// Drain the node while the first is true, and say in the second how far it is.
-    pub fn heed_drain(&mut self, commands: watch::Receiver<bool>, report: watch::Sender<Report>) {
-        (self.around.commands, self.around.report) = (Some(commands), Some(report));
+    /// Drain the node while the first asks for it, and say in the second how far it is.
+    pub fn heed_drain(&mut self, asked: watch::Receiver<Asked>, report: watch::Sender<Report>) {
+        (self.around.asked, self.around.report) = (Some(asked), Some(report));
     }
 
     /// The bridge, its settings, and the CNI file.

@@ -494,9 +494,12 @@ impl<N: Nft, R: Rtnl, F: Fou, S: Sysctl, V: Voice> Subsystem for Room<N, R, F, S
         outcome.notices.extend(self.told_around().cloned());
         let refused = self.refused.iter().take(MOST_TOLD);
         outcome.notices.extend(refused.map(|(prefix, refusal)| {
-            let message = format!(
-                "route to {prefix} is not used: it {refusal}; --allowed-import-prefixes lets what it covers in"
-            );
+            let message = if refusal.is_guard() {
+                let cure = "--allowed-import-prefixes lets what it covers in";
+                format!("route to {prefix} is not used: it {refusal}; {cure}")
+            } else {
+                format!("route to {prefix} is not used: {refusal}")
+            };
             self.node_notice(snapshot, "RouteRefused", message)
         }));
         self.publish();

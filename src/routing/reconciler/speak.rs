@@ -16,7 +16,7 @@ use crate::routing::bgp::types::Attributes;
 use crate::routing::desired::pod_prefixes;
 use crate::routing::drain;
 use crate::routing::speaker_config::{RouteChanges, build, own_route};
-use crate::routing::speakers::{Style, announced_elsewhere, is_speaker, next_hops};
+use crate::routing::speakers::{Others, Style, is_speaker, next_hops};
 
 /// The most VIPs of one pass that are logged one by one.
 const MOST_LOGGED: usize = 20;
@@ -123,9 +123,9 @@ impl<N: Nft, R: Rtnl, F: Fou, S: Sysctl, V: Voice> Room<N, R, F, S, V> {
     /// Whether this node is drained, and what that withholds.
     fn step_drain(&mut self, snapshot: &Snapshot, now: Duration) {
         let own = snapshot.own_node();
-        let commanded = self.around.drain_commanded();
+        let asked = self.around.asked();
         let settings = &self.config.drain;
-        let wanted = own.and_then(|node| drain::wanted(node, settings)).or(commanded);
+        let wanted = own.and_then(|node| drain::wanted(node, settings)).or(asked.wanted());
         let vips: BTreeSet<IpAddr> = match self.config.advertise_style {
             _ if wanted.is_none() => BTreeSet::new(),
             Style::Node => self.advertiser.announced().clone(),
@@ -135,7 +135,10 @@ impl<N: Nft, R: Rtnl, F: Fou, S: Sysctl, V: Voice> Room<N, R, F, S, V> {
             }
             Style::Speakers => self.desired.listed().filter(|vip| !self.desired.nodes(*vip).is_empty()).collect(),
         };
-        let elsewhere = |vip: IpAddr| announced_elsewhere(vip, &self.desired, snapshot, &self.config);
+        let others = wanted.map(|_| Others::new(snapshot, &self.config));
+        let elsewhere = |vip: IpAddr| others.as_ref().is_some_and(|others| others.announce(vip, &self.desired));
+        let hurried = asked.shutdown.map(|budget| settings.within(budget));
+        let settings = hurried.as_ref().unwrap_or(settings);
         let decision = self.around.drain.step(wanted, &vips, elsewhere, settings, now);
         let older = std::mem::replace(&mut self.around.decision, decision);
         let newer = &self.around.decision;
@@ -145,7 +148,9 @@ impl<N: Nft, R: Rtnl, F: Fou, S: Sysctl, V: Voice> Room<N, R, F, S, V> {
         if older.withhold != newer.withhold {
             self.vips_dirty.extend(older.withhold.symmetric_difference(&newer.withhold));
         }
-        self.around.report(wanted, now);
+        // Whatever else takes the node out of traffic: peers of a host that goes are not to wait for it.
+        let leaving = asked.wanted().is_some() || own.is_some_and(|node| node.shutting_down);
+        self.around.report(wanted, leaving, now);
     }
 
     fn tell(&mut self, changes: RouteChanges, reframe: bool, snapshot: &Snapshot) {

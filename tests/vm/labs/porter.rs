@@ -34,7 +34,7 @@ impl Cluster for Porter {
 }
 
 const DOCUMENTATION: &str = "documentation";
-const POOLS: &str = "address pools come with a later issue; spec.externalIPs and the granted range stand for them";
+const POOLS: &str = "address pools come with a later version; spec.externalIPs and the granted range stand for them";
 
 pub(super) const STEPS: &[Step<Porter>] = &[
     step("P1", "a cluster, edges that reach nodes and pods' ports, a public address, a client outside", places),
@@ -46,11 +46,11 @@ pub(super) const STEPS: &[Step<Porter>] = &[
     step("P6", "the edge restarts and the session is there again", edge_restarts),
     step("P7", "every node is a neighbour of the edge; those that do not speak do no harm", every_node),
     not("P15", "one manifest to fetch", DOCUMENTATION),
-    not("P16", "the config map bgp-cfg", "flags carry the same settings; importers come with a later issue"),
+    not("P16", "the config map bgp-cfg", "flags carry the same settings; importers come with a later version"),
     not("P20", "the Eip object", POOLS),
     step("P21", "a Service of type LoadBalancer, port 8088", service),
     step("P22", "externalIPs typed by hand, in a granted range", granted),
-    not("P23", "the annotation protocol.porter.kubesphere.io", "compatibility kinds come with a later issue"),
+    not("P23", "the annotation protocol.porter.kubesphere.io", "compatibility kinds come with a later version"),
     step("P24", "a Service without an external address is ignored", ignored),
     step("P4", "several paths from one neighbour live together", add_paths),
     step("P5", "merge paths: one multipath route in the edge's kernel", merged),
@@ -71,7 +71,7 @@ pub(super) const STEPS: &[Step<Porter>] = &[
     step("P25", "the log names the address that is announced", log_line),
     not("P26", "kubectl describe eip", POOLS),
     not("P34", "DNAT from 179 to 17900", "not needed: the port is configurable (P3), and 179 can be ours"),
-    step("P35", "the Service is deleted: the route goes first, then the address", withdrawal),
+    step("P35", "the Service is deleted: the route goes, and the address", withdrawal),
 ];
 
 #[test]

@@ -44,7 +44,7 @@ pub(super) const STEPS: &[Step<Reflector>] = &[
     not(
         "C6",
         "the label route-reflector=true",
-        "peer objects come with a later issue; the annotation rr.server stands for it",
+        "peer objects come with a later version; the annotation rr.server stands for it",
     ),
     step("C7", "the same session named again is opened once, and the overlap is told", overlap),
     step("C8", "the list of peers shows address, AS and state", list),

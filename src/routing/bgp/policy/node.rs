@@ -1,7 +1,7 @@
 //! The policies a node has without anybody writing one: kube-router's, under kube-router's names.
 //!
-//! Export rejects all but the node's own pod CIDRs and VIPs; import takes all but the VIPs, default routes and what the
-//! operator refuses. Two differences, on purpose: IPv6 neighbours get the pod CIDRs by their own set instead of by an
+//! Export rejects all but the node's own pod CIDRs and VIPs; import takes all but the VIPs, default routes that nobody
+//! allowed, and what the operator refuses. Two differences, on purpose: IPv6 neighbours get the pod CIDRs by their own set instead of by an
 //! empty one that matched everybody, and a reflector keeps its export rules towards external peers while what other
 //! nodes sent it passes between internal ones, among which are routers outside that share the nodes' AS. One addition, in
 //! a policy of its own: what a router of another AS is about to take back is preferred least (RFC 8326).
@@ -38,6 +38,8 @@ pub struct NodePolicy {
     pub communities: Vec<u32>,
     /// What is refused from every peer, with all under it.
     pub import_reject: Vec<Prefix>,
+    /// The families whose default route is taken.
+    pub default_routes: Vec<Family>,
     /// Tell external peers the pod CIDRs too.
     pub advertise_pod_cidr: bool,
     /// Next hop self towards external peers.
@@ -180,7 +182,8 @@ fn twins(set: &PolicySet, prefixes: &str, neighbors: &str, actions: &Actions, ve
 }
 
 fn add_prefix_sets(set: &mut PolicySet, node: &NodePolicy) {
-    let default_routes = ["0.0.0.0/0", "::/0"].into_iter().filter_map(|text| text.parse().ok());
+    let default_routes = ["0.0.0.0/0", "::/0"].into_iter().filter_map(|text| text.parse::<Prefix>().ok());
+    let default_routes = default_routes.filter(|route| !node.default_routes.contains(&Family::of(route.addr())));
     let exact = |prefixes: Vec<Prefix>| prefixes.into_iter().map(PrefixRange::exact).collect::<Vec<_>>();
     let sets = [
         (PODS, exact(node.pod_cidrs.clone())),

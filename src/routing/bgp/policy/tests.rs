@@ -158,6 +158,7 @@ fn node() -> NodePolicy {
         prepend: Some(Prepend { asn: Some(Asn(64512)), times: 3 }),
         communities: vec![77],
         import_reject: vec![prefix("10.9.0.0/16")],
+        default_routes: Vec::new(),
         advertise_pod_cidr: true,
         override_next_hop: true,
         reflector: false,
@@ -306,6 +307,16 @@ fn import_refuses_own_vips_default_routes_and_what_the_operator_named() {
             assert!(result.is_none_or(|result| matches!(result, Cow::Borrowed(_))));
         }
     }
+}
+
+#[test]
+fn a_default_route_comes_in_where_its_family_s_is_allowed() {
+    let set = node_policies(&NodePolicy { default_routes: vec![Family::V4], ..node() });
+    let policy = set.prepare(Direction::Import, &view("172.16.0.1"));
+    let attributes = attributes();
+    let imported = |route| policy.evaluate(&prefix(route), RouteType::External, &attributes, attributes.next_hop);
+    assert!(imported("0.0.0.0/0").is_some() && imported("::/0").is_none());
+    assert!(imported("192.0.2.1/32").is_none(), "own VIPs stay refused");
 }
 
 #[test]
