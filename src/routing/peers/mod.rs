@@ -243,7 +243,8 @@ pub fn has_external_peers(name: &NodeName, node: &Node, config: &Config) -> bool
     let asn = if config.full_mesh { Some(config.cluster_asn) } else { reader.asn() };
     let Some(asn) = asn else { return false };
     let peers = external::external_peers(node, config, asn, &mut reader);
-    peers.iter().any(|(_, peer)| node.addresses().all(|own| own != peer.address))
+    // Of a range nobody knows more than that such routers are expected.
+    peers.iter().any(|found| found.range.is_some() || node.addresses().all(|own| own != found.peer.address))
 }
 
 fn own_asn(config: &Config, reader: &mut Reader<'_>) -> Option<Asn> {
