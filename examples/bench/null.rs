@@ -134,4 +134,8 @@ impl Conntrack for Nothing {
     fn mark(&mut self, _: &[Flow], _: u32, _: u32) -> Result<(), Error> {
         Ok(())
     }
+
+    fn hold(&mut self, _: &[Flow]) -> Result<(), Error> {
+        Ok(())
+    }
 }

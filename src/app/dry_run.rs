@@ -225,6 +225,13 @@ impl<D: Conntrack> Conntrack for Dry<D> {
         }
         Ok(())
     }
+
+    fn hold(&mut self, flows: &[Flow]) -> Result<(), Error> {
+        for flow in flows {
+            self.journal.note(format!("conntrack -U {flow:?} --state ESTABLISHED"));
+        }
+        Ok(())
+    }
 }
 
 impl<D: Sysctl> Sysctl for Dry<D> {

@@ -32,7 +32,7 @@ use super::book::Book;
 use super::members::{Element, Members, SetKey, View};
 use super::resolve::{Allow, AllowPeer, AllowPort, Direction, Resolved};
 use super::table::Table;
-use super::{Config, ENDED_MARK, tunnelled};
+use super::{Config, ENDED_MARK, nobody, tunnelled};
 use crate::kernel::filter::{
     Base, BaseKind, Chain, CtState, Elements, Field, FieldType, Hook, Key, Map, Match, Name, Rule, Ruleset, Selector,
     Set, Statement, ValueType, merge_prefixes,
@@ -49,8 +49,6 @@ pub const INGRESS: &str = "ingress";
 const MOST_PODS: u32 = 4096;
 /// The most addresses of a node in one family.
 const MOST_NODE_ADDRESSES: u32 = 64;
-/// Router and neighbour solicitation and advertisement (RFC 4861, section 4): without them no IPv6 packet finds its way.
-const NEIGHBOUR_DISCOVERY: [u8; 4] = [133, 134, 135, 136];
 /// The longest comment of a rule, bytes.
 const COMMENT: usize = 100;
 
@@ -144,12 +142,17 @@ pub(super) fn frame(framing: &Framing) -> Ruleset {
         let own = tunnelled::addresses(*family, MOST_NODE_ADDRESSES, framing.node.iter().copied());
         ruleset.sets.insert(tunnelled::node_set(*family), own);
     }
-    for (name, question, hook, order) in [
-        ("forward-egress", EGRESS, Hook::Forward, priority::FIREWALL_EGRESS),
-        ("output-egress", EGRESS, Hook::Output, priority::FIREWALL_EGRESS),
-        ("forward-ingress", INGRESS, Hook::Forward, priority::FIREWALL_INGRESS),
-        ("output-ingress", INGRESS, Hook::Output, priority::FIREWALL_INGRESS),
+    ruleset.sets.extend(nobody::sets().filter(|_| framing.guard));
+    for (name, direction, hook) in [
+        ("forward-egress", Direction::Egress, Hook::Forward),
+        ("output-egress", Direction::Egress, Hook::Output),
+        ("forward-ingress", Direction::Ingress, Hook::Forward),
+        ("output-ingress", Direction::Ingress, Hook::Output),
     ] {
+        let (question, order) = match direction {
+            Direction::Egress => (EGRESS, priority::FIREWALL_EGRESS),
+            Direction::Ingress => (INGRESS, priority::FIREWALL_INGRESS),
+        };
         let tunnelled = framing.tunnelled.iter();
         let mut rules: Vec<Rule> = tunnelled.map(|(family, size)| tunnelled::entry(*family, question, *size)).collect();
         if hook == Hook::Output {
@@ -159,6 +162,7 @@ pub(super) fn frame(framing: &Framing) -> Ruleset {
                 comment: comment("the node to its pods"),
             });
         }
+        rules.extend(framing.guard.then(|| nobody::before(hook, direction)).into_iter().flatten());
         rules.push(Rule {
             matches: Vec::new(),
             statements: vec![Statement::Jump(Arc::from(question))],
@@ -209,7 +213,7 @@ fn question(direction: Direction, guard: bool) -> Vec<Rule> {
     ];
     // Pods on one bridge find each other by it, and connection tracking knows nothing of it.
     rules.push(Rule {
-        matches: vec![Match::IcmpTypes { family: Family::V6, types: NEIGHBOUR_DISCOVERY.to_vec() }],
+        matches: vec![nobody::discovery()],
         statements: vec![Statement::Accept],
         comment: comment("neighbour discovery"),
     });
@@ -238,6 +242,7 @@ fn question(direction: Direction, guard: bool) -> Vec<Rule> {
             comment: comment("a pod that is not known yet"),
         });
     }
+    rules.extend(nobody::behind(direction).filter(|_| guard));
     rules
 }
 

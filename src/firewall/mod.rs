@@ -5,6 +5,7 @@
 //!
 //! [`resolve`] reads one policy, [`index`] finds the policies a pod matters to and `pods` the other way round, [`members`] keeps the addresses behind
 //! them, [`tiers`] has the cluster's own policies, [`book`] adds it all up, [`compile`] and `group` write it as rules,
+//! `nobody` what passes between pods under addresses that are no pod's,
 //! `tunnelled` the same once more for what [`direct`] says is tunnelled to pods, [`table`] knows which of them a change
 //! touches, [`explain`] and [`held`] say why a flow passes and whether the kernel knows, [`denied`] whose a logged packet was,
 //! [`refused`] which policy a refusal is about, `unjudged` what no rule can judge: all pure. [`reconciler`] brings it into the kernel, [`log_reader`] reads
@@ -23,6 +24,7 @@ pub mod legacy;
 pub mod log_reader;
 mod lookup;
 pub mod members;
+mod nobody;
 mod pods;
 pub mod reconciler;
 pub mod refused;

@@ -1,6 +1,6 @@
 //! What iptables does with a packet, read from the text of its rules.
 //!
-//! Understands the words our renderer uses, and panics at any other. Packets have no marks; interfaces are not known.
+//! Understands the words our renderer uses, and panics at any other. Packets have no marks.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -23,6 +23,9 @@ pub struct IptablesTracer {
     sets: BTreeMap<Arc<str>, RenderedSet>,
     local: Vec<IpAddr>,
 }
+
+/// A packet, what is known of its connection, and the link it came in by.
+type Traced = (Packet, Tracking, &'static str);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Verdict {
@@ -56,7 +59,12 @@ impl IptablesTracer {
 
     /// The same for a packet of a connection that is known.
     pub fn hook_tracked(&self, hook: Hook, packet: Packet, tracking: Tracking) -> Option<Fate> {
-        let packet = (packet, tracking);
+        self.hook_from(hook, packet, tracking, "")
+    }
+
+    /// The same for a packet that came in by a link.
+    pub fn hook_from(&self, hook: Hook, packet: Packet, tracking: Tracking, link: &'static str) -> Option<Fate> {
+        let packet = (packet, tracking, link);
         let name = match hook {
             Hook::Prerouting => "PREROUTING",
             Hook::Input => "INPUT",
@@ -76,7 +84,7 @@ impl IptablesTracer {
         None
     }
 
-    fn walk(&self, chains: &Chains, chain: &str, packet: (Packet, Tracking), depth: usize) -> Verdict {
+    fn walk(&self, chains: &Chains, chain: &str, packet: Traced, depth: usize) -> Verdict {
         assert!(depth < 64, "jumps do not end");
         let none = Vec::new();
         let rules = match chains.get(chain) {
@@ -106,11 +114,13 @@ impl IptablesTracer {
     }
 
     /// The target, where the packet fulfils every condition.
-    fn matches<'a, 'b>(&self, words: &'b [&'a str], (packet, tracking): (Packet, Tracking)) -> Option<&'b [&'a str]> {
+    fn matches<'a, 'b>(&self, words: &'b [&'a str], (packet, tracking, link): Traced) -> Option<&'b [&'a str]> {
         let mut rest = words;
         loop {
             let (fulfilled, used) = match rest {
                 ["-j" | "-g", ..] => return Some(rest),
+                ["-i", name, ..] => (*name == link, 2),
+                ["-p", "ipv6-icmp", "-m", "icmp6", "--icmpv6-type", _, ..] => (false, 6),
                 ["-p", protocol, ..] => (*protocol == packet.protocol.to_string(), 2),
                 ["-m", "tcp" | "udp" | "sctp", "--dport", range, ..] => {
                     let (first, last) = range.split_once(':').unwrap_or((range, range));

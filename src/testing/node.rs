@@ -196,6 +196,10 @@ impl Conntrack for Door<FakeConntrack> {
     fn mark(&mut self, flows: &[Flow], mask: u32, value: u32) -> Result<(), Error> {
         self.pass(&|| "conntrack -U".to_owned(), |fake| fake.mark(flows, mask, value))
     }
+
+    fn hold(&mut self, flows: &[Flow]) -> Result<(), Error> {
+        self.pass(&|| "conntrack -U".to_owned(), |fake| fake.hold(flows))
+    }
 }
 
 /// Settings can be read whatever happens; a write may be refused.

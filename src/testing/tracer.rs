@@ -101,6 +101,8 @@ struct Walker {
     /// The address of the tunnel's near end, where the packet is inside another one: the packet's destination is then
     /// the far end, as everything else of it is inside.
     tunnel: Option<IpAddr>,
+    /// The link it came in by; none has this name where that does not matter.
+    link: &'static str,
 }
 
 /// What a chain says.
@@ -154,6 +156,11 @@ impl<'a> Tracer<'a> {
     /// The same for a packet that node `from` has put into another one to the packet's destination.
     pub fn hook_tunnelled(&self, hook: Hook, packet: Packet, from: IpAddr) -> Option<Fate> {
         self.pass(hook, i32::MIN..i32::MAX, &mut Walker { tunnel: Some(from), ..Walker::new(packet) })
+    }
+
+    /// The same for a packet of a known connection that came in by a link.
+    pub fn hook_from(&self, hook: Hook, packet: Packet, tracking: Tracking, link: &'static str) -> Option<Fate> {
+        self.pass(hook, i32::MIN..i32::MAX, &mut Walker { tracking, link, ..Walker::new(packet) })
     }
 
     /// Where a packet ends.
@@ -331,7 +338,7 @@ impl<'a> Tracer<'a> {
             Match::IcmpTypes { .. } => false,
             Match::SourceIsLocal { negated } => self.local.contains(&walker.outer_source()) != *negated,
             Match::DestinationIsLocal { negated } => self.local.contains(&walker.packet.destination) != *negated,
-            Match::InputInterface { .. } => panic!("interfaces are not traced"),
+            Match::InputInterface { .. } => panic!("only sets of interfaces are traced"),
             Match::CtState(states) => states.contains(&walker.tracking.state()),
             Match::CtDirectionOriginal => !walker.tracking.reply,
             Match::CtDirectionReply => walker.tracking.reply,
@@ -375,7 +382,7 @@ enum Step {
 impl Walker {
     fn new(packet: Packet) -> Walker {
         let asked = (packet.destination, packet.port);
-        Walker { packet, asked, mark: 0, new_source: None, tracking: Tracking::default(), tunnel: None }
+        Walker { packet, asked, mark: 0, new_source: None, tracking: Tracking::default(), tunnel: None, link: "" }
     }
 
     fn family(&self) -> Family {
@@ -412,7 +419,8 @@ impl Walker {
             Selector::OriginalDestination6 => of(Family::V6, self.asked.0),
             Selector::OriginalDestinationPort => Some(Field::Port(self.asked.1)),
             Selector::Mark => Some(Field::Mark(self.mark)),
-            Selector::InputInterface | Selector::OutputInterface => panic!("interfaces are not traced"),
+            Selector::InputInterface => Some(Field::Interface(Name::from(self.link))),
+            Selector::OutputInterface => panic!("where packets leave is not traced"),
         }
     }
 }

@@ -133,6 +133,7 @@ fn flow(source: &str, destination: &str, reply_source: &str, port: u16) -> Flow 
         reply_source_port: port,
         zone: 0,
         mark: 0,
+        half_closed: false,
     }
 }
 
@@ -169,6 +170,8 @@ fn a_stricter_policy_ends_what_it_denies_and_a_looser_one_nothing() {
         // The router has a note on it, which stays.
         Flow { mark: 0x0500_0000, ..flow("10.244.2.9", "10.244.1.5", "10.244.1.5", 8080) },
         flow("198.51.100.1", service, "10.244.1.5", 8080),
+        // Its client has said its last word, the server has not.
+        Flow { half_closed: true, ..flow("198.51.100.2", service, "10.244.1.5", 8080) },
         // A ping that runs.
         echo("10.244.2.9", "10.244.1.5"),
     ];
@@ -177,13 +180,14 @@ fn a_stricter_policy_ends_what_it_denies_and_a_looser_one_nothing() {
     assert_eq!(ended(&node), [], "nothing is isolated");
     put_policy(&mut snapshot, "clients", "web", "client");
     let _ = room.sync(&snapshot, Read::Remembered, Duration::from_secs(60));
+    denied.iter_mut().for_each(|flow| flow.half_closed = false);
     denied.sort_unstable();
-    assert_eq!(ended(&node), denied);
+    assert_eq!(ended(&node), denied, "and none of them is soon forgotten");
     // A policy more is looser for pods that are isolated already: what it allows goes on, without a look.
     put_policy(&mut snapshot, "strangers", "web", "stranger");
     let _ = room.sync(&snapshot, Read::Remembered, Duration::from_secs(120));
     let lists = node.conntrack.open().lists;
-    assert_eq!(ended(&node), [flow("198.51.100.1", service, "10.244.1.5", 8080)]);
+    assert_eq!(ended(&node), ["198.51.100.1", "198.51.100.2"].map(|from| flow(from, service, "10.244.1.5", 8080)));
     assert_eq!(node.conntrack.open().lists, lists);
     // Its end is stricter; several changes within a moment are one look.
     snapshot.policies.remove(&PolicyKey::new("default", "strangers"));

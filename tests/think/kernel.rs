@@ -23,6 +23,7 @@ fn flow(protocol: Protocol, vip: &str, port: u16, endpoint: &str, client_port: u
         reply_source_port: if endpoint == vip { port } else { 5353 },
         zone,
         mark: 0,
+        half_closed: false,
     }
 }
 

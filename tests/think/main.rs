@@ -9,6 +9,7 @@
 )]
 
 mod book;
+mod bridge;
 mod cli;
 mod convergence;
 mod cost;

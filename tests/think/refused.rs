@@ -55,6 +55,13 @@ fn iptables() -> Iptables<FakeIpset, FakePrograms> {
     Iptables::new(FakeIpset::new(), FakePrograms::new())
 }
 
+/// Whose refusals name no rule.
+fn legacy() -> Iptables<FakeIpset, FakePrograms> {
+    let mut iptables = iptables();
+    iptables.doors().1.refuse_at_commit(true);
+    iptables
+}
+
 type Tried<N> = Room<N, Door<FakeRtnl>, Door<FakeConntrack>, Door<FakeSysctl>>;
 
 fn room<N: Backend>(nft: N, config: &Config) -> Tried<N> {
@@ -128,6 +135,7 @@ fn refused_policy_withholds_itself<N: Refusing>(mut backend: N) {
     let held = room.kernel_mut().nft.held();
     assert!(held.contains("default/two ingress[0]") && !held.contains("default/one ingress[0]"), "{held}");
     assert!(held.contains("no policy allows it"), "its pod stays isolated: {held}");
+    assert!(!held.contains("TRIAL"), "what was only tried is gone: {held}");
     room.kernel_mut().nft.refuse("");
     let outcome = pass(&mut room, &snapshot);
     assert!(outcome.failed.is_empty(), "{:?}", outcome.failed);
@@ -177,16 +185,19 @@ fn without_logging_policies_are_in_force<N: Refusing>(mut backend: N, words: &st
 fn a_refused_policy_withholds_itself_alone() {
     refused_policy_withholds_itself(FakeNft::new());
     refused_policy_withholds_itself(iptables());
+    refused_policy_withholds_itself(legacy());
 }
 
 #[test]
 fn a_refused_cluster_policy_withholds_itself_alone_and_denies() {
     refused_cluster_policy_withholds_itself(FakeNft::new());
     refused_cluster_policy_withholds_itself(iptables());
+    refused_cluster_policy_withholds_itself(legacy());
 }
 
 #[test]
 fn a_kernel_that_cannot_log_denies_all_the_same() {
     without_logging_policies_are_in_force(FakeNft::new(), "log group");
     without_logging_policies_are_in_force(iptables(), "NFLOG");
+    without_logging_policies_are_in_force(legacy(), "NFLOG");
 }

@@ -354,6 +354,34 @@ fn policies_hold_for_what_is_tunnelled() {
     });
 }
 
+/// IPVS confirms what its node has tracked of a client before it tunnels the packet on, so that answers are known for what they
+/// are where they come in, from whichever node.
+#[test]
+fn answers_reach_a_pod_that_may_receive_nothing_else() {
+    with_lab(Options { nodes: 2, pods: 2, ..Options::default() }, |lab| {
+        let runtime = Runtime::start(lab)?;
+        let _daemons = lab.start_daemons(&DaemonOptions::with(&[&runtime.endpoint(), "--run-firewall=true"]))?;
+        let client = lab.pod("p12")?;
+        for server in ["p21", "p11"] {
+            policy(lab, json!({"podSelector": {"matchLabels": {"no": "pod"}}}))?;
+            lab.manifests().expose(&direct()?, &[lab.pod(server)?])?;
+            let closed = |family| SocketAddr::new(client.address(family), topology::HTTP_PORT);
+            for family in Family::ALL {
+                becomes("no policy", &client.ns, to_vip(family, topology::HTTP_PORT)?, true)?;
+            }
+            policy(lab, json!({"podSelector": {"matchLabels": {"pod": "p12"}}, "policyTypes": ["Ingress"]}))?;
+            for family in Family::ALL {
+                becomes("the client receives nothing", &lab.pod("p22")?.ns, closed(family), false)?;
+                let vip = to_vip(family, topology::HTTP_PORT)?;
+                let reply = traffic::http_once(&client.ns, vip, ATTEMPT);
+                let tracked = lab.node(1)?.ns.command(&format!("conntrack -L -f {family} -d {}", vip.ip()))?;
+                ensure!(reply.is_ok(), "{server}: {reply:?}\n{tracked}");
+            }
+        }
+        Ok(())
+    });
+}
+
 #[test]
 fn a_restart_finds_everything_right_and_removes_what_was_left_behind() {
     with_lab(Options { nodes: 1, pods: 1, ..Options::default() }, |lab| {

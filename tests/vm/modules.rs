@@ -2,10 +2,17 @@
 //!
 //! Modules are the whole guest's: what is taken away here is put back, whatever happens.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
 use anyhow::{Context, Result, ensure};
 use ferrovia::net::Protocol;
 use ferrovia::testing::lab::{DaemonOptions, Namespace, Options, ServiceSpec, wait};
 
+use serde_json::json;
+
+use super::firewall::{policy, write_pods};
 use super::{SOON, with_lab};
 
 /// The program the kernel asks for modules.
@@ -33,6 +40,18 @@ impl Missing {
         })?;
         std::fs::write(LOADER, "/bin/false").context("silence the kernel's loader")?;
         Ok(missing)
+    }
+}
+
+impl Missing {
+    /// Lets the kernel's loader load all others, but for those with this word in their names.
+    fn alone(self, directory: &Path, word: &str) -> Result<Missing> {
+        let script = directory.join("loader");
+        let text = format!("#!/bin/sh\ncase \"$*\" in *{word}*) exit 1;; esac\nexec {} \"$@\"\n", self.loader);
+        std::fs::write(&script, text)?;
+        std::fs::set_permissions(&script, Permissions::from_mode(0o755))?;
+        std::fs::write(LOADER, script.as_os_str().as_encoded_bytes()).context("change the kernel's loader")?;
+        Ok(self)
     }
 }
 
@@ -126,5 +145,44 @@ fn without_ipvs_the_daemon_says_what_to_load_and_serves_once_it_is_there() {
         }
         daemon.wait_ready()?;
         wait::until_true("the Service is served", SOON, || Ok(node.ipvsadm()?.contains("TCP  10.96.0.10:80 rr")))
+    });
+}
+
+/// iptables-legacy hands the kernel all rules at once, and is told of no rule why they are refused.
+#[test]
+fn a_rule_whose_module_iptables_legacy_lacks_takes_its_policy_out_and_no_other() {
+    with_lab(one_node(), |lab| {
+        let node = lab.node(1)?;
+        for program in ["iptables-legacy", "ip6tables-legacy"] {
+            node.ns.command(&format!("{program} -N KUBE-KUBELET-CANARY"))?;
+        }
+        write_pods(lab, &[])?;
+        let only_port = |name: &str, app: &str, port: serde_json::Value| {
+            policy(name, json!({"podSelector": {"matchLabels": {"app": app}}, "ingress": [{"ports": [port]}]}))
+        };
+        let policies = [
+            only_port("picky", "p11", json!({"protocol": "SCTP", "port": 80})),
+            only_port("plain", "p12", json!({"protocol": "TCP", "port": 80})),
+        ];
+        lab.manifests().write("policies", &policies)?;
+        let missing = Missing::take(&node.ns, "xt_sctp")?.alone(lab.directory(), "t_sctp")?;
+        let flags = ["--run-firewall=true", "--iptables-sync-period=2s", "--firewall-backend=iptables"];
+        let daemon = lab.start_daemon(1, &DaemonOptions::with(&flags))?;
+        let rules = || node.ns.command("iptables-legacy-save -t filter");
+        wait::until("the other policy is in force", SOON, || {
+            let rules = rules()?;
+            ensure!(rules.contains("\"default/plain ingress[0]"), "{rules}");
+            Ok(())
+        })?;
+        let (rules_now, findings) = (rules()?, daemon.admin("/debug/firewall/findings")?.1);
+        ensure!(!rules_now.contains("default/picky ingress[0]") && !rules_now.contains("TRIAL"), "{rules_now}");
+        ensure!(rules_now.matches("no policy allows it").count() >= 2, "its pod stays isolated: {rules_now}");
+        ensure!(findings.contains("PolicyRefused: networkpolicy default/picky"), "{findings}");
+        drop(missing);
+        wait::until("it is in force once the module is there", SOON, || {
+            let rules = rules()?;
+            ensure!(rules.contains("\"default/picky ingress[0]"), "{rules}");
+            Ok(())
+        })
     });
 }

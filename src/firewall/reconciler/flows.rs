@@ -6,7 +6,8 @@
 //! answers all changes that came meanwhile.
 //!
 //! They are not deleted: connection tracking would take the server's next packet for the first of a new connection, whose
-//! replies the client's packets then were. A change that allows one of them again takes its mark off, and it goes on.
+//! replies the client's packets then were. For the same reason one that its client has closed is held: what the server repeats
+//! into the void comes ever more seldom, and an entry of that kind is forgotten after a minute. A change that allows one of them again takes its mark off, and it goes on.
 //!
 //! An entry outlives its connection, and what it stands for passes as a reply in any state: an SCTP association that is
 //! closed lets an INIT with the same ports in for another ten seconds (`nf_conntrack_proto_sctp.c`). So a generation counts as
@@ -21,9 +22,10 @@ use tokio::time::Instant;
 
 use super::Room;
 use crate::firewall::ENDED_MARK;
+use crate::firewall::book::Book;
 use crate::firewall::judge::{Connection, Judge};
 use crate::kernel::Error;
-use crate::kernel::conntrack::{Conntrack, Flow};
+use crate::kernel::conntrack::{Conntrack, Flow, only_one};
 use crate::kernel::nft::Nft;
 use crate::kernel::rtnl::{RouteFilter, RouteKind, Rtnl, table};
 use crate::kernel::sysctl::Sysctl;
@@ -81,22 +83,17 @@ impl Pods {
     }
 }
 
-/// Where packets to addresses with direct server return may be tunnelled: pods by address. Connection tracking sees
-/// neither them nor their answers, which come from the address asked; rules judge those packets one by one, with the pod as
-/// destination.
+/// Where packets to addresses with direct server return may be tunnelled: pods by address. Connection tracking knows what the
+/// client asked and what it is answered by the address asked alone; rules judge the packets in the tunnel one by one, with the pod
+/// as destination.
 type Tunnels = BTreeMap<IpAddr, BTreeSet<IpAddr>>;
 
-fn tunnels(snapshot: Option<&Snapshot>) -> Tunnels {
+fn tunnels(book: &Book, snapshot: Option<&Snapshot>) -> Tunnels {
     let mut tunnels = Tunnels::new();
-    for (snapshot, key, service) in
-        snapshot.into_iter().flat_map(|it| it.services.iter().map(move |(key, service)| (it, key, service)))
-    {
-        if !service.settings.dsr {
-            continue;
-        }
+    for (key, pods) in book.direct().services() {
+        let Some(service) = snapshot.and_then(|snapshot| snapshot.services.get(key)) else { continue };
         for address in service.external_ips.iter().chain(&service.load_balancer_ips) {
-            let endpoints = snapshot.slices_of(key).flat_map(|(_, slice)| &slice.endpoints);
-            tunnels.entry(*address).or_default().extend(endpoints.map(|endpoint| endpoint.address));
+            tunnels.entry(*address).or_default().extend(pods);
         }
     }
     tunnels
@@ -133,7 +130,7 @@ impl<N: Nft, R: Rtnl, C: Conntrack, S: Sysctl> Room<N, R, C, S> {
             self.cut.loosened = false;
             return;
         }
-        let (judge, tunnels) = (Judge::new(&self.table, &self.book), tunnels(self.last.as_ref()));
+        let (judge, tunnels) = (Judge::new(&self.table, &self.book), tunnels(&self.book, self.last.as_ref()));
         let allowed = |flow: &Flow| allows(&judge, &tunnels, flow, false);
         let (again, ended): (Vec<Flow>, Vec<Flow>) = self.cut.ended.iter().copied().partition(allowed);
         if !again.is_empty() {
@@ -182,7 +179,7 @@ impl<N: Nft, R: Rtnl, C: Conntrack, S: Sysctl> Room<N, R, C, S> {
 
     fn cut_now(&mut self) -> Result<usize, Error> {
         let own = self.own_addresses()?;
-        let (judge, tunnels) = (Judge::new(&self.table, &self.book), tunnels(self.last.as_ref()));
+        let (judge, tunnels) = (Judge::new(&self.table, &self.book), tunnels(&self.book, self.last.as_ref()));
         let Cut { pods, once_more, .. } = &self.cut;
         let is_touched = |address: &IpAddr| pods.has(*address, &judge) || once_more.has(*address, &judge);
         let is_allowed =
@@ -192,12 +189,7 @@ impl<N: Nft, R: Rtnl, C: Conntrack, S: Sysctl> Room<N, R, C, S> {
             let touched = || is_touched(&flow.source) || is_touched(&flow.reply_source);
             is_ended(flow) || (touched() && !is_allowed(flow))
         };
-        // A look at both families costs the kernel what one at either costs.
-        let family = match Family::ALL.map(|family| pods.has_any(family) || once_more.has_any(family)) {
-            [true, false] => Some(Family::V4),
-            [false, true] => Some(Family::V6),
-            _ => None,
-        };
+        let family = only_one(|family| pods.has_any(family) || once_more.has_any(family));
         let found = self.kernel.conntrack.list(family, &mut is_wanted)?;
         let (ended, denied): (Vec<Flow>, Vec<Flow>) = found.into_iter().partition(is_ended);
         let (again, mut ended): (Vec<Flow>, Vec<Flow>) = ended.into_iter().partition(is_allowed);
@@ -209,6 +201,11 @@ impl<N: Nft, R: Rtnl, C: Conntrack, S: Sysctl> Room<N, R, C, S> {
             if !flows.is_empty() {
                 self.kernel.conntrack.mark(flows, ENDED_MARK, value)?;
             }
+        }
+        // The server of one that its client has closed may go on with it once it is forgotten.
+        let fading: Vec<Flow> = ended.iter().filter(|flow| flow.half_closed).copied().collect();
+        if !fading.is_empty() {
+            self.kernel.conntrack.hold(&fading)?;
         }
         self.cut.ended = ended;
         Ok(denied.len())

@@ -1,6 +1,7 @@
 //! Kernel settings the room needs: the packet filter must see what pods on one bridge say to each other.
 
 use super::Room;
+use crate::firewall::nobody::POD_BRIDGES;
 use crate::kernel::conntrack::Conntrack;
 use crate::kernel::nft::Nft;
 use crate::kernel::rtnl::Rtnl;
@@ -10,8 +11,6 @@ use crate::reconcile::Outcome;
 
 /// Bridged packets pass the IP hooks (Documentation/networking/ip-sysctl.rst, `bridge-nf-call-*`).
 const BRIDGE: [&str; 2] = ["net/bridge/bridge-nf-call-iptables", "net/bridge/bridge-nf-call-ip6tables"];
-/// Bridges that network plugins connect pods with.
-const BRIDGES: [&str; 2] = ["kube-bridge", "cni0"];
 
 impl<N: Nft, R: Rtnl, C: Conntrack, S: Sysctl> Room<N, R, C, S> {
     /// Brings the settings to their values, and tells where that is not possible.
@@ -60,6 +59,6 @@ impl<N: Nft, R: Rtnl, C: Conntrack, S: Sysctl> Room<N, R, C, S> {
 
     fn has_bridge(&mut self) -> bool {
         let key = |name: &str| format!("net/ipv4/conf/{name}/rp_filter");
-        BRIDGES.iter().any(|name| matches!(self.kernel.sysctl.read(&key(name)), Ok(Some(_))))
+        POD_BRIDGES.iter().any(|name| matches!(self.kernel.sysctl.read(&key(name)), Ok(Some(_))))
     }
 }

@@ -1,6 +1,6 @@
 //! The connection tracking table of the running kernel, over nfnetlink.
 
-use super::codec::{decode_flow, encode_delete, encode_dump, encode_mark};
+use super::codec::{decode_flow, encode_delete, encode_dump, encode_hold, encode_mark};
 use super::{Conntrack, Flow, Transport};
 use crate::kernel::Error;
 use crate::kernel::netlink::{self, Batch, Fault, Refusal, Socket};
@@ -71,6 +71,10 @@ impl Conntrack for ConntrackClient {
     fn mark(&mut self, flows: &[Flow], mask: u32, value: u32) -> Result<(), Error> {
         let command = |flow: &Flow| format!("conntrack -U {} --mark {value:#x}/{mask:#x}", identity(flow));
         self.each(flows, |batch, flow| encode_mark(batch, flow, mask, value), command)
+    }
+
+    fn hold(&mut self, flows: &[Flow]) -> Result<(), Error> {
+        self.each(flows, encode_hold, |flow| format!("conntrack -U {} --state ESTABLISHED", identity(flow)))
     }
 }
 

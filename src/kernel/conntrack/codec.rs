@@ -21,6 +21,8 @@ const HEADER: usize = 4;
 mod top {
     pub(super) const TUPLE_ORIGINAL: u16 = 1;
     pub(super) const TUPLE_REPLY: u16 = 2;
+    pub(super) const PROTOCOL: u16 = 4;
+    pub(super) const TIMEOUT: u16 = 7;
     pub(super) const MARK: u16 = 8;
     pub(super) const ZONE: u16 = 18;
     pub(super) const MARK_MASK: u16 = 21;
@@ -53,6 +55,18 @@ mod proto {
     pub(super) const NUMBER_OF_ICMPV6: u8 = 58;
 }
 
+/// `CTA_PROTOINFO_*` of TCP, and states (`nf_conntrack_tcp.h`).
+mod tcp {
+    pub(super) const TCP: u16 = 1;
+    pub(super) const STATE: u16 = 1;
+    pub(super) const ESTABLISHED: u8 = 3;
+    pub(super) const FIN_WAIT: u8 = 4;
+    pub(super) const CLOSE_WAIT: u8 = 5;
+}
+
+/// How long an open TCP connection is remembered, seconds: the kernel's default (`nf_conntrack_tcp_timeout_established`). The
+/// next packet sets what the node has instead.
+const OPEN: u32 = 432_000;
 /// `AF_UNSPEC`: entries of both families (`ctnetlink_filter_match` in `nf_conntrack_netlink.c`).
 const AF_UNSPEC: u8 = 0;
 const AF_INET: u8 = 2;
@@ -79,6 +93,16 @@ pub fn encode_mark(batch: &mut Batch, flow: &Flow, mask: u32, value: u32) {
     write_identity(&mut attributes, flow);
     attributes.be32(top::MARK, value & mask);
     attributes.be32(top::MARK_MASK, mask);
+}
+
+/// Appends that one TCP flow counts as open from now on. Likewise no flow is made.
+pub fn encode_hold(batch: &mut Batch, flow: &Flow) {
+    let mut message = batch.message(NEW, 0);
+    message.netfilter(family_number(Family::of(flow.source)), 0);
+    let mut attributes = message.attributes();
+    write_identity(&mut attributes, flow);
+    attributes.be32(top::TIMEOUT, OPEN);
+    attributes.nest(top::PROTOCOL, |of| of.nest(tcp::TCP, |it| it.u8(tcp::STATE, tcp::ESTABLISHED)));
 }
 
 /// What the kernel finds a flow by.
@@ -123,13 +147,14 @@ pub fn decode_flow(kind: u16, payload: &[u8]) -> Option<Flow> {
     if kind != NEW {
         return None;
     }
-    let (mut original, mut reply, mut zone, mut mark) = (None, None, 0, 0);
+    let (mut original, mut reply, mut zone, mut mark, mut half_closed) = (None, None, 0, 0, false);
     for attribute in Attributes::after(payload, HEADER) {
         match attribute.kind {
             top::TUPLE_ORIGINAL => original = Some(decode_tuple(attribute)?),
             top::TUPLE_REPLY => reply = Some(decode_tuple(attribute)?),
             top::ZONE => zone = attribute.be16()?,
             top::MARK => mark = attribute.be32()?,
+            top::PROTOCOL => half_closed = is_half_closed(attribute),
             _ => {}
         }
     }
@@ -145,7 +170,15 @@ pub fn decode_flow(kind: u16, payload: &[u8]) -> Option<Flow> {
         // A zone of one direction only stands in that tuple.
         zone: original.zone.unwrap_or(zone),
         mark,
+        half_closed,
     })
+}
+
+/// Whether the state of a connection says that one side has closed; no protocol but TCP has such a one.
+fn is_half_closed(protocol: Attribute<'_>) -> bool {
+    let tcp = protocol.nested().find(tcp::TCP);
+    let state = tcp.and_then(|tcp| tcp.nested().find(tcp::STATE)?.u8());
+    matches!(state, Some(tcp::FIN_WAIT | tcp::CLOSE_WAIT))
 }
 
 struct Tuple {
@@ -231,6 +264,7 @@ mod tests {
             reply_source_port: 5353,
             zone: 7,
             mark: 0x8000_0001,
+            half_closed: false,
         }
     }
 
@@ -268,6 +302,31 @@ mod tests {
         let at = icmp.windows(5).position(|window| window == [5, 0, 1, 0, 17]).unwrap();
         icmp[at + 4] = 1;
         assert_eq!(decode_flow(NEW, &icmp), None);
+    }
+
+    #[test]
+    fn a_connection_that_one_side_has_closed_is_told_and_held() {
+        let flow = Flow { transport: Protocol::Tcp.into(), ..flow(false) };
+        for (state, half_closed) in [(3, false), (4, true), (5, true), (6, false), (7, false)] {
+            let mut bytes = entry(&flow);
+            let mut batch = Batch::new();
+            let mut message = batch.message(NEW, 0);
+            message.netfilter(AF_INET, 0);
+            message.attributes().nest(top::PROTOCOL, |of| of.nest(tcp::TCP, |it| it.u8(tcp::STATE, state)));
+            drop(message);
+            let more = Messages::new(batch.bytes()).next().unwrap().payload.to_vec();
+            bytes.extend(&more[HEADER..]);
+            assert_eq!(decode_flow(NEW, &bytes), Some(Flow { half_closed, ..flow }), "{state}");
+        }
+        let mut batch = Batch::new();
+        encode_hold(&mut batch, &flow);
+        let message = Messages::new(batch.bytes()).next().unwrap();
+        assert_eq!((message.kind, message.flags & 0x400), (NEW, 0), "not NLM_F_CREATE");
+        let of = |kind| Attributes::after(message.payload, HEADER).find(kind).unwrap();
+        assert_eq!(of(top::TIMEOUT).be32(), Some(432_000));
+        let state = of(top::PROTOCOL).nested().find(tcp::TCP).unwrap().nested().find(tcp::STATE).unwrap();
+        assert_eq!(state.u8(), Some(tcp::ESTABLISHED));
+        assert_eq!(decode_tuple(of(top::TUPLE_ORIGINAL)).unwrap().source, flow.source);
     }
 
     #[test]

@@ -62,6 +62,15 @@ impl Conntrack for FakeConntrack {
         }
         Ok(())
     }
+
+    fn hold(&mut self, flows: &[Flow]) -> Result<(), Error> {
+        self.planned_failure("conntrack -U --state ESTABLISHED")?;
+        for flow in flows {
+            let found = self.flows.extract_if(.., |other| other.is_same(flow)).collect::<Vec<_>>();
+            self.flows.extend(found.into_iter().map(|it| Flow { half_closed: false, ..it }));
+        }
+        Ok(())
+    }
 }
 
 #[cfg(test)]

@@ -66,6 +66,9 @@ pub struct Flow {
     pub zone: u16,
     /// The connection's mark (`ct mark`). It is no part of what a flow is found by.
     pub mark: u32,
+    /// One side of a TCP connection has said its last word and the other may go on: its entry soon goes where both are silent
+    /// (`FIN_WAIT`, `CLOSE_WAIT`: two minutes, one). No part either.
+    pub half_closed: bool,
 }
 
 impl Flow {
@@ -74,6 +77,15 @@ impl Flow {
         (self.transport, self.zone) == (other.transport, other.zone)
             && (self.source, self.source_port) == (other.source, other.source_port)
             && (self.destination, self.destination_port) == (other.destination, other.destination_port)
+    }
+}
+
+/// The family to list where flows of one alone are wanted: both at once cost the kernel no more than one.
+pub fn only_one(wanted: impl Fn(Family) -> bool) -> Option<Family> {
+    match Family::ALL.map(wanted) {
+        [true, false] => Some(Family::V4),
+        [false, true] => Some(Family::V6),
+        _ => None,
     }
 }
 
@@ -87,4 +99,7 @@ pub trait Conntrack: Send {
     /// Set the bits `mask` of the marks of these flows to those of `value`, and leave the others. A flow that is gone
     /// counts as marked; none is made.
     fn mark(&mut self, flows: &[Flow], mask: u32, value: u32) -> Result<(), Error>;
+    /// Remember these TCP flows as long as open ones (`ESTABLISHED`), also where one side has closed. A flow that is gone counts
+    /// as done.
+    fn hold(&mut self, flows: &[Flow]) -> Result<(), Error>;
 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::Table;
-use super::programs::Programs;
+use super::programs::{AT_COMMIT, Programs};
 use super::saved::{Saved, SavedRule, parse};
 use crate::kernel::error::{Disposition, Error};
 use crate::net::Family;
@@ -17,6 +17,7 @@ pub struct FakePrograms {
     fail_next: bool,
     missing: BTreeSet<Family>,
     refused: BTreeMap<Family, String>,
+    at_commit: bool,
 }
 
 impl FakePrograms {
@@ -45,6 +46,11 @@ impl FakePrograms {
     /// A family's kernel refuses every rule with these words in it; none with an empty text.
     pub fn refuse(&mut self, family: Family, words: &str) {
         self.refused.insert(family, words.to_owned());
+    }
+
+    /// Whether refusals name no rule, as those of iptables-legacy do.
+    pub fn refuse_at_commit(&mut self, at_commit: bool) {
+        self.at_commit = at_commit;
     }
 
     /// What a family has.
@@ -85,7 +91,8 @@ impl Programs for FakePrograms {
         let words = self.refused.get(&family).filter(|words| !words.is_empty());
         if let Some(line) = words.and_then(|words| script.lines().find(|line| line.contains(words.as_str()))) {
             let error = refused("refused".to_owned());
-            return Err(Error { op: format!("{}, at: {line}", error.op), ..error });
+            let place = if self.at_commit { AT_COMMIT.to_owned() } else { format!(", at: {line}") };
+            return Err(Error { op: format!("{}{place}", error.op), ..error });
         }
         self.family(family).apply(script).map_err(refused)?;
         self.restored.push((family, script.to_owned()));

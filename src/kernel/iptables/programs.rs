@@ -19,6 +19,8 @@ pub const FLAVOURS: [&str; 4] = ["iptables-nft", "iptables-legacy", "ip6tables-n
 /// There where the kernel speaks IPv6 (`net/ipv6/addrconf.c`; not with `ipv6.disable=1`).
 const IPV6_OF_KERNEL: &str = "/proc/net/if_inet6";
 
+/// How the place of an error ends where a script was refused as a whole.
+pub(super) const AT_COMMIT: &str = ", at: COMMIT";
 /// How long a program waits for another one that holds the lock of the tables, seconds: it may hang, and all rooms wait.
 const WAIT: &str = "--wait=10";
 

@@ -7,12 +7,12 @@
 use std::collections::BTreeSet;
 
 use super::Room;
-use crate::kernel::conntrack::{Conntrack, Flow};
+use crate::kernel::conntrack::{Conntrack, Flow, only_one};
 use crate::kernel::ipvs::{Ipvs, Op, RealServerKey, VirtualServer, VirtualServerKey};
 use crate::kernel::nft::Nft;
 use crate::kernel::rtnl::Rtnl;
 use crate::kernel::sysctl::Sysctl;
-use crate::net::{Family, Protocol};
+use crate::net::Protocol;
 use crate::reconcile::Outcome;
 
 /// UDP virtual servers whose flows must be looked at.
@@ -48,12 +48,10 @@ impl<I: Ipvs, N: Nft, R: Rtnl, C: Conntrack, S: Sysctl> Room<I, N, R, C, S> {
             self.flows.pending.extend(all);
         }
         let keys = &self.flows.pending;
-        let of_family = |family: Family| keys.iter().any(|key| key.family() == family);
-        let family = match Family::ALL.map(of_family) {
-            [false, false] => return,
-            [true, true] => None,
-            [v4, _] => Some(if v4 { Family::V4 } else { Family::V6 }),
-        };
+        if keys.is_empty() {
+            return;
+        }
+        let family = only_one(|family| keys.iter().any(|key| key.family() == family));
         let servers = &self.servers;
         let mut is_stale = |flow: &Flow| {
             let Some(protocol) = flow.transport.protocol() else { return false };

@@ -17,6 +17,7 @@ pub fn showcase() -> Vec<Flow> {
         reply_source_port: 5353,
         zone: 0,
         mark: 0,
+        half_closed: false,
     };
     vec![
         base,

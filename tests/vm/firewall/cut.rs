@@ -42,7 +42,7 @@ fn associate(lab: &Lab, port: u16, limit: Duration) -> Result<OwnedFd> {
 }
 
 /// Waits until a daemon has these policies in force, and has ended what they deny.
-fn apply(lab: &Lab, daemon: &Daemon, policies: &[Value]) -> Result<()> {
+pub(super) fn apply(lab: &Lab, daemon: &Daemon, policies: &[Value]) -> Result<()> {
     let before = generation(daemon)?;
     lab.manifests().write("policies", policies)?;
     wait::until_true("the policies are applied", SOON, || Ok(generation(daemon)? > before))
@@ -51,6 +51,7 @@ fn apply(lab: &Lab, daemon: &Daemon, policies: &[Value]) -> Result<()> {
 both_backends! {
     nothing_denied_passes_once_it_is_applied
     what_is_ended_stays_so_while_the_server_goes_on
+    what_is_ended_with_one_side_closed_stays_so_too
 }
 
 fn nothing_denied_passes_once_it_is_applied(backend: Backend) {
@@ -173,6 +174,40 @@ fn what_is_ended_stays_so_while_the_server_goes_on(backend: Backend) {
             lab.manifests().write("policies", &[])?;
             wait_for(lab, "open again", client, web(lab, server, family)?, true)?;
             talks.iter_mut().try_for_each(Talk::goes_on)?;
+        }
+        Ok(())
+    });
+}
+
+/// Half closed connections are remembered for a minute or two, and what the server repeats comes ever more seldom.
+fn what_is_ended_with_one_side_closed_stays_so_too(backend: Backend) {
+    with_lab(Options { nodes: 2, ..Options::default() }, |lab| {
+        write_pods(lab, &[])?;
+        let soon = ["fin", "close"].map(|state| format!("net/netfilter/nf_conntrack_tcp_timeout_{state}_wait"));
+        lab.node(1)?.ns.set_sysctls(&soon.each_ref().map(|key| (key.as_str(), "5")))?;
+        let daemons = lab.start_daemons(&backend.options())?;
+        for family in Family::ALL {
+            let mut talk = Talk::begin(Protocol::Tcp, family, lab.pod("p21")?, lab.pod("p12")?)?;
+            talk.goes_on()?;
+            talk.client.shutdown(std::net::Shutdown::Write)?;
+            let still = || Ok(talk.exchange()[0]);
+            wait::until_true("the client goes on reading", SOON, still)?;
+            // It must not be forgotten before it is ended.
+            let before = generation(&daemons[0])?;
+            lab.manifests().write("policies", &[only_from("p12", "p11")])?;
+            wait::until_true("the policy is applied", SOON, || {
+                talk.exchange();
+                Ok(generation(&daemons[0])? > before)
+            })?;
+            let mut talks = [talk];
+            heard(&mut talks, Duration::from_millis(300));
+            // What is repeated comes after 0.2 s, 0.4 s and so on: between the sixth and the seventh time it would be forgotten.
+            let heard = heard(&mut talks, Duration::from_secs(17));
+            ensure!(heard.is_empty(), "{family}: {heard:?}");
+            lab.manifests().write("policies", &[])?;
+            wait_for(lab, "open again", "p21", web(lab, "p12", family)?, true)?;
+            let [mut talk] = talks;
+            wait::until_true("it goes on", SOON, || Ok(talk.exchange()[0]))?;
         }
         Ok(())
     });

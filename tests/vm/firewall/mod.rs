@@ -1,5 +1,6 @@
 //! NetworkPolicy on the real kernel, the same tests for both backends: what policies forbid does not pass, what they allow does.
 
+mod bridge;
 mod cut;
 mod first_packet;
 mod neighbours;

@@ -8,6 +8,7 @@
 //! Whatever fails makes the backend forget what it knew, and the next [`plan`](Backend::plan) compares with the kernel.
 //! What fails for one family keeps the other from nothing.
 
+mod blame;
 mod observe;
 mod write;
 

@@ -47,7 +47,7 @@ impl<I: Ipset, P: Programs> Iptables<I, P> {
             if faults.keys().any(|failed| failed.is_none_or(|failed| failed == family)) {
                 continue;
             }
-            if let Err(error) = self.restore(family, &script) {
+            if let Err(error) = self.restore(table, family, &script) {
                 faults.insert(Some(family), error);
             }
         }
@@ -61,8 +61,9 @@ impl<I: Ipset, P: Programs> Iptables<I, P> {
         faults.into_values().next().map_or(Ok(()), Err)
     }
 
-    fn restore(&mut self, family: Family, script: &str) -> Result<(), Error> {
-        self.programs.restore(family, script)?;
+    fn restore(&mut self, table: &Name, family: Family, script: &str) -> Result<(), Error> {
+        let restored = self.programs.restore(family, script);
+        restored.map_err(|error| self.blame(table, family, script, error))?;
         let applied = self.saved.get_mut(&family).map_or(Ok(()), |saved| saved.apply(script));
         applied.map_err(|message| {
             let op = "read back what was restored".to_owned();
