@@ -44,13 +44,24 @@ pub(super) struct Found {
 /// The external peers.
 pub(super) fn external_peers(own: &Node, config: &Config, asn: Asn, reader: &mut Reader<'_>) -> Vec<Found> {
     let entries = if !config.peers.is_empty() {
+        let cure = "not used: --peer-router-ips names the peers of every node; take one of the two away";
+        shadowed(&[key::PEERS, key::PEER_IPS], cure, reader);
         from_flags(config)
     } else if let Some(text) = reader.get(key::PEERS) {
+        let cure = "not used: kube-router.io/peers names the peers; take the older form away";
+        shadowed(&[key::PEER_IPS], cure, reader);
         from_yaml(text, config, reader)
     } else {
         from_lists(reader)
     };
     entries.into_iter().filter_map(|entry| peer(entry, own, config, asn, reader)).collect()
+}
+
+/// Whoever wrote one of these should know that something else counts. The text may hold passwords: it is not repeated.
+fn shadowed(keys: &[&str], cure: &str, reader: &mut Reader<'_>) {
+    for key in keys.iter().filter(|key| reader.has(key)).copied().collect::<Vec<&str>>() {
+        reader.warn(key, "…", cure);
+    }
 }
 
 fn peer(entry: Entry, own: &Node, config: &Config, asn: Asn, reader: &mut Reader<'_>) -> Option<Found> {

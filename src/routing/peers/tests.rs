@@ -236,10 +236,18 @@ fn flags_win_over_the_yaml_and_that_over_the_lists() {
 
     let mut all = lists.to_vec();
     all.push((key::PEERS, "[{remoteip: 192.0.2.7, remoteasn: 65007}]"));
-    assert_eq!(addresses(&build_peers(&alone(&all), &Config::default())), ["192.0.2.7"]);
+    let told = |desired: &DesiredPeers| desired.notices.iter().map(|it| it.message.clone()).collect::<Vec<_>>();
+    let desired = build_peers(&alone(&all), &Config::default());
+    assert_eq!(addresses(&desired), ["192.0.2.7"]);
+    let unused = told(&desired);
+    assert!(unused.len() == 1 && unused[0].contains("peer.ips]: \"…\": not used: kube-router.io/peers"), "{unused:?}");
     let flag = FlagPeer { address: ip("192.0.2.8"), asn: Asn(65008), port: 179, password: None };
     let config = Config { peers: vec![flag], ..Config::default() };
-    assert_eq!(addresses(&build_peers(&alone(&all), &config)), ["192.0.2.8"]);
+    let desired = build_peers(&alone(&all), &config);
+    assert_eq!(addresses(&desired), ["192.0.2.8"]);
+    let unused = told(&desired);
+    assert!(unused.len() == 2 && unused.iter().all(|it| it.contains("not used: --peer-router-ips")), "{unused:?}");
+    assert!(build_peers(&alone(&[]), &config).notices.is_empty());
 }
 
 #[test]
