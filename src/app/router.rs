@@ -357,8 +357,13 @@ impl Router {
 
     /// Says goodbye to every peer: for a moment where graceful restart is on and the host stays, else for good.
     pub(super) async fn goodbye(&self) {
-        let gone = self.snapshots.borrow().as_ref().is_some_and(|published| published.snapshot.own_node().is_none());
-        let how = match (gone, self.drained.borrow().leaving, self.graceful_restart) {
+        let own = self.snapshots.borrow().as_ref().map(|published| published.snapshot.own_node().cloned());
+        let gone = own.as_ref().is_some_and(Option::is_none);
+        // The room may not have come to what was asked a moment ago.
+        let leaving = self.drained.borrow().leaving
+            || self.asked.borrow().wanted().is_some()
+            || own.flatten().is_some_and(|node| node.shutting_down);
+        let how = match (gone, leaving, self.graceful_restart) {
             (true, ..) => Goodbye::Leave("the node leaves the cluster".to_owned()),
             (false, true, _) => Goodbye::Leave("the host goes down".to_owned()),
             (false, false, true) => Goodbye::Restart,

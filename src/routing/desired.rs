@@ -412,12 +412,17 @@ mod tests {
         assert!(announced(&cluster, &all()).is_empty(), "not ready");
     }
 
+    /// Endpoints that terminate, and whether they still serve.
+    type Ending<'a> = &'a [(&'a str, bool)];
+    /// A name, a change, endpoints that terminate and ready ones, what is announced.
+    type EndingCase<'a> = (&'a str, Change, Ending<'a>, &'a [&'a str], &'a [&'a str]);
+
     #[test]
     fn a_vip_stays_while_its_last_endpoints_end() {
         let (here, there) = ("10.244.1.5", "10.244.2.5");
         let local: Change = |s| s.external_policy = TrafficPolicy::Local;
         let (inner, every) = (&["10.96.0.1"][..], &["10.96.0.1", "198.51.100.1", "203.0.113.1"][..]);
-        let cases: [(&str, Change, &[(&str, bool)], &[&str], &[&str]); 6] = [
+        let cases: [EndingCase<'_>; 6] = [
             ("cluster policy", |_| {}, &[(there, true)], &[], every),
             ("cluster policy, served no more", |_| {}, &[(there, false)], &[], &[]),
             ("local, ending here", local, &[(here, true)], &[], every),

@@ -276,8 +276,11 @@ mod tests {
         assert_eq!(notices(&snapshot, &nobody)[1].reason, "NoSpeaker");
     }
 
-    /// Whether this node may stop announcing, with nodes changed as the pairs say.
-    fn may_go(own: &str, policy: TrafficPolicy, config: &Config, changes: &[(&str, fn(&mut Node))]) -> bool {
+    /// What becomes of a node of this name.
+    type Changed<'a> = (&'a str, fn(&mut Node));
+
+    /// Whether this node may stop announcing, with nodes changed like this.
+    fn may_go(own: &str, policy: TrafficPolicy, config: &Config, changes: &[Changed<'_>]) -> bool {
         let mut snapshot = snapshot(own, policy);
         for (node, change) in changes {
             let name = NodeName::new(*node);
@@ -301,9 +304,7 @@ mod tests {
     fn who_else_announces_depends_on_style_and_policy() {
         use Style::{Node, Speakers};
         use TrafficPolicy::{Cluster, Local};
-        let elsewhere = |own: &str, policy, style, changes: &[(&str, fn(&mut crate::model::Node))]| {
-            may_go(own, policy, &heard(style), changes)
-        };
+        let elsewhere = |own: &str, policy, style, changes: &[Changed<'_>]| may_go(own, policy, &heard(style), changes);
         assert!(elsewhere("n2", Cluster, Node, &[("n3", drained)]), "n1 forwards it, too");
         assert!(elsewhere("n2", Local, Node, &[]), "n3 has an endpoint");
         assert!(!elsewhere("n2", Local, Node, &[("n3", drained)]), "n1 has none");

@@ -56,6 +56,7 @@ mod modules;
 mod overlay;
 mod packets;
 mod router;
+mod shutdown;
 mod truth_table;
 
 /// How long the daemon may take to bring a change into the kernel, and packets to show it. Generous: an emulated

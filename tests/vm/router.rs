@@ -12,11 +12,11 @@ use ferrovia::testing::lab::{Bird, Daemon, DaemonOptions, Lab, Options, ServiceS
 
 use super::{SOON, with_lab};
 
-const VIP: &str = "198.51.100.10";
+pub(super) const VIP: &str = "198.51.100.10";
 /// How soon foreign changes are repaired: told by the kernel, not found by a timer.
 const AT_ONCE: Duration = Duration::from_secs(10);
 /// What the router needs beside the lab's flags.
-const FLAGS: [&str; 5] = [
+pub(super) const FLAGS: [&str; 5] = [
     "--run-router=true",
     "--peer-router-ips=192.168.10.1",
     "--peer-router-asns=65001",
@@ -24,7 +24,7 @@ const FLAGS: [&str; 5] = [
     "--bgp-graceful-restart",
 ];
 
-fn dynamic() -> Options {
+pub(super) fn dynamic() -> Options {
     Options { static_routes: false, ..Options::default() }
 }
 
@@ -32,14 +32,14 @@ fn vip() -> IpAddr {
     VIP.parse().expect("an address")
 }
 
-fn web() -> ServiceSpec {
+pub(super) fn web() -> ServiceSpec {
     ServiceSpec::new("web", &["10.96.0.10".parse().expect("an address")])
         .port(Protocol::Tcp, 80)
         .load_balancer(&[vip()])
 }
 
 /// The edge with one session for each node.
-fn edge(lab: &Lab) -> Result<Bird> {
+pub(super) fn edge(lab: &Lab) -> Result<Bird> {
     let mut file = String::from(
         "router id 192.168.10.1;\nprotocol device { scan time 10; }\n\
          protocol kernel { scan time 60; ipv4 { import none; export all; }; merge paths on; }\n",

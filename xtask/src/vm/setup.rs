@@ -28,6 +28,9 @@ const PACKAGES: &[&str] = &[
     "tcpdump",
     "socat",
     "curl",
+    "dbus-daemon",
+    "dbus-bin",
+    "systemd",
 ];
 
 /// Debian 12's own QEMU starts programs three times slower when emulating than the one in its backports.
