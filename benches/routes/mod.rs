@@ -122,7 +122,7 @@ pub fn policies(vips: u32, peers: u32) -> PolicySet {
         pod_cidrs: vec!["10.244.1.0/24".parse().unwrap()],
         vips: (0..vips).map(|n| vip(n).addr()).collect(),
         node_addresses: vec![IpAddr::V4(OWN)],
-        external_peers: (1..=peers).map(|n| IpAddr::V4(address(n))).collect(),
+        external_peers: (1..=peers).map(|n| host_prefix(IpAddr::V4(address(n)))).collect(),
         ..NodePolicy::default()
     })
 }

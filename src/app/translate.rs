@@ -112,6 +112,7 @@ pub fn routing_config(config: &Config) -> routing::config::Config {
         } else {
             routing::return_path::Mode::Off
         },
+        graceful_shutdown: settings.graceful_shutdown,
         drain: drain_settings(&settings.drain),
         auto_mtu: settings.auto_mtu,
         ipv6: config.families.contains(&Family::V6),

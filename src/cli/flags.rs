@@ -117,6 +117,7 @@ impl Flag {
                     | "advertise-style"
                     | "speaker-selector"
                     | "return-path"
+                    | "bgp-graceful-shutdown"
                     | "drain-signals"
                     | "drain-taints"
                     | "legacy-namespace-isolation"
@@ -469,6 +470,9 @@ flags! {
         return_path, "return-path", String = "off",
             "Which way answers to clients outside the cluster go: peer for the external peer the question came through, \
              off for the node's own routes; the annotation ferrovia.dev/return-path overrides it";
+        bgp_graceful_shutdown, "bgp-graceful-shutdown", bool = "true",
+            "Prefer routes least that a router of another AS marks with GRACEFUL_SHUTDOWN (RFC 8326), because it is about to \
+             take them back; false uses them as any other";
         drain_signals, "drain-signals", Vec<String> = "annotation,shutdown,taint",
             "What takes a node out of traffic: annotation, shutdown, taint, cordon";
         drain_taints, "drain-taints", Vec<String> = "ToBeDeletedByClusterAutoscaler",

@@ -82,6 +82,8 @@ pub struct RouterConfig {
     pub speaker_selector: String,
     /// `--return-path`: answers leave by the peer the question came through.
     pub return_path: bool,
+    /// `--bgp-graceful-shutdown`.
+    pub graceful_shutdown: bool,
     /// `--drain-*`.
     pub drain: Drain,
     /// `--shutdown-inhibit`: the host's shutdown waits for the drain.
@@ -258,6 +260,7 @@ pub(super) fn build(check: &mut Check, flags: &Flags) -> RouterConfig {
         ),
         speaker_selector: speaker_selector(check, &flags.speaker_selector),
         return_path: one_of(check, "return-path", &flags.return_path, [("off", false), ("peer", true)]),
+        graceful_shutdown: flags.bgp_graceful_shutdown,
         drain: drain(check, flags),
         shutdown_inhibit: flags.shutdown_inhibit,
     }

@@ -167,7 +167,7 @@ pub const ANNOTATIONS: &[AnnotationDoc] = &[
         "comma list of numbers, a:b pairs or well-known names", "none", "64512:100,no-export", FIRST),
     node("kube-router.io/node.bgp.customimportreject", "Prefixes (and longer ones) that are never accepted from peers.",
         "comma list of prefixes", "none", "10.0.0.0/16", FIRST),
-    node("kube-router.io/peers", "External peers of this node.",
+    node("kube-router.io/peers", "External peers of this node; the keys of an entry are in bgp.md.",
         "YAML list", "none", "- remoteip: 192.0.2.1\\n  remoteasn: 64512", FIRST),
     node("kube-router.io/peer.ips", "Addresses of external peers (older form).",
         "comma list of addresses", "none", "192.0.2.1", FIRST),

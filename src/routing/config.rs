@@ -64,6 +64,8 @@ pub struct Config {
     pub speaker_selector: LabelSelector,
     /// `--return-path`: what holds on nodes without the annotation.
     pub return_path: return_path::Mode,
+    /// `--bgp-graceful-shutdown`: routes that another AS marks so are preferred least (RFC 8326).
+    pub graceful_shutdown: bool,
     /// `--drain-*`.
     pub drain: drain::Settings,
     /// `--auto-mtu`.
@@ -104,6 +106,7 @@ impl Default for Config {
             advertise_style: Style::Node,
             speaker_selector: LabelSelector::default(),
             return_path: return_path::Mode::Off,
+            graceful_shutdown: true,
             drain: drain::Settings::default(),
             auto_mtu: true,
             ipv6: false,

@@ -208,11 +208,14 @@ pub fn peers(config: &SpeakerConfig) -> String {
     for (address, config) in &config.peers {
         text.push_str(&peer(address, config));
     }
+    for (range, config) in &config.dynamic {
+        text.push_str(&peer(range, config));
+    }
     text
 }
 
-/// One peer.
-pub fn peer(address: &IpAddr, peer: &PeerConfig) -> String {
+/// One peer, or all of a range.
+pub fn peer(address: &impl std::fmt::Display, peer: &PeerConfig) -> String {
     let asn = peer.asn.map_or_else(|| "any".to_owned(), |asn| asn.to_string());
     let mut text = format!("peer {address} as {asn} port {}", peer.port);
     if !peer.description.is_empty() {
@@ -247,17 +250,28 @@ pub fn peer(address: &IpAddr, peer: &PeerConfig) -> String {
     if peer.next_hop_unchanged {
         more.push("next hops unchanged".to_owned());
     }
+    let explicit = [peer.next_hop_v4.map(IpAddr::V4), peer.next_hop_v6.map(|hop| hop.address)];
+    more.extend(explicit.into_iter().flatten().map(|address| format!("next hop {address}")));
     if peer.client {
         more.push("reflector client".to_owned());
     }
     if !peer.add_path_send.is_empty() {
         more.push("all paths".to_owned());
     }
+    if !peer.add_path_receive.is_empty() {
+        more.push("takes all paths".to_owned());
+    }
     if peer.extended_next_hop {
         more.push("ipv6 next hops for ipv4".to_owned());
     }
     if let Some(restart) = peer.graceful_restart {
         more.push(format!("graceful restart {}s", restart.restart_time));
+    }
+    if peer.long_lived > 0 {
+        more.push(format!("long-lived {}s", peer.long_lived));
+    }
+    if let Some(most) = peer.max_prefixes {
+        more.push(format!("at most {most} routes"));
     }
     if let Some(bfd) = peer.bfd {
         let port = bfd.port.map_or_else(|| "default".to_owned(), |port| port.to_string());

@@ -18,7 +18,7 @@ use super::bgp::tcp::Distance;
 use super::bgp::types::{AsPath, Attributes, NextHop, Origin, OwnRestart, PeerKind};
 use super::config::Config;
 use super::desired::router_id;
-use super::peers::{DesiredPeer, DesiredPeers, Reflector};
+use super::peers::{AddPath, DesiredPeer, DesiredPeers, NextHops, Reflector};
 use super::speakers::{Style, is_speaker};
 use crate::model::Snapshot;
 use crate::net::{Family, Prefix, host_prefix};
@@ -63,21 +63,23 @@ pub fn build<'a>(
     let several = config.advertise_style == Style::Speakers || reflects.is_some();
     // A node that does not speak knows the routers outside only as ways back for answers.
     let silent = config.advertise_style == Style::Speakers && !is_speaker(own, &config.speaker_selector);
-    let peer = |peer: &DesiredPeer| {
+    let made = |peer: &DesiredPeer| {
         let mut made = peer_config(peer, asn, links);
         made.client |= leaving.is_client(&peer.address);
         made.shutdown = (silent && !peer.node).then(|| "this node is no speaker".to_owned());
-        if several && !peer.node {
+        if several && !peer.node && peer.options.add_path.is_none() {
             made.add_path_send.clone_from(&made.families);
         }
         made.description = match (names.get(&peer.address), peer.node) {
             (Some(name), true) => format!("node {name}"),
             _ => String::new(),
         };
-        (peer.address, made)
+        made
     };
-    let mut peers: BTreeMap<IpAddr, PeerConfig> = leaving.peers().map(peer).collect();
-    peers.extend(desired.peers.iter().map(peer));
+    let named = |peer: &DesiredPeer| (peer.address, made(peer));
+    let mut peers: BTreeMap<IpAddr, PeerConfig> = leaving.peers().map(named).collect();
+    peers.extend(desired.peers.iter().map(named));
+    let dynamic = desired.ranges.iter().filter(|_| !silent).map(|(range, peer)| (*range, made(peer))).collect();
     let listen = if desired.asn.is_some() { desired.listen.as_slice() } else { &[] };
     Some(SpeakerConfig {
         asn,
@@ -98,17 +100,10 @@ pub fn build<'a>(
             } else {
                 Vec::new()
             },
-            external_peers: desired.peers.iter().filter(|peer| !peer.node).map(|peer| peer.address).collect(),
-            unchanged_peers: {
-                let unchanged = desired.peers.iter().filter(|peer| peer.next_hop_unchanged);
-                unchanged.map(|peer| peer.address).collect()
-            },
-            own_as_peers: desired
-                .peers
-                .iter()
-                .filter(|peer| !peer.node && peer.kind == PeerKind::Internal)
-                .map(|peer| peer.address)
-                .collect(),
+            external_peers: outside(desired, |_| true),
+            unchanged_peers: outside(desired, |peer| peer.options.next_hops == NextHops::Unchanged),
+            own_next_hop_peers: outside(desired, |peer| matches!(peer.options.next_hops, NextHops::Own { .. })),
+            own_as_peers: outside(desired, |peer| peer.kind == PeerKind::Internal),
             prepend: desired.prepend.map(|prepend| Prepend { asn: Some(prepend.asn), times: prepend.times }),
             communities: desired.communities.clone(),
             import_reject: desired.import_reject.clone(),
@@ -119,10 +114,18 @@ pub fn build<'a>(
             advertise_pod_cidr: config.advertise_pod_cidr,
             override_next_hop: config.override_next_hop,
             reflector: reflects.is_some(),
+            graceful_shutdown: config.graceful_shutdown,
         }),
         peers,
-        dynamic: BTreeMap::new(),
+        dynamic,
     })
+}
+
+/// The peers outside the cluster for which this holds, by address or range.
+fn outside(desired: &DesiredPeers, holds: impl Fn(&DesiredPeer) -> bool) -> Vec<Prefix> {
+    let named = desired.peers.iter().filter(|peer| !peer.node).map(|peer| (host_prefix(peer.address), peer));
+    let ranges = desired.ranges.iter().map(|(range, peer)| (*range, peer));
+    named.chain(ranges).filter(|(_, peer)| holds(peer)).map(|(peers, _)| peers).collect()
 }
 
 /// A session with a node may be with another than its primary address.
@@ -132,6 +135,12 @@ fn node_peers(desired: &DesiredPeers) -> impl Iterator<Item = IpAddr> + '_ {
 
 fn peer_config(peer: &DesiredPeer, asn: crate::net::Asn, links: &[Prefix]) -> PeerConfig {
     let is_shared = |link: &&Prefix| link.contains(&peer.address);
+    let options = &peer.options;
+    let AddPath { receive, send } = options.add_path.unwrap_or(AddPath { receive: false, send: false });
+    let (next_hop_v4, next_hop_v6) = match options.next_hops {
+        NextHops::Own { v4, v6 } => (v4, v6.map(|address| NextHop::from(IpAddr::V6(address)))),
+        NextHops::AsFlags | NextHops::Unchanged => (None, None),
+    };
     PeerConfig {
         description: String::new(),
         asn: peer.asn,
@@ -140,17 +149,18 @@ fn peer_config(peer: &DesiredPeer, asn: crate::net::Asn, links: &[Prefix]) -> Pe
         local_address: Some(peer.local_address),
         scope: 0,
         password: Password(peer.password.as_ref().map(|password| password.reveal().to_vec()).unwrap_or_default()),
-        distance: match (peer.kind, peer.multihop) {
-            (PeerKind::Internal, _) => Distance::Multihop(ANY_DISTANCE),
-            (PeerKind::External, Some(hops)) => Distance::Multihop(hops),
-            (PeerKind::External, None) => Distance::Link,
+        distance: match (options.security, peer.kind, peer.multihop) {
+            (Some(hops), ..) => Distance::Security(hops),
+            (None, PeerKind::Internal, _) => Distance::Multihop(ANY_DISTANCE),
+            (None, PeerKind::External, Some(hops)) => Distance::Multihop(hops),
+            (None, PeerKind::External, None) => Distance::Link,
         },
-        passive: peer.passive,
+        passive: options.passive,
         shutdown: None,
         families: peer.families.clone(),
         hold_time: u16::try_from(peer.hold_time.as_secs()).unwrap_or(u16::MAX),
-        add_path_receive: Vec::new(),
-        add_path_send: Vec::new(),
+        add_path_receive: if receive { peer.families.clone() } else { Vec::new() },
+        add_path_send: if send { peer.families.clone() } else { Vec::new() },
         // An IPv4 session can carry IPv4 next hops, so only the other kind needs it.
         extended_next_hop: peer.address.is_ipv6() && peer.families.contains(&Family::V4),
         graceful_restart: peer.graceful_restart.map(|restart| OwnRestart {
@@ -160,12 +170,12 @@ fn peer_config(peer: &DesiredPeer, asn: crate::net::Asn, links: &[Prefix]) -> Pe
             // With it, a peer that hears nothing any more would go on sending packets into a dead node.
             notification: false,
         }),
-        long_lived: 0,
+        long_lived: options.long_lived.map_or(0, |time| u32::try_from(time.as_secs()).unwrap_or(u32::MAX)),
         client: peer.reflector_client,
         next_hop_self: false,
-        next_hop_unchanged: peer.next_hop_unchanged,
-        next_hop_v4: None,
-        next_hop_v6: None,
+        next_hop_unchanged: options.next_hops == NextHops::Unchanged,
+        next_hop_v4,
+        next_hop_v6,
         shared: links.iter().filter(is_shared).map(Prefix::trunc).collect(),
         bfd: peer.bfd.map(|bfd| Bfd {
             // What stands for the usual port is the usual one of either kind.
@@ -176,7 +186,7 @@ fn peer_config(peer: &DesiredPeer, asn: crate::net::Asn, links: &[Prefix]) -> Pe
                 multiplier: bfd.detection_multiplier,
             },
         }),
-        max_prefixes: None,
+        max_prefixes: options.max_prefixes,
     }
 }
 

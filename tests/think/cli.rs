@@ -106,7 +106,7 @@ const KUBE_ROUTER: [Row; 79] = [
 ];
 
 /// What kube-router does not have.
-const OWN: [Row; 22] = [
+const OWN: [Row; 23] = [
     ("config", "", "", "", Nobody),
     ("manifests", "", "/etc/cluster", "", Nobody),
     ("allowed-import-prefixes", "", "10.0.0.0/8", "10.0.0.0/40", ByConfig),
@@ -116,6 +116,7 @@ const OWN: [Row; 22] = [
     ("advertise-style", "node", "speakers", "rack", ByConfig),
     ("speaker-selector", "", "dedicated=master,rack", "=master", ByConfig),
     ("return-path", "off", "peer", "on", ByConfig),
+    ("bgp-graceful-shutdown", "true", "false", "x", Parser),
     ("drain-signals", "annotation,shutdown,taint", "cordon", "reboot", ByConfig),
     ("drain-taints", "ToBeDeletedByClusterAutoscaler", "a,b", "", Nobody),
     ("drain-tag-time", "5s", "0s", "-1s", ByConfig),

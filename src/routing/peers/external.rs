@@ -8,9 +8,10 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::{Map, Value};
 
 use super::annotation::{Reader, parse_address, parse_asn, usable_asn};
-use super::{BGP_PORT, DesiredPeer, families, key};
+use super::options::{self, Fault, fault};
+use super::{BGP_PORT, DesiredPeer, PeerOptions, families, key};
 use crate::model::Node;
-use crate::net::{Asn, Family};
+use crate::net::{Asn, Family, Prefix};
 use crate::routing::bgp::types::PeerKind;
 use crate::routing::config::{Bfd, Config, Password};
 
@@ -27,16 +28,21 @@ struct Entry {
     local: Option<IpAddr>,
     password: Option<Password>,
     bfd: Option<Bfd>,
-    next_hop_unchanged: bool,
+    /// Whoever connects from here, not the one peer of `address`.
+    range: Option<Prefix>,
+    options: PeerOptions,
 }
 
-/// The external peers, each with the place it comes from.
-pub(super) fn external_peers(
-    own: &Node,
-    config: &Config,
-    asn: Asn,
-    reader: &mut Reader<'_>,
-) -> Vec<(String, DesiredPeer)> {
+/// An external peer, or all of a range.
+pub(super) struct Found {
+    /// Where it stands, for notices.
+    pub(super) place: String,
+    pub(super) range: Option<Prefix>,
+    pub(super) peer: DesiredPeer,
+}
+
+/// The external peers.
+pub(super) fn external_peers(own: &Node, config: &Config, asn: Asn, reader: &mut Reader<'_>) -> Vec<Found> {
     let entries = if !config.peers.is_empty() {
         let cure = "not used: --peer-router-ips names the peers of every node; take one of the two away";
         shadowed(&[key::PEERS, key::PEER_IPS], cure, reader);
@@ -58,7 +64,7 @@ fn shadowed(keys: &[&str], cure: &str, reader: &mut Reader<'_>) {
     }
 }
 
-fn peer(entry: Entry, own: &Node, config: &Config, asn: Asn, reader: &mut Reader<'_>) -> Option<(String, DesiredPeer)> {
+fn peer(entry: Entry, own: &Node, config: &Config, asn: Asn, reader: &mut Reader<'_>) -> Option<Found> {
     let family = Family::of(entry.address);
     let local = entry.local.or_else(|| own.best_ip(family));
     let Some(local_address) = local.filter(|local| Family::of(*local) == family) else {
@@ -70,7 +76,8 @@ fn peer(entry: Entry, own: &Node, config: &Config, asn: Asn, reader: &mut Reader
         return None;
     };
     let kind = if entry.asn == asn { PeerKind::Internal } else { PeerKind::External };
-    let desired = DesiredPeer {
+    let options = entry.options;
+    let peer = DesiredPeer {
         address: entry.address,
         asn: Some(entry.asn),
         port: entry.port,
@@ -79,15 +86,14 @@ fn peer(entry: Entry, own: &Node, config: &Config, asn: Asn, reader: &mut Reader
         kind,
         node: false,
         families: families(own),
-        hold_time: config.hold_time,
-        multihop: Some(config.multihop_ttl).filter(|ttl| *ttl >= 2 && kind == PeerKind::External),
+        hold_time: options.hold_time.unwrap_or(config.hold_time),
+        multihop: options.multihop.or(Some(config.multihop_ttl)).filter(|ttl| *ttl >= 2 && kind == PeerKind::External),
         bfd: entry.bfd,
         graceful_restart: config.graceful_restart,
         reflector_client: false,
-        passive: false,
-        next_hop_unchanged: entry.next_hop_unchanged,
+        options,
     };
-    Some((entry.place, desired))
+    Some(Found { place: entry.place, range: entry.range, peer })
 }
 
 fn from_flags(config: &Config) -> Vec<Entry> {
@@ -102,7 +108,8 @@ fn from_flags(config: &Config) -> Vec<Entry> {
             local: None,
             password: peer.password.clone(),
             bfd: config.bfd,
-            next_hop_unchanged: false,
+            range: None,
+            options: PeerOptions::default(),
         })
         .collect()
 }
@@ -128,23 +135,6 @@ fn from_yaml(text: &str, config: &Config, reader: &mut Reader<'_>) -> Vec<Entry>
     entries
 }
 
-/// Why an entry is left out.
-struct Fault {
-    field: &'static str,
-    value: String,
-    cure: &'static str,
-}
-
-fn fault(field: &'static str, value: &Value, cure: &'static str) -> Fault {
-    let value = match value {
-        _ if field == "password" => "<redacted>".to_owned(),
-        Value::Null => String::new(),
-        Value::String(text) => text.clone(),
-        other => other.to_string(),
-    };
-    Fault { field, value, cure }
-}
-
 fn yaml_entry(place: String, map: &Map<String, Value>, config: &Config) -> Result<Entry, Fault> {
     let get = |name: &str| map.get(name).unwrap_or(&Value::Null);
     let address_of = |name: &'static str, cure| {
@@ -152,11 +142,19 @@ fn yaml_entry(place: String, map: &Map<String, Value>, config: &Config) -> Resul
         value.as_str().and_then(parse_address).ok_or_else(|| fault(name, value, cure))
     };
     let given = |name: &str| !matches!(get(name), Value::Null) && get(name).as_str() != Some("");
+    let range = given("remoterange").then(|| range(get("remoterange"))).transpose()?;
+    if range.is_some() && given("remoteip") {
+        let cure = "the peer is left out: use either remoteip or remoterange";
+        return Err(fault("remoterange", get("remoterange"), cure));
+    }
     let asn = get("remoteasn");
     let asn_number = asn.as_u64().and_then(|number| u32::try_from(number).ok()).and_then(usable_asn);
     Ok(Entry {
         place,
-        address: address_of("remoteip", "the peer is left out: use an IP address")?,
+        address: match range {
+            Some(range) => range.addr(),
+            None => address_of("remoteip", "the peer is left out: use an IP address")?,
+        },
         asn: asn_number
             .or_else(|| asn.as_str().and_then(parse_asn))
             .ok_or_else(|| fault("remoteasn", asn, "the peer is left out: use an AS number such as 64512"))?,
@@ -172,12 +170,17 @@ fn yaml_entry(place: String, map: &Map<String, Value>, config: &Config) -> Resul
             None
         },
         bfd: bfd(get("bfd"), config)?,
-        next_hop_unchanged: match get("nexthopunchanged") {
-            Value::Null => false,
-            Value::Bool(unchanged) => *unchanged,
-            other => return Err(fault("nexthopunchanged", other, "the peer is left out: use true or false")),
-        },
+        range,
+        options: options::read(map, config.graceful_restart.is_some())?,
     })
+}
+
+/// The prefix that dynamic peers are in.
+fn range(value: &Value) -> Result<Prefix, Fault> {
+    let prefix = value.as_str().and_then(|text| text.trim().parse::<Prefix>().ok());
+    prefix
+        .map(|prefix| prefix.trunc())
+        .ok_or_else(|| fault("remoterange", value, "the peers are left out: use a prefix such as 192.0.2.0/24"))
 }
 
 fn port(value: &Value, field: &'static str) -> Result<u16, Fault> {
@@ -305,5 +308,6 @@ fn list_entry(
         Some(text) => Some(parse_address(&text).ok_or_else(|| fault(key::PEER_LOCAL_IPS, &text, cure))?),
     };
     let place = key::PEER_IPS.to_owned();
-    Ok(Entry { place, address, asn, port, local, password, bfd: None, next_hop_unchanged: false })
+    let options = PeerOptions::default();
+    Ok(Entry { place, address, asn, port, local, password, bfd: None, range: None, options })
 }

@@ -7,10 +7,11 @@
 
 mod annotation;
 mod external;
+mod options;
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use annotation::Reader;
@@ -88,10 +89,55 @@ pub struct DesiredPeer {
     pub graceful_restart: Option<GracefulRestart>,
     /// It is our route-reflector client.
     pub reflector_client: bool,
-    /// Wait for it to connect.
+    /// What its entry says beyond that.
+    pub options: PeerOptions,
+}
+
+/// What an entry of `kube-router.io/peers` may say beyond kube-router's keys.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PeerOptions {
+    /// `passive`: wait for it to connect.
     pub passive: bool,
-    /// It is told next hops as they are, whatever `--override-nexthop` says.
-    pub next_hop_unchanged: bool,
+    /// `ttlsecurity`: it is at most so many hops away, and what comes from farther is dropped (RFC 5082).
+    pub security: Option<u8>,
+    /// `multihop`, instead of `--peer-router-multihop-ttl`.
+    pub multihop: Option<u8>,
+    /// `holdtime`, instead of `--bgp-holdtime`.
+    pub hold_time: Option<Duration>,
+    /// `addpath`; without it, routers outside are sent several paths where this node speaks for others or reflects.
+    pub add_path: Option<AddPath>,
+    /// `longlivedstaletime`: how long routes stay as the last resort after the restart time (RFC 9494), in whole seconds.
+    pub long_lived: Option<Duration>,
+    /// `maxprefixes`: with more routes its session ends.
+    pub max_prefixes: Option<u32>,
+    /// `nexthop`, `nexthopself` or `nexthopunchanged`.
+    pub next_hops: NextHops,
+}
+
+/// Several paths for one prefix (RFC 7911).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AddPath {
+    /// Take them.
+    pub receive: bool,
+    /// Send them.
+    pub send: bool,
+}
+
+/// Which next hop a peer is told.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum NextHops {
+    /// As `--override-nexthop` says.
+    #[default]
+    AsFlags,
+    /// The one of the route.
+    Unchanged,
+    /// Ours: these, or our end of the session.
+    Own {
+        /// For IPv4.
+        v4: Option<Ipv4Addr>,
+        /// For IPv6.
+        v6: Option<Ipv6Addr>,
+    },
 }
 
 /// A node's part in route reflection, with the cluster id (RFC 4456).
@@ -121,6 +167,8 @@ pub struct DesiredPeers {
     pub reflector: Option<Reflector>,
     /// The peers, in order of their addresses, one for each.
     pub peers: Vec<DesiredPeer>,
+    /// Who may connect from these prefixes, where no peer has the address. The address in each is the prefix's.
+    pub ranges: BTreeMap<Prefix, DesiredPeer>,
     /// Prepending towards external peers.
     pub prepend: Option<Prepend>,
     /// Communities towards external peers, sorted.
@@ -143,6 +191,7 @@ pub fn build_peers(snapshot: &Snapshot, config: &Config) -> DesiredPeers {
         asn,
         reflector,
         peers: Vec::new(),
+        ranges: BTreeMap::new(),
         prepend: reader.prepend(),
         communities: reader.communities(),
         import_reject: reader.import_reject(),
@@ -156,7 +205,18 @@ pub fn build_peers(snapshot: &Snapshot, config: &Config) -> DesiredPeers {
                 .extend(node_peers(snapshot, config, own, asn, reflector).into_iter().map(|peer| (peer.address, peer)));
         }
         let own_addresses: BTreeSet<IpAddr> = own.addresses().collect();
-        for (place, peer) in external::external_peers(own, config, asn, &mut reader) {
+        for external::Found { place, range, peer } in external::external_peers(own, config, asn, &mut reader) {
+            if let Some(range) = range {
+                match desired.ranges.entry(range) {
+                    Entry::Vacant(free) => {
+                        free.insert(peer);
+                    }
+                    Entry::Occupied(_) => {
+                        reader.warn(&place, &range.to_string(), "this range is there already: name each only once");
+                    }
+                }
+                continue;
+            }
             if own_addresses.contains(&peer.address) {
                 reader.warn(&place, &peer.address.to_string(), "this is the node's own address: name another router");
                 continue;
@@ -183,7 +243,8 @@ pub fn has_external_peers(name: &NodeName, node: &Node, config: &Config) -> bool
     let asn = if config.full_mesh { Some(config.cluster_asn) } else { reader.asn() };
     let Some(asn) = asn else { return false };
     let peers = external::external_peers(node, config, asn, &mut reader);
-    peers.iter().any(|(_, peer)| node.addresses().all(|own| own != peer.address))
+    // Of a range nobody knows more than that such routers are expected.
+    peers.iter().any(|found| found.range.is_some() || node.addresses().all(|own| own != found.peer.address))
 }
 
 fn own_asn(config: &Config, reader: &mut Reader<'_>) -> Option<Asn> {
@@ -242,8 +303,7 @@ fn node_peers(
             bfd: None,
             graceful_restart: config.graceful_restart,
             reflector_client: is_server(reflector) && is_client(theirs),
-            passive: false,
-            next_hop_unchanged: false,
+            options: PeerOptions::default(),
         });
     }
     peers

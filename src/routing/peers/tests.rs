@@ -1,6 +1,6 @@
 use super::*;
 use crate::model::{NodeName, Snapshot};
-use crate::routing::config::FlagPeer;
+use crate::routing::config::{FlagPeer, GracefulRestart};
 use crate::testing::builders::{cluster, ip, prefix};
 use std::sync::Arc;
 
@@ -123,6 +123,89 @@ fn yaml_peers_read_and_a_bad_one_leaves_the_others() {
     assert!(!format!("{desired:?}").contains("hush") && !format!("{desired:?}").contains("secret"));
 }
 
+/// What stands in an entry for 192.0.2.1 beside address and AS, read where graceful restart is on or not.
+fn one(keys: &str, restarts: bool) -> Result<DesiredPeer, String> {
+    let yaml = format!("- {{remoteip: 192.0.2.1, remoteasn: 65001, {keys}}}");
+    let graceful_restart = restarts
+        .then_some(GracefulRestart { restart_time: Duration::from_secs(90), deferral_time: Duration::from_secs(360) });
+    let config = Config { graceful_restart, multihop_ttl: 4, ..Config::default() };
+    let mut desired = build_peers(&alone(&[(key::PEERS, &yaml)]), &config);
+    match desired.notices.first() {
+        Some(notice) => {
+            assert!(desired.peers.is_empty(), "{:?}", desired.peers);
+            Err(notice.message.clone())
+        }
+        None => Ok(desired.peers.remove(0)),
+    }
+}
+
+#[test]
+fn a_peer_may_say_how_its_session_is() {
+    let plain = one("", false).unwrap();
+    assert_eq!((&plain.options, plain.multihop), (&PeerOptions::default(), Some(4)));
+    let peer = one("passive: true, multihop: 7, holdtime: 30, maxprefixes: 1000, addpath: receive", false).unwrap();
+    assert_eq!((peer.multihop, peer.hold_time), (Some(7), Duration::from_secs(30)));
+    assert!(peer.options.passive);
+    assert_eq!(peer.options.max_prefixes, Some(1000));
+    assert_eq!(peer.options.add_path, Some(AddPath { receive: true, send: false }));
+    let peer = one("ttlsecurity: 1, longlivedstaletime: 3600, addpath: 'off', nexthopself: true", true).unwrap();
+    assert_eq!((peer.options.security, peer.options.long_lived), (Some(1), Some(Duration::from_secs(3600))));
+    assert_eq!(peer.options.add_path, Some(AddPath { receive: false, send: false }));
+    assert_eq!(peer.options.next_hops, NextHops::Own { v4: None, v6: None });
+    let own = |keys| one(keys, false).unwrap().options.next_hops;
+    let (v4, v6) = (Ipv4Addr::new(192, 0, 2, 9), "2001:db8::9".parse().ok());
+    assert_eq!(own("nexthop: 192.0.2.9"), NextHops::Own { v4: Some(v4), v6: None });
+    assert_eq!(own("nexthop: [192.0.2.9, '2001:db8::9']"), NextHops::Own { v4: Some(v4), v6 });
+}
+
+#[test]
+fn what_a_peer_cannot_mean_leaves_it_out_and_says_why() {
+    for (keys, field, cure) in [
+        ("passive: 1", "passive", "use true or false"),
+        ("multihop: 1", "multihop", "use hops, 2 to 255"),
+        ("ttlsecurity: 0", "ttlsecurity", "use hops, 1 to 254"),
+        ("ttlsecurity: 2, multihop: 2", "multihop", "use either multihop or ttlsecurity"),
+        ("holdtime: 2", "holdtime", "use seconds, 3 to 65535"),
+        ("holdtime: 30s", "holdtime", "use seconds, 3 to 65535"),
+        ("maxprefixes: 0", "maxprefixes", "1 or more"),
+        ("addpath: yes", "addpath", "use off, receive, send or both"),
+        ("longlivedstaletime: 60", "longlivedstaletime", "--bgp-graceful-restart"),
+        ("nexthop: 0.0.0.0", "nexthop", "use an address"),
+        ("nexthop: []", "nexthop", "use an address"),
+        ("nexthop: [192.0.2.1, 192.0.2.2]", "nexthop", "one for each family"),
+        ("nexthop: 192.0.2.1, nexthopself: true", "nexthop", "use one of"),
+        ("nexthopunchanged: true, nexthopself: true", "nexthopself", "use one of"),
+        ("remoterange: 192.0.2.0/24", "remoterange", "use either remoteip or remoterange"),
+    ] {
+        let message = one(keys, false).expect_err(keys);
+        assert!(message.contains(&format!("peers[0].{field}]")) && message.contains(cure), "{keys}: {message}");
+    }
+    let message = one("longlivedstaletime: 16777216", true).expect_err("more than 24 bits");
+    assert!(message.contains("use seconds, 1 to 16777215"), "{message}");
+}
+
+#[test]
+fn a_range_lets_peers_in_that_nobody_names() {
+    let yaml = "
+- {remoterange: 192.0.2.77/24, remoteasn: 65001, password: c2VjcmV0}
+- {remoterange: 192.0.2.0/24, remoteasn: 65002}
+- {remoterange: '2001:db8::/64', remoteasn: 65001}
+- {remoterange: 192.0.2, remoteasn: 65001}
+- {remoteip: 192.0.2.1, remoteasn: 65003}
+";
+    let desired = build_peers(&alone(&[(key::PEERS, yaml)]), &Config::default());
+    assert_eq!(addresses(&desired), ["192.0.2.1"]);
+    let ranges: Vec<String> = desired.ranges.keys().map(ToString::to_string).collect();
+    assert_eq!(ranges, ["192.0.2.0/24", "2001:db8::/64"]);
+    let first = &desired.ranges[&prefix("192.0.2.0/24")];
+    assert_eq!((first.asn, first.local_address, first.node), (Some(Asn(65001)), ip("192.168.10.11"), false));
+    assert!(first.password.is_some(), "the first one counts");
+    let text: Vec<&str> = desired.notices.iter().map(|notice| notice.message.as_str()).collect();
+    assert_eq!(text.len(), 2, "{text:#?}");
+    assert!(text[0].contains("peers[3].remoterange") && text[0].contains("use a prefix"), "{text:#?}");
+    assert!(text[1].contains("peers[1]") && text[1].contains("only once"), "{text:#?}");
+}
+
 #[test]
 fn a_peer_may_ask_for_next_hops_as_they_are() {
     let yaml = "
@@ -131,8 +214,8 @@ fn a_peer_may_ask_for_next_hops_as_they_are() {
 - {remoteip: 192.0.2.3, remoteasn: 65001, nexthopunchanged: 'yes'}
 ";
     let desired = build_peers(&alone(&[(key::PEERS, yaml)]), &Config::default());
-    let unchanged: Vec<bool> = desired.peers.iter().map(|peer| peer.next_hop_unchanged).collect();
-    assert_eq!(unchanged, [true, false]);
+    let next_hops: Vec<NextHops> = desired.peers.iter().map(|peer| peer.options.next_hops).collect();
+    assert_eq!(next_hops, [NextHops::Unchanged, NextHops::AsFlags]);
     let message = &desired.notices[0].message;
     assert!(message.contains("peers[2].nexthopunchanged") && message.contains("use true or false"), "{message}");
 }

@@ -155,8 +155,10 @@ impl<N: Nft, R: Rtnl, F: Fou, S: Sysctl, V: Voice> Room<N, R, F, S, V> {
         };
         let Some(paths) = self.told.routes().get(&prefix) else { return };
         let policies = &self.policies(config, &prefix);
-        for (address, peer) in &config.peers {
-            let view = PeerView { address: *address, local_v4: None, local_v6: peer.local_address.map(NextHop::from) };
+        let named = config.peers.iter().map(|(address, peer)| (address.to_string(), *address, peer));
+        let ranges = config.dynamic.iter().map(|(range, peer)| (range.to_string(), range.addr(), peer));
+        for (name, address, peer) in named.chain(ranges) {
+            let view = PeerView { address, local_v4: None, local_v6: peer.local_address.map(NextHop::from) };
             let policy: PeerPolicy = policies.prepare(Direction::Export, &view);
             let passes = paths
                 .iter()
@@ -167,7 +169,7 @@ impl<N: Nft, R: Rtnl, F: Fou, S: Sysctl, V: Voice> Room<N, R, F, S, V> {
                 (false, true) => "does not hear it: export policy".to_owned(),
                 (true, true) => "hears it".to_owned(),
             };
-            let _ = writeln!(text, "    peer {address}: {verdict}");
+            let _ = writeln!(text, "    peer {name}: {verdict}");
         }
     }
 
@@ -187,8 +189,11 @@ impl<N: Nft, R: Rtnl, F: Fou, S: Sysctl, V: Voice> Room<N, R, F, S, V> {
         let Some(config) = self.told.config() else {
             return "there is no speaker: the node has no AS number or no address yet\n".to_owned();
         };
-        let Some(peer) = config.peers.get(&address) else {
-            let known: Vec<String> = config.peers.keys().map(ToString::to_string).collect();
+        let ranges = config.dynamic.iter().filter(|(range, _)| range.contains(&address));
+        let range = ranges.max_by_key(|(range, _)| range.prefix_len());
+        let Some(peer) = config.peers.get(&address).or(range.map(|(_, peer)| peer)) else {
+            let ranges = config.dynamic.keys().map(ToString::to_string);
+            let known: Vec<String> = config.peers.keys().map(ToString::to_string).chain(ranges).collect();
             let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
             return format!("{address} is no peer of this node; its peers are: {known}\n");
         };

@@ -413,7 +413,7 @@ fn a_change_of_policy_sends_only_differences() {
     let mut node = NodePolicy {
         pod_cidrs: vec!["10.1.0.0/24".parse().unwrap()],
         vips: vec!["192.0.2.1".parse().unwrap()],
-        external_peers: vec![to.address],
+        external_peers: vec![to.address.into()],
         ..NodePolicy::default()
     };
     let direction = crate::routing::bgp::policy::Direction::Export;
@@ -547,7 +547,7 @@ fn policy(strict: bool, to: &Target) -> PeerPolicy {
     let node = NodePolicy {
         pod_cidrs: vips,
         node_addresses: vec![target(3, PeerKind::Internal).address, target(4, PeerKind::Internal).address],
-        external_peers: [1, 2, 5, 6].map(|peer| target(peer, PeerKind::External).address).to_vec(),
+        external_peers: [1, 2, 5, 6].map(|peer| target(peer, PeerKind::External).address.into()).to_vec(),
         advertise_pod_cidr: true,
         ..NodePolicy::default()
     };

@@ -24,12 +24,14 @@ pub struct NodePolicy {
     pub vips: Vec<IpAddr>,
     /// All nodes' primary addresses, with this one's; empty without iBGP.
     pub node_addresses: Vec<IpAddr>,
-    /// External peers.
-    pub external_peers: Vec<IpAddr>,
+    /// External peers, by address or by range. What a range has in common with `node_addresses` is nodes.
+    pub external_peers: Vec<Prefix>,
     /// Those of them in this node's own AS, such as an edge router that is a client of the reflector.
-    pub own_as_peers: Vec<IpAddr>,
+    pub own_as_peers: Vec<Prefix>,
     /// Those of them that are told next hops as they are, whatever `override_next_hop` says.
-    pub unchanged_peers: Vec<IpAddr>,
+    pub unchanged_peers: Vec<Prefix>,
+    /// Those of them that are told our address, whatever it says.
+    pub own_next_hop_peers: Vec<Prefix>,
     /// In front of the AS path towards external peers.
     pub prepend: Option<Prepend>,
     /// Added towards external peers.
@@ -44,6 +46,8 @@ pub struct NodePolicy {
     pub override_next_hop: bool,
     /// This node reflects between internal peers.
     pub reflector: bool,
+    /// What another AS marks with GRACEFUL_SHUTDOWN is preferred least.
+    pub graceful_shutdown: bool,
 }
 
 const LEAVING: &str = "ferrovia_graceful_shutdown";
@@ -58,6 +62,7 @@ const EXTERNAL: &str = "externalpeerset";
 const ALL: &str = "allpeerset";
 const OWN_AS: &str = "ownaspeerset";
 const UNCHANGED: &str = "nexthopunchangedpeerset";
+const OWN_NEXT_HOP: &str = "nexthopselfpeerset";
 
 /// The prefix set that holds the VIPs of a family: it changes by itself, without the rest of the configuration.
 pub fn vip_set(family: Family) -> String {
@@ -68,8 +73,9 @@ pub fn vip_set(family: Family) -> String {
 pub fn node_policies(node: &NodePolicy) -> PolicySet {
     let mut set = PolicySet::default();
     add_prefix_sets(&mut set, node);
-    let all: Vec<IpAddr> = node.external_peers.iter().chain(&node.node_addresses).copied().collect();
-    add_neighbor_set(&mut set, INTERNAL, &node.node_addresses);
+    let nodes: Vec<Prefix> = node.node_addresses.iter().copied().map(host_prefix).collect();
+    let all: Vec<Prefix> = node.external_peers.iter().chain(&nodes).copied().collect();
+    add_neighbor_set(&mut set, INTERNAL, &nodes);
     add_neighbor_set(&mut set, EXTERNAL, &node.external_peers);
     add_neighbor_set(&mut set, ALL, &all);
     if node.reflector && !node.own_as_peers.is_empty() {
@@ -78,17 +84,23 @@ pub fn node_policies(node: &NodePolicy) -> PolicySet {
     if node.override_next_hop && !node.unchanged_peers.is_empty() {
         add_neighbor_set(&mut set, UNCHANGED, &node.unchanged_peers);
     }
+    if !node.override_next_hop && !node.own_next_hop_peers.is_empty() {
+        add_neighbor_set(&mut set, OWN_NEXT_HOP, &node.own_next_hop_peers);
+    }
     let import = [VIPS, DEFAULT_ROUTE, REFUSED]
         .into_iter()
         .flat_map(|prefixes| twins(&set, prefixes, ALL, &Actions::default(), Verdict::Reject))
         .collect();
     let export = export_statements(&set, node);
-    set.policies = vec![
-        Policy { name: LEAVING.to_owned(), statements: leaving_statements(&mut set, node) },
-        Policy { name: IMPORT.to_owned(), statements: import },
-        Policy { name: EXPORT.to_owned(), statements: export },
-    ];
-    set.import = Assignment { policies: vec![LEAVING.to_owned(), IMPORT.to_owned()], default: Verdict::Accept };
+    let mut imports = vec![IMPORT.to_owned()];
+    if node.graceful_shutdown {
+        let leaving = leaving_statements(&mut set, node);
+        set.policies.push(Policy { name: LEAVING.to_owned(), statements: leaving });
+        imports.insert(0, LEAVING.to_owned());
+    }
+    set.policies.push(Policy { name: IMPORT.to_owned(), statements: import });
+    set.policies.push(Policy { name: EXPORT.to_owned(), statements: export });
+    set.import = Assignment { policies: imports, default: Verdict::Accept };
     set.export = Assignment { policies: vec![EXPORT.to_owned()], default: Verdict::Reject };
     set
 }
@@ -110,6 +122,10 @@ fn leaving_statements(set: &mut PolicySet, node: &NodePolicy) -> Vec<Statement> 
 
 fn export_statements(set: &PolicySet, node: &NodePolicy) -> Vec<Statement> {
     let mut statements = twins(set, PODS, INTERNAL, &Actions::default(), Verdict::Accept);
+    // A range of external peers may have nodes in it, and nodes hear no VIPs.
+    if node.external_peers.iter().any(|peers| *peers != host_prefix(peers.addr())) {
+        statements.extend(twins(set, VIPS, INTERNAL, &Actions::default(), Verdict::Reject));
+    }
     let mut actions = if node.override_next_hop { Actions::next_hop_own() } else { Actions::default() };
     actions.prepend = node.prepend;
     if !node.communities.is_empty() {
@@ -118,7 +134,9 @@ fn export_statements(set: &PolicySet, node: &NodePolicy) -> Vec<Statement> {
     let told: &[&str] = if node.advertise_pod_cidr { &[VIPS, PODS] } else { &[VIPS] };
     // Before the rule for all of them, for the first one that applies decides.
     let as_it_is = Actions { next_hop_v4: None, next_hop_v6: None, ..actions.clone() };
-    for (peers, actions) in [(UNCHANGED, as_it_is), (EXTERNAL, actions)] {
+    let Actions { next_hop_v4, next_hop_v6, .. } = Actions::next_hop_own();
+    let as_ours = Actions { next_hop_v4, next_hop_v6, ..actions.clone() };
+    for (peers, actions) in [(UNCHANGED, as_it_is), (OWN_NEXT_HOP, as_ours), (EXTERNAL, actions)] {
         statements.extend(told.iter().flat_map(|prefixes| twins(set, prefixes, peers, &actions, Verdict::Accept)));
     }
     if node.reflector {
@@ -182,10 +200,10 @@ fn add_prefix_sets(set: &mut PolicySet, node: &NodePolicy) {
     }
 }
 
-fn add_neighbor_set(set: &mut PolicySet, name: &str, addresses: &[IpAddr]) {
+fn add_neighbor_set(set: &mut PolicySet, name: &str, peers: &[Prefix]) {
     for family in Family::ALL {
         let mut neighbors: Vec<Prefix> =
-            addresses.iter().filter(|address| Family::of(**address) == family).copied().map(host_prefix).collect();
+            peers.iter().filter(|peers| Family::of(peers.addr()) == family).copied().collect();
         neighbors.sort_unstable();
         neighbors.dedup();
         set.sets.neighbor.insert(twin(name, family), neighbors);

@@ -151,9 +151,10 @@ fn node() -> NodePolicy {
         pod_cidrs: vec![prefix("10.1.0.0/24"), prefix("2001:db8:1::/64")],
         vips: vec![address("192.0.2.1"), address("2001:db8:2::1")],
         node_addresses: vec![address("10.0.0.1"), address("10.0.0.2")],
-        external_peers: vec![address("172.16.0.1"), address("2001:db8::f")],
+        external_peers: vec![prefix("172.16.0.1/32"), prefix("2001:db8::f/128")],
         own_as_peers: Vec::new(),
         unchanged_peers: Vec::new(),
+        own_next_hop_peers: Vec::new(),
         prepend: Some(Prepend { asn: Some(Asn(64512)), times: 3 }),
         communities: vec![77],
         import_reject: vec![prefix("10.9.0.0/16")],
@@ -161,6 +162,7 @@ fn node() -> NodePolicy {
         advertise_pod_cidr: true,
         override_next_hop: true,
         reflector: false,
+        graceful_shutdown: true,
     }
 }
 
@@ -210,7 +212,7 @@ fn external_peers_get_prepend_communities_and_next_hop_self() {
 
 #[test]
 fn a_peer_that_is_to_see_next_hops_as_they_are_is_left_out_of_the_override() {
-    let set = node_policies(&NodePolicy { unchanged_peers: vec![address("172.16.0.1")], ..node() });
+    let set = node_policies(&NodePolicy { unchanged_peers: vec![prefix("172.16.0.1/32")], ..node() });
     for route in PODS_AND_VIPS {
         let result = exported(&set, "172.16.0.1", route, RouteType::Local).unwrap();
         assert_eq!(result.next_hop, attributes().next_hop);
@@ -224,6 +226,45 @@ fn a_peer_that_is_to_see_next_hops_as_they_are_is_left_out_of_the_override() {
 }
 
 #[test]
+fn a_peer_may_be_told_our_next_hop_without_the_override() {
+    let own = NodePolicy { override_next_hop: false, own_next_hop_peers: vec![prefix("172.16.0.1/32")], ..node() };
+    let set = node_policies(&own);
+    for route in PODS_AND_VIPS {
+        let result = exported(&set, "172.16.0.1", route, RouteType::Local).unwrap();
+        assert_ne!(result.next_hop, attributes().next_hop);
+        assert!(result.communities.contains(&77), "it is an external peer all the same");
+        let other = exported(&set, "2001:db8::f", route, RouteType::Local).unwrap();
+        assert_eq!(other.next_hop, attributes().next_hop);
+    }
+}
+
+#[test]
+fn a_range_of_external_peers_is_told_what_they_are_and_nodes_inside_it_are_not() {
+    let range = NodePolicy { external_peers: vec![prefix("10.0.0.0/24")], ..node() };
+    assert_eq!(told(&range, "10.0.0.99"), [true; 4]);
+    assert_eq!(told(&range, "10.0.0.2"), [true, true, false, false]);
+    assert_eq!(told(&range, "10.0.1.1"), [false; 4]);
+    let set = node_policies(&range);
+    let inside = exported(&set, "10.0.0.2", "10.1.0.0/24", RouteType::Local).unwrap();
+    assert_eq!(inside, attributes(), "nodes get it as it is");
+    let import = set.prepare(Direction::Import, &view("10.0.0.99"));
+    let received = attributes();
+    let vip = import.evaluate(&prefix("192.0.2.1/32"), RouteType::External, &received, received.next_hop);
+    assert!(vip.is_none(), "VIPs are refused from it");
+}
+
+#[test]
+fn graceful_shutdown_is_heeded_unless_somebody_says_otherwise() {
+    let set = node_policies(&NodePolicy { graceful_shutdown: false, ..node() });
+    assert_eq!(set.import.policies, ["kube_router_import1"]);
+    let policy = set.prepare(Direction::Import, &view("172.16.0.1"));
+    let leaving = Attributes { communities: [0xffff_0000].into(), local_pref: Some(100), ..attributes() };
+    let route = prefix("10.5.0.0/24");
+    let result = policy.evaluate(&route, RouteType::External, &leaving, leaving.next_hop).expect("accepted");
+    assert_eq!(result.local_pref, Some(100));
+}
+
+#[test]
 fn a_reflector_passes_routes_between_nodes_and_keeps_its_rules_outside() {
     let node = NodePolicy { reflector: true, ..node() };
     assert_eq!(told(&node, "10.0.0.2"), [true, true, false, false]);
@@ -234,7 +275,7 @@ fn a_reflector_passes_routes_between_nodes_and_keeps_its_rules_outside() {
     assert_eq!(exported(&set, "10.0.0.2", reflected, RouteType::External), None);
     let own = exported(&set, "172.16.0.1", "192.0.2.1/32", RouteType::Local).unwrap();
     assert!(own.communities.contains(&77));
-    let edge = NodePolicy { own_as_peers: vec![address("172.16.0.1")], ..node.clone() };
+    let edge = NodePolicy { own_as_peers: vec![prefix("172.16.0.1/32")], ..node.clone() };
     let edge = node_policies(&edge);
     assert_eq!(exported(&edge, "172.16.0.1", reflected, RouteType::Internal), Some(attributes()), "a client outside");
     assert_eq!(exported(&edge, "2001:db8::f", reflected, RouteType::Internal), None, "another AS");
