@@ -99,14 +99,14 @@ impl Desired {
         &self.announced
     }
 
-    /// The addresses, in the VIP's family, of the nodes with a ready endpoint behind a VIP: the next hops a speaker
+    /// The addresses, in the VIP's family, of the nodes with a usable endpoint behind a VIP: the next hops a speaker
     /// announces that does not forward itself.
     pub fn speakers(&self, vip: IpAddr, snapshot: &Snapshot) -> BTreeSet<IpAddr> {
         let nodes = self.shares(vip).flat_map(|routes| &routes.nodes);
         nodes.filter_map(|name| snapshot.nodes.get(name)?.best_ip(Family::of(vip))).collect()
     }
 
-    /// The nodes with a ready endpoint behind a VIP.
+    /// The nodes with a usable endpoint behind a VIP.
     pub fn nodes(&self, vip: IpAddr) -> BTreeSet<&NodeName> {
         self.shares(vip).flat_map(|routes| &routes.nodes).collect()
     }

@@ -85,6 +85,21 @@ fn the_first_word_has_everything_and_comes_after_the_proxy() {
 }
 
 #[test]
+fn in_a_cluster_that_never_rests_the_first_word_waits_for_the_first_snapshot() {
+    let router = host();
+    let mut room = router.room(&config(), true);
+    let _ = pass(&mut room, &at(&web(), 1), Read::Kernel, 0);
+    router.apply(1, &[]);
+    let late = service("late", "10.96.0.2").port(80);
+    let snapshot = at(&web().service(late).ready("late", &["10.244.1.6"], 80), 3);
+    succeeds(&mut room, &snapshot, Read::Remembered, 1);
+    assert_eq!(router.speaker.announced(), ["10.96.0.1/32", "10.244.1.0/24", "fd00:244:1::/64"]);
+    router.apply(3, &[]);
+    succeeds(&mut room, &snapshot, Read::Remembered, 2);
+    assert!(router.speaker.announced().contains(&"10.96.0.2/32".to_owned()), "it waited for itself");
+}
+
+#[test]
 fn a_proxy_that_says_nothing_is_not_waited_for_for_ever() {
     let router = host();
     let mut room = router.room(&config(), true);

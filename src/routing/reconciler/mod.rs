@@ -39,7 +39,7 @@ use crate::kernel::nft::Nft;
 use crate::kernel::rtnl::monitor::Event;
 use crate::kernel::rtnl::{Address, Link, Route, Rtnl, Rule};
 use crate::kernel::sysctl::Sysctl;
-use crate::model::{Changes, Notice, Severity, Snapshot, Subject};
+use crate::model::{Changes, Generation, Notice, Severity, Snapshot, Subject};
 use crate::net::{Family, Prefix};
 use crate::reconcile::query::View;
 use crate::reconcile::{Applied, Outcome, Read, Subsystem};
@@ -118,8 +118,8 @@ pub struct Room<N, R, F, S, V> {
     figures: watch::Sender<Figures>,
     table: Name,
     last: Option<Snapshot>,
-    /// When the room first saw a snapshot.
-    first_seen: Option<Duration>,
+    /// When the room first saw a snapshot, and which.
+    first_seen: Option<(Duration, Generation)>,
     peers: DesiredPeers,
     desired: Desired,
     advertiser: Advertiser,
@@ -452,7 +452,7 @@ impl<N: Nft, R: Rtnl, F: Fou, S: Sysctl, V: Voice> Subsystem for Room<N, R, F, S
         let first = !self.read;
         let read = if first { Read::Kernel } else { read };
         let mut outcome = Outcome { generation: snapshot.generation, ..Outcome::default() };
-        self.first_seen.get_or_insert(now);
+        self.first_seen.get_or_insert((now, snapshot.generation));
         let mut seen = Seen { first, ..Seen::default() };
         if read >= Read::Links
             && let Err(error) = self.read_kernel(snapshot, read, &mut seen, &mut outcome)

@@ -23,13 +23,16 @@ const MOST_LOGGED: usize = 20;
 
 impl<N: Nft, R: Rtnl, F: Fou, S: Sysctl, V: Voice> Room<N, R, F, S, V> {
     /// Sessions come up with everything this node serves: a peer that kept our routes through a restart drops what it
-    /// does not hear again. So nothing is said before the service proxy has reported once, or was waited for.
+    /// does not hear again. So nothing is said before the service proxy has in force what this room saw first, or was
+    /// waited for. What came since waits for itself: in a cluster where something always changes, the newest snapshot is
+    /// hardly ever in force.
     pub(super) fn may_speak(&self, snapshot: &Snapshot, now: Duration) -> bool {
         let Some(proxy) = &self.proxy else { return true };
-        let waited = now.saturating_sub(self.first_seen.unwrap_or(now));
+        let (since, first) = self.first_seen.unwrap_or((now, snapshot.generation));
+        let waited = now.saturating_sub(since);
         let reported = || {
             let applied = proxy.borrow();
-            applied.passes > 0 && applied.generation >= snapshot.generation
+            applied.passes > 0 && applied.generation >= first
         };
         self.told.config().is_some() || waited >= PROXY_PATIENCE || reported()
     }

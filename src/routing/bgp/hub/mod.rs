@@ -242,25 +242,21 @@ impl Hub {
         self.spread();
     }
 
-    /// A peer's ROUTE-REFRESH.
+    /// A peer's ROUTE-REFRESH. One about a family that was not agreed on is ignored (RFC 2918 4).
     pub fn refresh(&mut self, peer: PeerId, family: Family, kind: Refresh, now: Duration) {
         let Some(entry) = self.peers.get_mut(&peer) else { return };
+        let Some(live) = entry.live.as_mut().filter(|live| live.negotiated.families.contains(&family)) else { return };
         match kind {
-            Refresh::Ask => {
-                let marked = entry.live.as_ref().is_some_and(|live| live.negotiated.enhanced_refresh);
-                self.groups.repeat(peer, family, marked);
-            }
+            Refresh::Ask => self.groups.repeat(peer, family, live.negotiated.enhanced_refresh),
             // What does not come again until the end is gone (RFC 7313 4).
             Refresh::Begin => {
-                if entry.live.as_mut().is_some_and(|live| live.begins_refresh(family)) {
+                if live.begins_refresh(family) {
                     self.rib.mark_stale(peer, family, &mut self.changes);
                     entry.stale.insert(family, Stale::until(now.saturating_add(TELLING_AGAIN)));
                 }
             }
             Refresh::End => {
-                if entry.live.as_mut().is_some_and(|live| live.refreshing.remove(&family))
-                    && entry.stale.remove(&family).is_some()
-                {
+                if live.refreshing.remove(&family) && entry.stale.remove(&family).is_some() {
                     self.rib.end_of_rib(peer, family, &mut self.changes);
                 }
             }

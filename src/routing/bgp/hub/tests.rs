@@ -250,6 +250,18 @@ fn marks_of_a_refresh_count_where_they_were_agreed_on_and_only_in_pairs() {
 }
 
 #[test]
+fn a_question_about_a_family_that_was_not_agreed_on_has_no_answer() {
+    let session = Negotiated { enhanced_refresh: true, ..negotiated(2) };
+    assert_eq!(session.families, [Family::V4]);
+    let mut hub = two_peers(session.clone());
+    heard(&mut hub, PeerId(2), &session);
+    hub.refresh(PeerId(2), Family::V6, Refresh::Ask, NOW);
+    assert!(hub.take(PeerId(2), 4096).is_none(), "not even marks");
+    hub.refresh(PeerId(2), Family::V4, Refresh::Ask, NOW);
+    assert!(hub.take(PeerId(2), 4096).is_some());
+}
+
+#[test]
 fn the_end_of_a_refresh_that_never_began_leaves_a_restart_alone() {
     let both = Negotiated { enhanced_refresh: true, ..restarting(2) };
     let mut hub = two_peers(both.clone());
