@@ -60,8 +60,9 @@ fn watching(port: u16, listens: u16, neighbour: &UdpSocket, restarts: bool) -> N
     Node::start_with(config(1, port, [(2, watched)]), Options { bfd_ports, ..Options::default() })
 }
 
-#[tokio::test]
-async fn with_graceful_restart_a_neighbour_that_falls_silent_loses_its_routes_all_the_same() {
+/// A speaker with a route of a neighbour that knows graceful restart, and BFD with it up. The neighbour's socket says
+/// nothing more, but is there: nobody is told that its port is closed.
+async fn up_with_restart(independent: bool) -> (UdpSocket, Node, Script) {
     let (port, listens) = (free_port(), free_udp(1));
     let neighbour = UdpSocket::bind((address(2), 0)).await.expect("a socket");
     neighbour.set_ttl(255).expect("a hop limit");
@@ -70,7 +71,13 @@ async fn with_graceful_restart_a_neighbour_that_falls_silent_loses_its_routes_al
     let mut script = Script::connect(2, SocketAddr::new(address(1), port), &ours).await;
     script.announce(&[asn(2)], &[prefix("10.2.0.0/24")]).await;
     node.learns("a route", |learned| learned.routes.len() == 1).await;
-    timeout(DEADLINE, bring_up(&neighbour, listens, false)).await.expect("BFD comes up");
+    timeout(DEADLINE, bring_up(&neighbour, listens, independent)).await.expect("BFD comes up");
+    (neighbour, node, script)
+}
+
+#[tokio::test]
+async fn with_graceful_restart_a_neighbour_that_falls_silent_loses_its_routes_all_the_same() {
+    let (_neighbour, node, mut script) = up_with_restart(false).await;
     node.learns("that the way is gone", |learned| learned.routes.is_empty()).await;
     let (_, notification) = script.until_closed().await;
     assert_eq!(notification.map(|cease| (cease.code, cease.subcode)), Some((6, 10)));
@@ -80,15 +87,7 @@ async fn with_graceful_restart_a_neighbour_that_falls_silent_loses_its_routes_al
 #[tokio::test]
 async fn while_a_neighbour_restarts_its_bfd_counts_only_where_it_outlives_the_control_plane() {
     for independent in [true, false] {
-        let (port, listens) = (free_port(), free_udp(1));
-        let neighbour = UdpSocket::bind((address(2), 0)).await.expect("a socket");
-        neighbour.set_ttl(255).expect("a hop limit");
-        let node = watching(port, listens, &neighbour, true);
-        let ours = OpenSettings { graceful_restart: Some(restart()), ..offer(2) };
-        let mut script = Script::connect(2, SocketAddr::new(address(1), port), &ours).await;
-        script.announce(&[asn(2)], &[prefix("10.2.0.0/24")]).await;
-        node.learns("a route", |learned| learned.routes.len() == 1).await;
-        timeout(DEADLINE, bring_up(&neighbour, listens, independent)).await.expect("BFD comes up");
+        let (_neighbour, node, script) = up_with_restart(independent).await;
         // Its control plane ends here, its packets a moment later.
         drop(script);
         let failed = async {
