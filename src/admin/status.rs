@@ -30,6 +30,9 @@ pub struct Status {
     /// How far the node is out of traffic; `None` where no router runs.
     #[serde(default)]
     pub drain: Option<String>,
+    /// How the CNI gate stands; `None` where none is asked for.
+    #[serde(default)]
+    pub cni_gate: Option<String>,
     /// Why it is unhealthy; empty when it is healthy.
     pub unhealthy: Vec<String>,
     /// Why the node is not ready; empty when it is.
@@ -121,6 +124,9 @@ impl fmt::Display for Status {
         }
         if let Some(drain) = &self.drain {
             writeln!(f, "traffic    {drain}")?;
+        }
+        if let Some(gate) = &self.cni_gate {
+            writeln!(f, "cni gate   {gate}")?;
         }
         writeln!(f, "notices    {}", self.notices.len())?;
         short_list(f, self.notices.iter().cloned())

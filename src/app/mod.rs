@@ -43,6 +43,7 @@ use crate::proxy::reconciler::{Outputs, Room};
 use crate::reconcile::driver::Timing;
 use crate::reconcile::query::Query;
 use crate::reconcile::{Applied, Subsystem};
+use crate::routing;
 use crate::telemetry::registry::Metrics;
 use doors::ProxyKernel;
 use observer::Counting;
@@ -136,6 +137,11 @@ async fn daemon(config: &Config, node: NodeName) -> anyhow::Result<ExitCode> {
     let api = router::bind_api(config).await?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), node = %node, "started");
 
+    if !config.router.cni_gate
+        && let Err(error) = router::remove_gate(config)
+    {
+        tracing::error!(reason = routing::cni::with_cause(&error), "a CNI gate of an earlier run stays closed");
+    }
     let (stop, stopping) = watch::channel(false);
     let mut tasks = Tasks::new();
     let metrics = Metrics::default();
@@ -148,13 +154,14 @@ async fn daemon(config: &Config, node: NodeName) -> anyhow::Result<ExitCode> {
     // Nothing is announced before policies are in force: the router waits for both.
     let reports = |parts: &Option<RoomEnd>| parts.as_ref().map(|parts| parts.reports.clone());
     let (proxy_reports, firewall_reports) = (reports(&proxy_parts), reports(&firewall_parts));
-    let in_force = firewall::both(proxy_reports, firewall_reports, &mut tasks);
+    let in_force = firewall::both(proxy_reports, firewall_reports.clone(), &mut tasks);
     let healths = ends.iter().map(|end: &End| RoomHealth::new(end.name, end.resync)).collect();
     let vitals = Vitals::new(started, config.cache_sync_timeout, healths);
 
     let mut rooms_of_router = None;
     if features.router {
-        let started = router::start(config, &tables, api, in_force, published.clone(), &stopping, &mut tasks);
+        let before = router::Before { both: in_force, firewall: firewall_reports };
+        let started = router::start(config, &tables, api, before, published.clone(), &stopping, &mut tasks);
         rooms_of_router = Some(started?);
     }
     let router = rooms_of_router.as_ref().map(|(_, router, _)| router.clone());

@@ -63,6 +63,13 @@ pub(super) fn clean_up(config: &Config, node: NodeName) -> anyhow::Result<ExitCo
                 routing::reconciler::Room::new(settings, kernel, Mute, None, figures).clean_up()
             }),
     );
+    match router::remove_gate(config) {
+        Ok(restored) => n_ops += usize::from(restored),
+        Err(error) => {
+            tracing::error!(reason = routing::cni::with_cause(&error), "could not remove the CNI gate");
+            n_failed += 1;
+        }
+    }
     tracing::info!(n_ops, n_failed, "cleaned up");
     Ok(ExitCode::SUCCESS)
 }

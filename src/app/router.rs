@@ -1,6 +1,6 @@
 //! The router as it runs on a node: its room, the BGP speaker, and who looks at both.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -43,6 +43,8 @@ pub(super) type RouterRoom = Room<NodeTables, RtnlClient, FouClient, ProcSys, Li
 
 /// How long peers may take to hear the last word.
 const GOODBYE: Duration = Duration::from_secs(3);
+/// How often a closed CNI gate is told.
+const GATE_REMINDER: Duration = Duration::from_secs(30);
 
 /// What the rest of the daemon sees of the router.
 #[derive(Clone, Debug)]
@@ -56,6 +58,8 @@ pub(super) struct Router {
     pub(super) sessions: watch::Receiver<Sessions>,
     asked: watch::Sender<Asked>,
     drained: watch::Receiver<Report>,
+    /// How the CNI gate stands.
+    gate: watch::Receiver<cni::State>,
 }
 
 /// A port of the gobgp API, and the certificates it asks for and shows.
@@ -92,7 +96,15 @@ pub(super) async fn bind_api(config: &Config) -> anyhow::Result<Vec<ApiPort>> {
     Ok(ports)
 }
 
-/// Starts the speaker, and makes the room that leads it. `proxy` tells what the service proxy has in force.
+/// What the rooms before this one have in force.
+pub(super) struct Before {
+    /// The service proxy and the firewall together, where one of them runs.
+    pub(super) both: Option<watch::Receiver<Applied>>,
+    /// The firewall, where it runs.
+    pub(super) firewall: Option<watch::Receiver<Applied>>,
+}
+
+/// Starts the speaker, and makes the room that leads it.
 ///
 /// # Errors
 /// What of the kernel is missing, an unreadable passwords file.
@@ -100,7 +112,7 @@ pub(super) fn start(
     config: &Config,
     tables: &Found,
     api: Vec<ApiPort>,
-    proxy: Option<watch::Receiver<Applied>>,
+    before: Before,
     snapshots: watch::Receiver<Option<Published>>,
     stop: &watch::Receiver<bool>,
     tasks: &mut Tasks,
@@ -145,7 +157,7 @@ pub(super) fn start(
     }
     let (asked, heard) = watch::channel(Asked::default());
     let (report, drained) = watch::channel(Report { text: "serving".to_owned(), ..Report::default() });
-    let wakes = wakes(&speaker, proxy.clone(), sessions.clone(), heard.clone(), stop, tasks);
+    let wakes = wakes(&speaker, before.both.clone(), sessions.clone(), heard.clone(), stop, tasks);
     if config.router.shutdown_inhibit {
         let address = std::env::var(logind::ADDRESS_VARIABLE).ok();
         let inhibitor = Inhibitor {
@@ -166,12 +178,20 @@ pub(super) fn start(
     let line = Line::new(&speaker, sessions.clone());
     let (their_figures, figures) = watch::channel(Figures::default());
     let graceful_restart = settings.graceful_restart.is_some();
-    let mut room = Room::new(settings, kernel, line, proxy, their_figures);
-    if config.router.enable_cni {
-        room.keep_cni(CniFile::new(cni_path()));
+    let mut room = Room::new(settings, kernel, line, before.both, their_figures);
+    let (their_gate, gate) = watch::channel(cni::State::Off);
+    match cni_file(config) {
+        (file, gate) if config.router.cni_gate => {
+            let file = file.gated(gate);
+            their_gate.send_replace(file.gate_state("the cluster to be read"));
+            spawn_gate_watcher(tasks, their_gate.subscribe(), stop);
+            room.keep_gate(file, before.firewall, their_gate);
+        }
+        (file, _) if config.router.enable_cni => room.keep_cni(file),
+        _ => {}
     }
     room.heed_drain(heard, report);
-    Ok((room, Router { speaker, graceful_restart, snapshots, figures, sessions, asked, drained }, wakes))
+    Ok((room, Router { speaker, graceful_restart, snapshots, figures, sessions, asked, drained, gate }, wakes))
 }
 
 /// What the room and the speaker are configured with.
@@ -276,6 +296,50 @@ fn forward_on_ec2() {
     );
 }
 
+/// The CNI configuration, and the gate it may have.
+fn cni_file(config: &Config) -> (CniFile, cni::Gate) {
+    let path = cni_path();
+    let gate = cni::Gate::new(&path, Path::new(cni::gate::RUN_FOLDER), &config.state_dir.join(cni::gate::COPIES));
+    (CniFile::new(path), gate)
+}
+
+/// Puts a plain CNI configuration back where a gate of an earlier run left a link. True where it did.
+///
+/// # Errors
+/// What keeps it from doing so.
+pub(super) fn remove_gate(config: &Config) -> Result<bool, cni::Error> {
+    let (file, gate) = cni_file(config);
+    let restored = cni::restore(&file, &gate)?;
+    if restored {
+        let path = file.path().display().to_string();
+        tracing::info!(path, "the CNI configuration is a plain file again: pods no longer wait for rules after a boot");
+    }
+    Ok(restored)
+}
+
+/// Says over and over that pods wait, as long as they do.
+fn spawn_gate_watcher(tasks: &mut Tasks, mut state: watch::Receiver<cni::State>, stop: &watch::Receiver<bool>) {
+    let mut stopping = stop.clone();
+    tasks.spawn(async move {
+        let watching = async {
+            loop {
+                let Ok(closed) =
+                    state.wait_for(|state| matches!(state, cni::State::Closed(_))).await.map(|it| it.clone())
+                else {
+                    return std::future::pending::<()>().await;
+                };
+                tracing::warn!(state = %closed, "the CNI gate is closed");
+                tokio::time::sleep(GATE_REMINDER).await;
+            }
+        };
+        tokio::select! {
+            () = watching => {}
+            _ = stopping.wait_for(|stop| *stop) => {}
+        }
+        ("CNI gate", Ok(()))
+    });
+}
+
 /// Where the CNI configuration is: what the environment says, as kube-router's manifests set it.
 fn cni_path() -> PathBuf {
     let named = std::env::var_os(cni::PATH_VARIABLE).filter(|path| !path.is_empty());
@@ -304,6 +368,12 @@ impl Router {
         self.drained.borrow().text.clone()
     }
 
+    /// How the CNI gate stands; `None` where none was asked for.
+    pub(super) fn gate(&self) -> Option<String> {
+        let state = self.gate.borrow();
+        (*state != cni::State::Off).then(|| state.to_string())
+    }
+
     /// Brings the metrics up to date.
     pub(super) fn observe(&self, metrics: &Metrics) {
         let figures = self.figures.borrow().clone();
@@ -320,6 +390,7 @@ impl Router {
             metrics.routes.get_or_create(&RouteLabels { what }).set(number(count));
         }
         metrics.tunnels.set(number(figures.tunnels));
+        metrics.cni_gate_closed.set(i64::from(matches!(*self.gate.borrow(), cni::State::Closed(_))));
         metrics.host_routes_synced.set(number(figures.routes));
         let up_to = |counter: &Counter, value: u64| {
             let _ = counter.inc_by(value.saturating_sub(counter.get()));

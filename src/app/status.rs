@@ -122,6 +122,7 @@ impl Parts {
             peers: self.router.as_ref().map(Router::peers).unwrap_or_default(),
             watches: watches.unwrap_or_default(),
             notices: notices.unwrap_or_default(),
+            cni_gate: self.router.as_ref().and_then(Router::gate),
             drain: self.router.as_ref().map(|router| router.drain(None)),
             unhealthy: verdict.unhealthy,
             unready: verdict.unready,

@@ -484,6 +484,9 @@ flags! {
         shutdown_inhibit, "shutdown-inhibit", bool = "false",
             "Hold shutdowns of the host back until the node is drained, with a delay lock of systemd-logind over the \
              host's system bus: for hosts whose kubelet does not (shutdownGracePeriod)";
+        cni_gate, "cni-gate", bool = "false",
+            "Let no pod of the pod network start on a node that has just booted before its first rules are in force: the CNI \
+             configuration becomes a link into /run/ferrovia/cni, a host folder in memory with the same path here";
         log_denied, "log-denied", bool = "false",
             "Also write each denied packet that goes to NFLOG group 100 into the log, with pod and policy, and count it; \
              no other program can read that group then";

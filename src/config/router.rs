@@ -24,6 +24,8 @@ pub struct RouterConfig {
     pub injected_sync_period: Duration,
     /// `--enable-cni`.
     pub enable_cni: bool,
+    /// `--cni-gate`: pods of a node that has just booted wait for the first rules.
+    pub cni_gate: bool,
     /// `--auto-mtu`.
     pub auto_mtu: bool,
     /// `--enable-pod-egress`.
@@ -221,6 +223,7 @@ pub(super) fn build(check: &mut Check, flags: &Flags) -> RouterConfig {
         sync_period: check.period("routes-sync-period", flags.routes_sync_period),
         injected_sync_period: check.period("injected-routes-sync-period", flags.injected_routes_sync_period),
         enable_cni: flags.enable_cni,
+        cni_gate: cni_gate(check, flags),
         auto_mtu: flags.auto_mtu,
         pod_egress: flags.enable_pod_egress,
         overlay: match flags.overlay_type.as_str() {
@@ -267,6 +270,16 @@ pub(super) fn build(check: &mut Check, flags: &Flags) -> RouterConfig {
 }
 
 /// One of two words; the first stands in for any other.
+/// A gate that nobody opens, or that is not there although it was asked for, is a mistake to hear of at once.
+fn cni_gate(check: &mut Check, flags: &Flags) -> bool {
+    for (flag, on) in [("run-router", flags.run_router), ("enable-cni", flags.enable_cni)] {
+        if flags.cni_gate && !on {
+            check.fault("cni-gate", true, format!("needs --{flag}, which keeps the CNI configuration"));
+        }
+    }
+    flags.cni_gate
+}
+
 fn one_of<T: Copy>(check: &mut Check, flag: &'static str, text: &str, words: [(&str, T); 2]) -> T {
     let [(first, fallback), (second, _)] = words;
     words.into_iter().find(|(word, _)| *word == text).map_or_else(

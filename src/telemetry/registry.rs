@@ -146,6 +146,8 @@ pub struct Metrics {
     pub routes: Family<RouteLabels, Gauge>,
     /// Tunnels to nodes.
     pub tunnels: Gauge,
+    /// 1 while pods wait for the first rules after a boot.
+    pub cni_gate_closed: Gauge,
     /// Peers (kube-router's name).
     pub bgp_peer_info: Family<PeerInfoLabels, Gauge>,
     /// Announcements and withdrawals of VIPs (kube-router's name).
@@ -223,6 +225,7 @@ described! {
     "ferrovia_bgp_prefixes", "gauge", "peer, family, direction", "Routes received from a peer, accepted, and advertised to it";
     "ferrovia_routes", "gauge", "what", "Routes: learned, refused, kernel, inherited (of a former run), originated, vips, vips_waiting (for the service proxy)";
     "ferrovia_tunnels", "gauge", "", "Tunnels to other nodes";
+    "ferrovia_cni_gate_closed", "gauge", "", "1 while the container runtime has no network configuration yet because rules are not in force after a boot (--cni-gate)";
     "ferrovia_firewall_denied_logged_total", "counter", "namespace, direction, reason", "Denied packets that were logged, of a rate-limited sample; reason: no_rule, cluster_policy, changed (the policies changed since)";
     "ferrovia_generation", "gauge", "stage, room", "Newest snapshot of the cluster, published and applied";
     "ferrovia_reconcile_duration_seconds", "histogram", "room, read", "Seconds a pass took, by how much of the kernel it read: nothing, links, everything";
@@ -263,6 +266,7 @@ impl Default for Metrics {
             bgp_prefixes: Family::default(),
             routes: Family::default(),
             tunnels: Gauge::default(),
+            cni_gate_closed: Gauge::default(),
             bgp_peer_info: Family::default(),
             advertisements_sent: Family::default(),
             host_routes_synced: Gauge::default(),
@@ -385,6 +389,7 @@ fn register_router(registry: &mut Registry, metrics: &Metrics) {
     register(registry, "ferrovia_bgp_prefixes", metrics.bgp_prefixes.clone());
     register(registry, "ferrovia_routes", metrics.routes.clone());
     register(registry, "ferrovia_tunnels", metrics.tunnels.clone());
+    register(registry, "ferrovia_cni_gate_closed", metrics.cni_gate_closed.clone());
 }
 
 /// The media type of [`Scrape::text`].

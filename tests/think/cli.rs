@@ -106,7 +106,7 @@ const KUBE_ROUTER: [Row; 79] = [
 ];
 
 /// What kube-router does not have.
-const OWN: [Row; 23] = [
+const OWN: [Row; 24] = [
     ("config", "", "", "", Nobody),
     ("manifests", "", "/etc/cluster", "", Nobody),
     ("allowed-import-prefixes", "", "10.0.0.0/8", "10.0.0.0/40", ByConfig),
@@ -122,6 +122,7 @@ const OWN: [Row; 23] = [
     ("drain-tag-time", "5s", "0s", "-1s", ByConfig),
     ("drain-settle-time", "10s", "1m", "-1s", ByConfig),
     ("shutdown-inhibit", "false", "true", "x", Parser),
+    ("cni-gate", "false", "true", "x", Parser),
     ("log-denied", "false", "true", "x", Parser),
     ("log-format", "text", "json", "xml", ByConfig),
     ("dry-run", "false", "true", "x", Parser),

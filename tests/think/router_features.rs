@@ -9,7 +9,7 @@ use ferrovia::model::{Generation, Node, NodeName, Snapshot, TrafficPolicy};
 use ferrovia::net::Asn;
 use ferrovia::reconcile::query::View;
 use ferrovia::reconcile::{Applied, Read, Subsystem};
-use ferrovia::routing::cni::CniFile;
+use ferrovia::routing::cni::{CniFile, Gate, State};
 use ferrovia::routing::config::{Config, FlagPeer};
 use ferrovia::routing::return_path::{self, Mode};
 use ferrovia::routing::speakers::{LabelSelector, Style};
@@ -17,6 +17,7 @@ use ferrovia::routing::{drain, speakers};
 use ferrovia::testing::builders::{cluster, ip, prefix, service};
 use ferrovia::testing::node::FakeNode;
 use ferrovia::testing::router::{FakeRouterRoom, RouterNode, pass};
+use tokio::sync::watch;
 
 const VIP: &str = "198.51.100.1/32";
 const EDGE: &str = "192.168.10.254";
@@ -402,4 +403,91 @@ fn findings_are_lines_and_go_with_their_cause() {
     router.node.rtnl.open().put_neighbour(Neighbour { link: 2, address: ip(EDGE), station: [2, 0, 0, 0, 0, 0xed] });
     settled(&mut room, &back, 2);
     assert_eq!(names(&mut room), BTreeSet::new());
+}
+
+#[test]
+fn the_gate_opens_when_the_firewall_has_its_first_rules_in_force_and_stays_so() {
+    let (disk, memory) = (tempfile::tempdir().unwrap(), tempfile::tempdir_in("/dev/shm").unwrap());
+    let path = disk.path().join("10-kuberouter.conflist");
+    let run = memory.path().join("cni");
+    let gate = Gate::new(&path, &run, &disk.path().join("state"));
+    std::fs::create_dir(disk.path().join("state")).unwrap();
+    // As a boot leaves it.
+    let text = r#"{"name":"x","plugins":[{"type":"bridge","bridge":"kube-bridge","ipam":{"type":"host-local"}}]}"#;
+    std::fs::write(disk.path().join("state/10-kuberouter.conflist"), text).unwrap();
+    std::os::unix::fs::symlink(gate.content(), &path).unwrap();
+
+    let router = RouterNode::on(FakeNode::new());
+    let (firewall, reports) = watch::channel(Applied::default());
+    let (their_state, state) = watch::channel(State::Off);
+    let mut room = router.room(&config(), false);
+    room.keep_gate(CniFile::new(&path).gated(gate.clone()), Some(reports.clone()), their_state);
+    let shut = |state: &State, reason: &str| matches!(state, State::Closed(wait) if wait.contains(reason));
+
+    let outcome = pass(&mut room, &snapshot(1), Read::Kernel, 0);
+    assert!(shut(&state.borrow(), "the firewall's first rules") && !path.exists());
+    assert!(outcome.again_in.is_some() && outcome.notices.iter().all(|notice| notice.reason != "CniGateClosed"));
+    // A pass that cannot write the table is no pass that puts rules in force.
+    let table = "table ferrovia-firewall".to_owned();
+    let broken = Applied {
+        generation: Generation(1),
+        passes: 1,
+        failed: [(table.clone(), "ENOMEM".to_owned())].into(),
+        broken: [table].into(),
+    };
+    firewall.send_replace(broken.clone());
+    // No time opens it: it is told.
+    let outcome = pass(&mut room, &snapshot(1), Read::Kernel, 3600);
+    assert!(shut(&state.borrow(), "ENOMEM") && !path.exists());
+    assert_eq!(outcome.notices.iter().filter(|notice| notice.reason == "CniGateClosed").count(), 1);
+    let findings = room.answer(&View::Findings);
+    assert_eq!(findings.matches("CniGateClosed").count(), 1, "{findings}");
+    assert!(findings.contains("ENOMEM"), "{findings}");
+    // The rules for a snapshot that goes on being written are not in force.
+    firewall.send_replace(Applied { passes: 2, ..Applied::default() });
+    let _ = pass(&mut room, &snapshot(1), Read::Remembered, 3601);
+    assert!(!path.exists());
+
+    firewall.send_replace(Applied { generation: Generation(1), passes: 3, ..Applied::default() });
+    let outcome = pass(&mut room, &snapshot(1), Read::Remembered, 3602);
+    assert_eq!(*state.borrow(), State::Open);
+    assert!(outcome.notices.iter().all(|notice| notice.reason != "CniGateClosed"));
+    assert!(std::fs::read_to_string(&path).unwrap().contains("10.244.1.0/24"));
+    assert!(!room.answer(&View::Findings).contains("CniGateClosed"));
+
+    // Once open it is a configuration like any other.
+    firewall.send_replace(broken);
+    let mut other = snapshot(2);
+    let name = NodeName::new("n1");
+    let mut own = (**other.nodes.get(&name).unwrap()).clone();
+    own.pod_cidrs.push(prefix("10.244.9.0/24"));
+    other.nodes.insert(name, Arc::new(own));
+    let _ = pass(&mut room, &other, Read::Remembered, 3603);
+    assert!(std::fs::read_to_string(&path).unwrap().contains("10.244.9.0/24"));
+    assert!(path.is_symlink());
+}
+
+#[test]
+fn without_a_firewall_the_gate_waits_for_a_whole_pass_of_the_router() {
+    let (disk, memory) = (tempfile::tempdir().unwrap(), tempfile::tempdir_in("/dev/shm").unwrap());
+    let path = disk.path().join("10-kuberouter.conflist");
+    let gate = Gate::new(&path, &memory.path().join("cni"), &disk.path().join("state"));
+    let text = r#"{"name":"x","plugins":[{"type":"bridge","bridge":"kube-bridge","ipam":{"type":"host-local"}}]}"#;
+    std::fs::write(&path, text).unwrap();
+    let router = RouterNode::on(FakeNode::new());
+    let (their_state, state) = watch::channel(State::Off);
+    let mut room = router.room(&config(), false);
+    room.keep_gate(CniFile::new(&path).gated(gate), None, their_state);
+    // A first pass without a pod prefix gives pods no network.
+    let mut without = snapshot(1);
+    let name = NodeName::new("n1");
+    let mut own = (**without.nodes.get(&name).unwrap()).clone();
+    own.pod_cidrs.clear();
+    without.nodes.insert(name, Arc::new(own));
+    let _ = pass(&mut room, &without, Read::Kernel, 0);
+    assert!(matches!(&*state.borrow(), State::Absent(wait) if wait.contains("pod prefix")), "{:?}", state.borrow());
+    assert!(!path.is_symlink());
+    settled(&mut room, &snapshot(2), 1);
+    assert_eq!(*state.borrow(), State::Open);
+    assert!(path.is_symlink());
 }

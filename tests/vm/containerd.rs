@@ -17,6 +17,7 @@ use ferrovia::proxy::cri::Client;
 use ferrovia::proxy::dsr::PodSetup;
 use ferrovia::proxy::pod_worker::{self, PodState, Timing};
 use ferrovia::proxy::pods::KernelPods;
+use ferrovia::routing::cni::{CniFile, Gate};
 use ferrovia::testing::lab::wait;
 use http::uri::PathAndQuery;
 use prost::Message;
@@ -37,7 +38,7 @@ namespace=$(basename "$CNI_NETNS")
 case "$CNI_COMMAND $(basename "$0")" in
 VERSION*) echo '{"cniVersion":"0.4.0","supportedVersions":["0.3.1","0.4.0"]}' ;;
 "ADD loopback") ip -n "$namespace" link set lo up && echo '{"cniVersion":"0.3.1"}' ;;
-"ADD lab")
+"ADD lab"|"ADD bridge")
     ip -n "$namespace" link add eth0 type dummy >&2
     ip -n "$namespace" addr add 10.244.9.2/24 dev eth0 >&2
     ip -n "$namespace" addr add fd00:244:9::2/64 dev eth0 nodad >&2
@@ -56,17 +57,18 @@ struct Containerd {
 }
 
 impl Containerd {
-    fn start() -> Result<Containerd> {
-        let directory = PathBuf::from(format!("/run/containerd-test-{}", std::process::id()));
+    /// With a folder of its own, and what `configure` puts into the one of network configurations.
+    fn start(name: &str, configure: impl FnOnce(&Path) -> Result<()>) -> Result<Containerd> {
+        let directory = PathBuf::from(format!("/run/containerd-{name}-{}", std::process::id()));
         for folder in ["cni/bin", "cni/conf", "image/rootfs/bin"] {
             fs::create_dir_all(directory.join(folder))?;
         }
-        for name in ["lab", "loopback"] {
+        for name in ["lab", "bridge", "loopback"] {
             let plugin = directory.join("cni/bin").join(name);
             fs::write(&plugin, PLUGIN)?;
             fs::set_permissions(&plugin, fs::Permissions::from_mode(0o755))?;
         }
-        fs::write(directory.join("cni/conf/10-lab.conf"), r#"{"cniVersion":"0.4.0","name":"lab","type":"lab"}"#)?;
+        configure(&directory.join("cni/conf"))?;
         let socket = directory.join("containerd.sock");
         let configuration = directory.join("config.toml");
         fs::write(&configuration, configuration_text(&directory, &socket))?;
@@ -235,11 +237,10 @@ async fn connect(containerd: &Containerd) -> Result<Channel> {
     Ok(Endpoint::from_shared(format!("unix://{}", containerd.socket.display()))?.connect().await?)
 }
 
-/// Makes a pod as the kubelet would.
-async fn make_pod(containerd: &Containerd) -> Result<MadePod> {
+/// Makes a pod as the kubelet would. A name is taken as long as what was begun under it is not removed.
+async fn make_pod(containerd: &Containerd, name: &str) -> Result<MadePod> {
     let channel = connect(containerd).await?;
-    let metadata =
-        PodSandboxMetadata { name: "web-0".to_owned(), uid: "1".to_owned(), namespace: "default".to_owned() };
+    let metadata = PodSandboxMetadata { name: name.to_owned(), uid: "1".to_owned(), namespace: "default".to_owned() };
     let logs = containerd.directory.display().to_string();
     let config = PodSandboxConfig { metadata: Some(metadata), log_directory: logs };
     let request = RunPodSandboxRequest { config: Some(config.clone()) };
@@ -274,12 +275,13 @@ fn inside(pid: u32, line: &str) -> Result<String> {
 }
 
 fn configure_a_pod_of_containerd() -> Result<()> {
-    let containerd = Containerd::start()?;
+    let network = r#"{"cniVersion":"0.4.0","name":"lab","type":"lab"}"#;
+    let containerd = Containerd::start("pods", |folder| Ok(fs::write(folder.join("10-lab.conf"), network)?))?;
     let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let (pod, pid, version) = tokio
         .block_on(async {
             let client = Client::new(&containerd.socket)?;
-            let pod = make_pod(&containerd).await?;
+            let pod = make_pod(&containerd, "web-0").await?;
             let pid = client.process_of(&format!("containerd://{}", pod.container)).await?;
             let nobody = client.process_of("containerd://none").await;
             ensure!(nobody.as_ref().is_err_and(|error| error.is_gone()), "{nobody:?}");
@@ -314,6 +316,44 @@ fn configure_a_pod_of_containerd() -> Result<()> {
     let asked = tokio.block_on(async { Client::new(&containerd.socket)?.process_of(&setup.container_id).await });
     ensure!(asked.as_ref().is_err_and(|error| error.is_gone()), "{asked:?}");
     Ok(())
+}
+
+/// containerd as it comes up with a node that has just booted: its network configuration is a link that leads nowhere.
+fn open_the_gate_before_containerd() -> Result<()> {
+    const NETWORK: &str =
+        r#"{"cniVersion":"0.4.0","name":"lab","plugins":[{"type":"bridge","ipam":{"type":"host-local"}}]}"#;
+    // The guest's /run is memory.
+    let state = PathBuf::from(format!("/run/containerd-gate-state-{}", std::process::id()));
+    let (memory, copies) = (state.join("run"), state.join("copies"));
+    let mut made = None;
+    let containerd = Containerd::start("gate", |folder| {
+        let path = folder.join("10-kuberouter.conflist");
+        let gate = Gate::new(&path, &memory, &copies);
+        fs::create_dir_all(&copies)?;
+        fs::write(copies.join("10-kuberouter.conflist"), NETWORK)?;
+        std::os::unix::fs::symlink(gate.content(), &path)?;
+        made = Some(CniFile::new(path).gated(gate));
+        Ok(())
+    })?;
+    let file = made.context("no folder for network configurations")?;
+    let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let refused = tokio.block_on(make_pod(&containerd, "early"));
+    let refused = refused.err().context("a pod was started while the gate was closed")?;
+    ensure!(format!("{refused:#}").contains("cni plugin not initialized"), "{refused:#}");
+
+    file.ensure(&["10.244.9.0/24".parse()?], None)?;
+    let mut tried = 0;
+    let pod = wait::until("containerd starts a pod", SOON, || {
+        tried += 1;
+        tokio.block_on(make_pod(&containerd, &format!("late-{tried}")))
+    })?;
+    tokio.block_on(remove_pod(&containerd, &pod.sandbox))
+}
+
+#[test]
+fn containerd_starts_pods_once_the_gate_is_open() {
+    guest!();
+    open_the_gate_before_containerd().unwrap();
 }
 
 #[test]

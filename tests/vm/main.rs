@@ -51,12 +51,16 @@ mod dsr;
 mod dsr_policy;
 mod faults;
 mod firewall;
+mod gate;
 mod labs;
 mod listing;
 mod modules;
 mod overlay;
 mod packets;
 mod router;
+#[allow(dead_code, reason = "the tests of the watches use all of it")]
+#[path = "../talk/server.rs"]
+mod server;
 mod shutdown;
 mod truth_table;
 

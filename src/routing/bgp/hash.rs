@@ -1,7 +1,7 @@
 //! Hash maps that are fast and the same on every run.
 
 use std::collections::HashMap;
-use std::hash::{BuildHasher, BuildHasherDefault, Hash, Hasher};
+use std::hash::{BuildHasherDefault, Hash, Hasher};
 
 /// A hash map with a fast hasher that gives the same on every run.
 pub(super) type FastMap<K, V> = HashMap<K, V, BuildHasherDefault<FoldHasher>>;
@@ -88,32 +88,4 @@ fn neighbours(hasher: FoldHasher, place: u64) -> u64 {
     // Tables look at the low bits for the place, and at the highest seven to tell entries of a place from each other.
     let within = place & ((1 << BLOCK) - 1);
     (hasher.finish() & !((1 << BLOCK) - 1) | within) ^ within << 58
-}
-
-/// A hasher for keys that are hashes.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct PlainHasher(u64);
-
-impl Hasher for PlainHasher {
-    fn write(&mut self, bytes: &[u8]) {
-        self.0 = hash_of(bytes);
-    }
-
-    fn write_u64(&mut self, n: u64) {
-        self.0 = n;
-    }
-
-    fn finish(&self) -> u64 {
-        self.0
-    }
-}
-
-/// A hash map whose keys say their hash themselves, by `write_u64`.
-pub(super) type PlainMap<K, V> = HashMap<K, V, BuildHasherDefault<PlainHasher>>;
-
-/// Halves a table that is mostly empty.
-pub(super) fn trim<K: Eq + Hash, V, S: BuildHasher>(map: &mut HashMap<K, V, S>) {
-    if map.capacity() > 1024 && map.len() < map.capacity() / 8 {
-        map.shrink_to(map.len() * 2);
-    }
 }

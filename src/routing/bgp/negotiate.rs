@@ -46,7 +46,7 @@ pub fn negotiate(ours: &OpenSettings, theirs: &wire::Open) -> Result<Negotiated,
         route_refresh: offered.route_refresh,
         enhanced_refresh: offered.route_refresh && offered.enhanced_refresh,
         graceful_restart,
-        long_lived: long_lived.into_iter().filter(|(family, _)| families.contains(family)).collect(),
+        long_lived: long_lived.into_iter().filter(|(family, ..)| families.contains(family)).collect(),
         families,
     })
 }
@@ -59,7 +59,7 @@ struct Offered {
     route_refresh: bool,
     enhanced_refresh: bool,
     graceful_restart: Option<PeerRestart>,
-    long_lived: Vec<(Family, u32)>,
+    long_lived: Vec<(Family, bool, u32)>,
     add_path_receive: Vec<Family>,
     add_path_send: Vec<Family>,
 }
@@ -175,7 +175,7 @@ mod tests {
             route_refresh: true,
             enhanced_refresh: true,
             graceful_restart: Some(peer),
-            long_lived: vec![(Family::V4, 3600), (Family::V6, 3600)],
+            long_lived: vec![(Family::V4, true, 3600), (Family::V6, true, 3600)],
         };
         assert_eq!(session, expected);
     }

@@ -223,8 +223,9 @@ pub struct Negotiated {
     pub enhanced_refresh: bool,
     /// What the peer said of its graceful restart, where it said so.
     pub graceful_restart: Option<PeerRestart>,
-    /// Long-lived stale time for each family in seconds (RFC 9494).
-    pub long_lived: Vec<(Family, u32)>,
+    /// For each family of the peer's long-lived graceful restart whether it says that forwarding went on, and the
+    /// long-lived stale time in seconds (RFC 9494). A family may be here and not in `graceful_restart`: its restart time is 0.
+    pub long_lived: Vec<(Family, bool, u32)>,
 }
 
 /// The peer's graceful restart capability (RFC 4724).

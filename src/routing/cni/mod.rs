@@ -5,14 +5,15 @@
 //! know: nodes and snapshots.
 
 mod edit;
+pub mod gate;
 
-use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::net::Prefix;
 
 pub use edit::{Edited, Fault, Form, edit};
+pub use gate::{Gate, State, restore};
 
 /// Where the file is when the environment does not say.
 pub const DEFAULT_PATH: &str = "/etc/cni/net.d/10-kuberouter.conf";
@@ -23,6 +24,7 @@ pub const PATH_VARIABLE: &str = "KUBE_ROUTER_CNI_CONF_FILE";
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CniFile {
     path: PathBuf,
+    gate: Option<Gate>,
 }
 
 /// Why pods do not get their addresses from us. Each names the file and says what to do.
@@ -62,6 +64,30 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
+    /// What the gate keeps would outlive a boot.
+    #[error(
+        "--cni-gate: {} is not on a tmpfs, so pods would start before the first rules after a boot all the same: mount the \
+         host's /run/ferrovia at that path (hostPath), or set --cni-gate=false",
+        folder.display()
+    )]
+    NotInMemory {
+        /// The folder.
+        folder: PathBuf,
+    },
+    /// The file is a link of the gate, and what should be behind it is nowhere.
+    #[error(
+        "CNI configuration {}: the copy {} cannot be read, so there is nothing to put behind the link: install the \
+         configuration again in place of the link, and mount --state-dir from the host",
+        path.display(), copy.display()
+    )]
+    Lost {
+        /// The file.
+        path: PathBuf,
+        /// The copy.
+        copy: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
 }
 
 /// What a call did.
@@ -71,12 +97,34 @@ pub struct Report {
     pub written: bool,
     /// Ranges in the file that are not among the node's pod prefixes, kept because pods may have addresses of them.
     pub foreign: Vec<String>,
+    /// Why the gate that was asked for is not in place. The file is a plain one then.
+    pub refused: Option<String>,
 }
 
 impl CniFile {
     /// The file at `path`.
     pub fn new(path: impl Into<PathBuf>) -> CniFile {
-        CniFile { path: path.into() }
+        CniFile { path: path.into(), gate: None }
+    }
+
+    /// The same behind a gate. Whoever calls [`CniFile::ensure`] then opens it.
+    pub fn gated(self, gate: Gate) -> CniFile {
+        CniFile { gate: Some(gate), ..self }
+    }
+
+    /// Whether a gate was asked for.
+    pub fn has_gate(&self) -> bool {
+        self.gate.is_some()
+    }
+
+    /// How the gate stands, seen from the files; `wait` is what has to be before it may be opened.
+    pub fn gate_state(&self, wait: &str) -> State {
+        match &self.gate {
+            None => State::Off,
+            Some(gate) if gate.is_closed(&self.path) => State::Closed(wait.to_owned()),
+            Some(gate) if gate.is_in_place(&self.path) => State::Open,
+            Some(_) => State::Absent(format!("waits for {wait}")),
+        }
     }
 
     /// Its path.
@@ -90,6 +138,26 @@ impl CniFile {
     /// # Errors
     /// The file, and what is wrong with it. It is unchanged then.
     pub fn ensure(&self, pods: &[Prefix], mtu: Option<u32>) -> Result<Report, Error> {
+        let Some(gate) = &self.gate else { return self.ensure_plain(pods, mtu) };
+        if let Err(error) = gate.prepare() {
+            // A link to what outlives a boot is worse than none: it looks like a gate.
+            restore(self, gate)?;
+            let refused = Some(with_cause(&error));
+            return Ok(Report { refused, ..self.ensure_plain(pods, mtu)? });
+        }
+        let source = gate.source(&self.path);
+        let text = std::fs::read_to_string(&source).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound if source == self.path => Error::Missing { path: source.clone() },
+            _ if source == gate.copy => Error::Lost { path: self.path.clone(), copy: source.clone(), source: error },
+            _ => Error::Read { path: source.clone(), source: error },
+        })?;
+        let edited = self.edited(&text, pods, mtu)?;
+        let text = edited.text.unwrap_or(text);
+        let written = gate.put(&self.path, &text, gate::mode_of(&source))?;
+        Ok(Report { written, foreign: edited.foreign, refused: None })
+    }
+
+    fn ensure_plain(&self, pods: &[Prefix], mtu: Option<u32>) -> Result<Report, Error> {
         // A link leads to the file that counts: replacing the link would leave that one behind.
         let path = match std::fs::canonicalize(&self.path) {
             Ok(path) => path,
@@ -99,32 +167,22 @@ impl CniFile {
             Err(source) => return Err(Error::Read { path: self.path.clone(), source }),
         };
         let text = std::fs::read_to_string(&path).map_err(|source| Error::Read { path: path.clone(), source })?;
-        let edited = edit(&text, Form::of(&self.path), pods, mtu)
-            .map_err(|fault| Error::Content { path: self.path.clone(), fault })?;
+        let edited = self.edited(&text, pods, mtu)?;
         if let Some(text) = &edited.text {
-            replace(&path, text).map_err(|source| Error::Write { path, source })?;
+            gate::write(&path, text, gate::mode_of(&path)).map_err(|source| Error::Write { path, source })?;
         }
-        Ok(Report { written: edited.text.is_some(), foreign: edited.foreign })
+        Ok(Report { written: edited.text.is_some(), foreign: edited.foreign, refused: None })
+    }
+
+    fn edited(&self, text: &str, pods: &[Prefix], mtu: Option<u32>) -> Result<Edited, Error> {
+        edit(text, Form::of(&self.path), pods, mtu).map_err(|fault| Error::Content { path: self.path.clone(), fault })
     }
 }
 
-/// Writes beside the file and renames over it. The name in between has no ending that a container runtime reads.
-fn replace(path: &Path, text: &str) -> io::Result<()> {
-    use std::io::Write as _;
-    let mut beside = OsString::from(".");
-    beside.push(path.file_name().unwrap_or_default());
-    beside.push(".ferrovia-new");
-    let beside = path.with_file_name(beside);
-    let permissions = std::fs::metadata(path)?.permissions();
-    let written = std::fs::File::create(&beside).and_then(|mut file| {
-        file.write_all(text.as_bytes())?;
-        file.set_permissions(permissions)?;
-        file.sync_all()
-    });
-    written.and_then(|()| std::fs::rename(&beside, path)).inspect_err(|_| {
-        // What is left of a failed attempt helps nobody; that it cannot be removed changes nothing.
-        let _ = std::fs::remove_file(&beside);
-    })
+/// An error with its cause, in one line.
+pub fn with_cause(error: &Error) -> String {
+    let cause = std::error::Error::source(error).map(|cause| format!(": {cause}")).unwrap_or_default();
+    format!("{error}{cause}")
 }
 
 #[cfg(test)]

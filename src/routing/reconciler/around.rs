@@ -1,4 +1,4 @@
-//! What surrounds routes and sessions in a pass: the pod bridge, the CNI file, the way back of answers, the drain.
+//! What surrounds routes and sessions in a pass: the pod bridge, the way back of answers, the drain.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
+use super::guard::{self, Guard};
 use super::kernel::or_already_so;
 use super::{Room, Voice};
 use crate::kernel::fou::Fou;
@@ -13,11 +14,9 @@ use crate::kernel::nft::Nft;
 use crate::kernel::rtnl::{Op, Route, RouteFilter, Rtnl, protocol, table};
 use crate::kernel::sysctl::Sysctl;
 use crate::model::{Node, Notice, Severity, Snapshot};
-use crate::net::Prefix;
 use crate::reconcile::{Outcome, Read};
 use crate::routing::bgp::api::query::Capability;
 use crate::routing::bridge::{self, BRIDGE_SYSCTLS};
-use crate::routing::cni::CniFile;
 use crate::routing::doctor::{self, Facts};
 use crate::routing::drain::{self, Asked, Decision, Drain, Report, Wanted};
 use crate::routing::egress::BRIDGE_LINK;
@@ -30,10 +29,7 @@ const IPV6_OFF: &str = "net/ipv6/conf/all/disable_ipv6";
 /// This file's part of the room.
 #[derive(Debug, Default)]
 pub(super) struct Around {
-    cni: Option<CniFile>,
-    /// What the CNI file was last made to say.
-    cni_told: Option<(Vec<Prefix>, Option<u32>)>,
-    cni_notices: Vec<Notice>,
+    pub(super) cni: Option<Guard>,
     /// The way back of answers, as it is in force.
     pub(super) return_path: ReturnPath,
     return_routes: Vec<Route>,
@@ -66,17 +62,12 @@ impl Around {
 }
 
 impl<N: Nft, R: Rtnl, F: Fou, S: Sysctl, V: Voice> Room<N, R, F, S, V> {
-    /// Keep this CNI file up to date.
-    pub fn keep_cni(&mut self, file: CniFile) {
-        self.around.cni = Some(file);
-    }
-
     /// Drain the node while the first asks for it, and say in the second how far it is.
     pub fn heed_drain(&mut self, asked: watch::Receiver<Asked>, report: watch::Sender<Report>) {
         (self.around.asked, self.around.report) = (Some(asked), Some(report));
     }
 
-    /// The bridge, its settings, and the CNI file.
+    /// The bridge and its settings.
     pub(super) fn sync_bridge(&mut self, snapshot: &Snapshot, read: Read, nodes: bool, outcome: &mut Outcome) {
         if read < Read::Links && !nodes {
             return;
@@ -102,7 +93,6 @@ impl<N: Nft, R: Rtnl, F: Fou, S: Sysctl, V: Voice> Room<N, R, F, S, V> {
         if read == Read::Kernel {
             self.sync_settings(&own, outcome);
         }
-        self.sync_cni(snapshot, &own.pod_cidrs, mtu, read, outcome);
     }
 
     fn sync_settings(&mut self, own: &Node, outcome: &mut Outcome) {
@@ -121,38 +111,6 @@ impl<N: Nft, R: Rtnl, F: Fou, S: Sysctl, V: Voice> Room<N, R, F, S, V> {
             match self.kernel.sysctl.write(key, value) {
                 Ok(()) => tracing::info!(key, older, value, "changed a kernel setting"),
                 Err(error) => outcome.fail(format!("sysctl {key}"), error),
-            }
-        }
-    }
-
-    fn sync_cni(&mut self, snapshot: &Snapshot, pods: &[Prefix], mtu: Option<u32>, read: Read, outcome: &mut Outcome) {
-        let wanted = (pods.to_vec(), mtu);
-        let Some(file) = &self.around.cni else { return };
-        if pods.is_empty() || (read < Read::Kernel && self.around.cni_told.as_ref() == Some(&wanted)) {
-            return;
-        }
-        match file.ensure(pods, mtu) {
-            Ok(report) => {
-                if report.written {
-                    outcome.ops += 1;
-                    let path = file.path().display().to_string();
-                    tracing::info!(path, "wrote the pod prefixes of this node into the CNI configuration");
-                }
-                let stale = |range: &String| {
-                    let message = format!(
-                        "CNI configuration {}: range {range} is no pod prefix of this node, but pods may have addresses \
-                         of it: remove it when none has",
-                        file.path().display()
-                    );
-                    self.node_notice(snapshot, "StaleCniRange", message)
-                };
-                let notices = report.foreign.iter().map(stale).collect();
-                (self.around.cni_told, self.around.cni_notices) = (Some(wanted), notices);
-            }
-            Err(error) => {
-                self.around.cni_told = None;
-                let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
-                outcome.fail("CNI configuration", format!("{error}{cause}"));
             }
         }
     }
@@ -261,13 +219,14 @@ impl<N: Nft, R: Rtnl, F: Fou, S: Sysctl, V: Voice> Room<N, R, F, S, V> {
 
     /// Notices of the CNI file and of the return path.
     pub(super) fn told_around(&self) -> impl Iterator<Item = &Notice> {
-        self.around.cni_notices.iter().chain(&self.around.return_path.notices)
+        self.around.cni.iter().flat_map(Guard::notices).chain(&self.around.return_path.notices)
     }
 
     /// What stands in the way, one line each.
     pub(super) fn explain_findings(&mut self) -> String {
+        let gate = self.around.cni.as_ref().and_then(Guard::finding).unwrap_or_default();
         let Some(snapshot) = self.last.clone() else {
-            return "NotRead: the cluster has not been read yet\n".to_owned();
+            return format!("{gate}NotRead: the cluster has not been read yet\n");
         };
         let main = RouteFilter { table: Some(table::MAIN), ..RouteFilter::default() };
         let (routes, mut addresses) = match (self.kernel.rtnl.routes(main), self.kernel.rtnl.addresses(None)) {
@@ -303,8 +262,9 @@ impl<N: Nft, R: Rtnl, F: Fou, S: Sysctl, V: Voice> Room<N, R, F, S, V> {
         };
         let found = doctor::findings(&facts).into_iter().map(|finding| finding.to_string());
         let warnings = self.notices.iter().chain(self.told_around()).filter(|it| it.severity == Severity::Warning);
+        let warnings = warnings.filter(|it| it.reason != guard::CLOSED);
         let warnings = warnings.map(|it| format!("{}: {}: {}", it.reason, it.subject, it.message));
         let limits = limits.into_iter().map(|limit| format!("RulesWithoutEffect: {limit}"));
-        found.chain(warnings).chain(limits).map(|line| line + "\n").collect()
+        gate + &found.chain(warnings).chain(limits).map(|line| line + "\n").collect::<String>()
     }
 }

@@ -9,6 +9,7 @@
 mod around;
 mod cleanup;
 mod explain;
+mod guard;
 mod kernel;
 mod speak;
 mod ways;
@@ -488,8 +489,11 @@ impl<N: Nft, R: Rtnl, F: Fou, S: Sysctl, V: Voice> Subsystem for Room<N, R, F, S
         if speaks {
             self.announce(snapshot, now);
         }
+        if self.read {
+            self.sync_cni(snapshot, read, now, &mut outcome);
+        }
         let lingers = (!self.leaving.is_empty() || !speaks).then_some(SOON);
-        outcome.again_in = self.around.decision.again_in.into_iter().chain(lingers).min();
+        outcome.again_in = outcome.again_in.into_iter().chain(self.around.decision.again_in).chain(lingers).min();
         outcome.notices.extend(self.notices.iter().cloned());
         outcome.notices.extend(self.told_around().cloned());
         let refused = self.refused.iter().take(MOST_TOLD);

@@ -136,10 +136,13 @@ impl Fsm {
             && new.graceful_restart.as_ref().is_some_and(|restart| restart.restarting)
     }
 
-    /// Whether graceful restart was agreed on.
+    /// Whether graceful restart was agreed on, be it for long-lived routes only.
     fn restarts(&self, connection: &Connection) -> bool {
-        self.config.open.graceful_restart.is_some()
-            && peer_restart(connection).is_some_and(|restart| !restart.families.is_empty())
+        let lists_one = |session: &Negotiated| {
+            let restart = session.graceful_restart.as_ref();
+            restart.is_some_and(|restart| !restart.families.is_empty() || !session.long_lived.is_empty())
+        };
+        self.config.open.graceful_restart.is_some() && connection.session.as_ref().is_some_and(lists_one)
     }
 
     /// Whether both sides keep routes after a NOTIFICATION (RFC 8538).

@@ -146,11 +146,15 @@ impl Hub {
             local_asn: entry.settings.local_asn,
         };
         self.rib.add_peer(peer, info, &mut self.changes);
-        // Families the peer did not keep forwarding in while it was away (RFC 4724 4.2).
+        // Families the peer did not keep forwarding in while it was away (RFC 4724 4.2, of a last resort RFC 9494 4.2).
         for family in Family::ALL {
-            let kept = negotiated.graceful_restart.as_ref().is_some_and(|restart| {
-                restart.families.contains(&(family, true)) && negotiated.families.contains(&family)
-            });
+            let last_resort = entry.stale.get(&family).is_some_and(|stale| stale.is_last_resort);
+            let says = if last_resort {
+                negotiated.long_lived.iter().any(|(of, kept, _)| *of == family && *kept)
+            } else {
+                negotiated.graceful_restart.as_ref().is_some_and(|it| it.families.contains(&(family, true)))
+            };
+            let kept = says && negotiated.families.contains(&family);
             if !kept && entry.stale.remove(&family).is_some() {
                 self.rib.drop_stale(peer, family, &mut self.changes);
             }
@@ -193,25 +197,24 @@ impl Hub {
         self.groups.leave(peer);
         let Some(entry) = self.peers.get_mut(&peer) else { return };
         let Some(live) = entry.live.take() else { return };
-        let restart = live.negotiated.graceful_restart.filter(|_| keep_routes);
-        let long_lived = live.negotiated.long_lived;
+        let Negotiated { graceful_restart, long_lived, .. } = live.negotiated;
+        let restart = graceful_restart.filter(|_| keep_routes);
         for family in Family::ALL {
-            let restart = restart.as_ref().filter(|restart| restart.families.iter().any(|(of, _)| *of == family));
-            match restart {
-                Some(restart) => {
-                    self.rib.mark_stale(peer, family, &mut self.changes);
-                    let until = now.saturating_add(Duration::from_secs(restart.restart_time.into()));
-                    let long_lived = long_lived.iter().find(|(of, _)| *of == family).map_or(0, |(_, seconds)| *seconds);
-                    let long_lived = Duration::from_secs(long_lived.into());
-                    entry.stale.insert(family, Stale { long_lived, ..Stale::until(until) });
-                }
-                None => {
-                    entry.stale.remove(&family);
-                    self.rib.drop_family(peer, family, &mut self.changes);
-                }
+            let listed = restart.as_ref().filter(|restart| restart.families.iter().any(|(of, _)| *of == family));
+            let long_lived = long_lived.iter().find(|(of, ..)| *of == family && restart.is_some());
+            let long_lived = Duration::from_secs(long_lived.map_or(0, |(.., seconds)| (*seconds).into()));
+            if listed.is_some() || !long_lived.is_zero() {
+                self.rib.mark_stale(peer, family, &mut self.changes);
+                // Of a family that only the long-lived capability lists the restart time is 0 (RFC 9494 4.2).
+                let restart_time = listed.map_or(0, |restart| restart.restart_time);
+                let until = now.saturating_add(Duration::from_secs(restart_time.into()));
+                entry.stale.insert(family, Stale { long_lived, ..Stale::until(until) });
+            } else {
+                entry.stale.remove(&family);
+                self.rib.drop_family(peer, family, &mut self.changes);
             }
         }
-        self.spread();
+        self.expire(now);
     }
 
     /// Routes that a peer sent, in order.

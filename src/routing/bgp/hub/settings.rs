@@ -64,7 +64,7 @@ impl PeerSettings {
             next_hop_self: self.next_hop_self,
             next_hop_unchanged: self.next_hop_unchanged,
             takes_own_as: false,
-            long_lived: negotiated.long_lived.iter().map(|(family, _)| *family).collect(),
+            long_lived: negotiated.long_lived.iter().map(|(family, ..)| *family).collect(),
             four_octet_as: negotiated.four_octet_as,
             add_path: negotiated.add_path_send.clone(),
             max_message: negotiated.max_message,

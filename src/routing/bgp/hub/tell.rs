@@ -3,7 +3,7 @@
 use super::Hub;
 use crate::net::{Family, Prefix};
 use crate::routing::bgp::output::{Offer, Own, Source};
-use crate::routing::bgp::rib::{Change, Path, Rib};
+use crate::routing::bgp::rib::{Path, Rib};
 use crate::routing::bgp::types::{PeerId, family_of};
 
 /// So few prefixes may be named twice, nobody minds.
@@ -51,11 +51,11 @@ impl Hub {
     pub(super) fn spread(&mut self) {
         let changes = self.changes.take_with_gone();
         self.best_changed.extend(changes.iter().filter(|(change, _)| change.best).map(|(change, _)| change.prefix));
-        for (Change { prefix, best }, gone) in &changes {
-            if *gone {
-                self.groups.tell(*prefix, &[], *best);
+        for run in changes.chunk_by(|(_, one), (_, other)| one == other) {
+            if run.first().is_some_and(|(_, gone)| *gone) {
+                self.groups.tell_gone(run.iter().map(|(change, _)| *change));
             } else {
-                self.tell(*prefix, *best);
+                run.iter().for_each(|(change, _)| self.tell(change.prefix, change.best));
             }
         }
         self.groups.settle();

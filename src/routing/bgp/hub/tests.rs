@@ -201,7 +201,7 @@ fn a_peer_that_is_back_in_time_may_take_longer_than_that_to_tell_its_routes() {
 
 #[test]
 fn the_time_of_a_last_resort_goes_on_when_the_peer_is_back() {
-    let long = |n| Negotiated { long_lived: vec![(Family::V4, 1000)], ..restarting(n) };
+    let long = |n| Negotiated { long_lived: vec![(Family::V4, true, 1000)], ..restarting(n) };
     let mut hub = two_peers(long(2));
     hub.updates(PeerId(2), vec![route(2, &["10.1.0.0/24"])], NOW);
     hub.down(PeerId(2), true, NOW);
@@ -213,6 +213,31 @@ fn the_time_of_a_last_resort_goes_on_when_the_peer_is_back() {
     assert_eq!(hub.deadline(), Some(last));
     hub.expire(last);
     assert_eq!((hub.rib().stats(PeerId(2), Family::V4).received, hub.deadline()), (0, None));
+}
+
+#[test]
+fn a_family_that_only_the_long_lived_capability_lists_has_no_restart_time() {
+    let long = |n, kept| {
+        let restart = PeerRestart { restart_time: 120, ..PeerRestart::default() };
+        let long_lived = vec![(Family::V4, kept, 1000)];
+        Negotiated { graceful_restart: Some(restart), long_lived, ..negotiated(n) }
+    };
+    for (kept, left) in [(true, 1), (false, 0)] {
+        let mut hub = two_peers(long(2, true));
+        hub.updates(PeerId(2), vec![route(2, &["10.1.0.0/24"])], NOW);
+        heard(&mut hub, PeerId(3), &negotiated(3));
+        hub.down(PeerId(2), true, NOW);
+        assert_eq!(hub.rib().stats(PeerId(2), Family::V4).received, 1);
+        assert_eq!(hub.deadline(), Some(NOW + Duration::from_secs(1000)), "it is the last resort at once");
+        let updates = heard(&mut hub, PeerId(3), &negotiated(3));
+        assert_eq!(updates[0].withdrawn, [Nlri::new(prefix("10.1.0.0/24"))], "which others do not hear of");
+        hub.up(PeerId(2), 2, long(2, kept), NOW + Duration::from_secs(500));
+        assert_eq!(hub.rib().stats(PeerId(2), Family::V4).received, left, "forwarding went on: {kept}");
+    }
+    let mut hub = two_peers(long(2, true));
+    hub.updates(PeerId(2), vec![route(2, &["10.1.0.0/24"])], NOW);
+    hub.down(PeerId(2), false, NOW);
+    assert_eq!(hub.rib().stats(PeerId(2), Family::V4).received, 0, "an end that keeps nothing keeps nothing");
 }
 
 #[test]

@@ -24,16 +24,22 @@ impl Bits {
         }
     }
 
-    pub(super) fn remove(&mut self, n: u32) {
+    /// Whether it was there.
+    pub(super) fn remove(&mut self, n: u32) -> bool {
         let (at, bit) = Bits::place(n);
-        if let Some(word) = self.0.get_mut(at) {
-            *word &= !bit;
-        }
+        let Some(word) = self.0.get_mut(at) else { return false };
+        let was = *word & bit != 0;
+        *word &= !bit;
+        was
     }
 
     pub(super) fn set(&mut self, n: u32, there: bool) {
         // A set that stays empty takes no memory.
-        if there { self.insert(n) } else { self.remove(n) }
+        if there {
+            self.insert(n);
+        } else {
+            self.remove(n);
+        }
     }
 
     pub(super) fn clear(&mut self) {

@@ -9,6 +9,7 @@ use super::{Mark, Own, Session, Target, V4, V6};
 use crate::net::{Family, Prefix};
 use crate::routing::bgp::hash::FastMap;
 use crate::routing::bgp::policy::{Class, PeerPolicy};
+use crate::routing::bgp::rib::Change;
 use crate::routing::bgp::shared::Shared;
 use crate::routing::bgp::types::{Nlri, PeerId, family_of};
 use crate::routing::bgp::wire::{self, Shape};
@@ -145,6 +146,23 @@ impl Group {
         match offers.iter().map(|offer| offer.path_id).max() {
             Some(highest) if highest > 1 => drop(self.highest.insert(prefix, highest)),
             _ => drop(self.highest.remove(&prefix)),
+        }
+    }
+
+    /// None of these prefixes has a path any more.
+    pub(super) fn tell_gone(&mut self, gone: impl Iterator<Item = Change> + Clone, shop: &mut Shop) {
+        for family in Family::ALL {
+            let gone = gone.clone().filter(|change| family_of(&change.prefix) == family);
+            if self.key.add_path.contains(&family) {
+                // Each path has a word of its own, and which there were is looked up by prefix.
+                gone.for_each(|change| self.tell(change.prefix, &[], change.best, Whom::All, shop));
+                continue;
+            }
+            let prefixes = gone.filter(|change| change.best).map(|change| change.prefix);
+            match family {
+                Family::V4 => gone_in(&mut self.v4, self.members.iter_mut().map(|of| &mut of.v4), prefixes, shop),
+                Family::V6 => gone_in(&mut self.v6, self.members.iter_mut().map(|of| &mut of.v6), prefixes, shop),
+            }
         }
     }
 
@@ -377,4 +395,23 @@ fn bring<const SIZE: usize>(
             share.arrive(number, word.is_some(), table);
         }
     }
+}
+
+/// Withdraws routes from everybody: the table loses its words about all of them, then each share hears of all.
+fn gone_in<'a, const SIZE: usize>(
+    table: &mut Table<SIZE>,
+    shares: impl Iterator<Item = &'a mut Share>,
+    prefixes: impl Iterator<Item = Prefix>,
+    shop: &mut Shop,
+) {
+    let mut take = |prefix| {
+        let number = table.find(&key(&Nlri::new(prefix)))?;
+        Some((number, table.set_word(number, None)?))
+    };
+    let gone: Vec<(u32, WordId)> = prefixes.filter_map(&mut take).collect();
+    shares.for_each(|share| share.lose(gone.iter().map(|(number, _)| *number), table, &mut shop.words));
+    for run in gone.chunk_by(|(_, one), (_, other)| one == other) {
+        run.first().into_iter().for_each(|(_, word)| shop.words.release_some(*word, run.len()));
+    }
+    gone.into_iter().for_each(|(number, _)| table.reap(number));
 }

@@ -9,6 +9,7 @@ use super::words::Words;
 use super::{Mark, Own, Source, Stats, Target};
 use crate::net::{Asn, Family, Prefix};
 use crate::routing::bgp::policy::{PeerPolicy, PrefixSet};
+use crate::routing::bgp::rib::Change;
 use crate::routing::bgp::shared::Shared;
 use crate::routing::bgp::types::{Nlri, PeerId};
 use crate::routing::bgp::wire;
@@ -109,7 +110,15 @@ impl Groups {
         }
     }
 
-    /// The same for one peer.
+    /// None of these prefixes has a path any more. The same as telling each without offers, but group by group and peer
+    /// by peer instead of route by route: a table that goes is one loop for each.
+    pub fn tell_gone(&mut self, gone: impl Iterator<Item = Change> + Clone) {
+        for group in self.groups.iter_mut().flatten() {
+            group.tell_gone(gone.clone(), &mut self.shop);
+        }
+    }
+
+    /// The same as [`Groups::tell`] for one peer.
     pub fn tell_one(&mut self, peer: PeerId, prefix: Prefix, offers: &[Offer<'_>]) {
         if let Some((group, at)) = home(&mut self.groups, &self.homes, peer) {
             let whom = if group.members.get(at).is_some_and(|member| member.is_new) {

@@ -80,9 +80,29 @@ impl Share {
         }
         let is_real = (queued || news) && (told || wants);
         self.pending = self.pending + usize::from(is_real) - usize::from(was_real);
-        if self.queue.len() + self.work.len() > 2 * self.pending + 1024 {
-            self.forget_idle(table);
+        self.forget_idle(table);
+    }
+
+    /// The table had words about these routes and has none any more: what [`Share::hear`] comes to then. Says so to the
+    /// peer where it was told any, or would have been.
+    pub(super) fn lose<const SIZE: usize>(
+        &mut self,
+        numbers: impl Iterator<Item = u32>,
+        table: &mut Table<SIZE>,
+        words: &mut Words,
+    ) {
+        for number in numbers {
+            let own = if self.own.is_empty() { None } else { self.own.remove(&number) };
+            own.into_iter().for_each(|word| words.release(word));
+            let (told, queued) = (self.told.contains(number), self.queued.contains(number));
+            let was_real = queued && (told || !self.barred.contains(number));
+            self.barred.remove(number);
+            if told && !queued {
+                self.enqueue(number, true, table);
+            }
+            self.pending = self.pending + usize::from(told) - usize::from(was_real);
         }
+        self.forget_idle(table);
     }
 
     /// Tell everything once more (ROUTE-REFRESH, RFC 2918), between marks where the peer knows them (RFC 7313). While
@@ -215,7 +235,7 @@ impl Share {
         self.closing = std::mem::take(&mut self.marks);
     }
 
-    /// The next routes that have one word.
+    /// The next routes that have one word, or those that have none.
     fn take_some<const SIZE: usize>(
         &mut self,
         session: &Session,
@@ -225,36 +245,26 @@ impl Share {
     ) {
         let ids = session.add_path;
         let family = if SIZE == super::V4 { Family::V4 } else { Family::V6 };
-        let Some(word) = self.work.last().map(|number| self.wanted(*number, table)) else { return };
+        let Some(next) = self.work.last().map(|number| self.wanted(*number, table)) else { return };
+        let Some(word) = next else {
+            let routes = self.take_gone(ids, table);
+            if !routes.is_empty() {
+                wire::withdraw(family, &routes, ids, session.max_message, out);
+            }
+            return;
+        };
         let mut numbers = Vec::new();
         let mut routes = Vec::new();
         while numbers.len() < CHUNK
             && let Some(number) = self.work.last().copied()
-            && self.wanted(number, table) == word
+            && self.wanted(number, table) == Some(word)
         {
             self.work.pop();
             self.queued.remove(number);
-            let told = self.told.contains(number);
-            self.pending -= usize::from(told || word.is_some());
-            if told || word.is_some() {
-                table.put(number, ids, &mut routes);
-                if word.is_some() {
-                    numbers.push(number);
-                } else {
-                    self.untell(number, table);
-                }
-            } else {
-                table.release(number);
-                table.reap(number);
-            }
+            self.pending -= 1;
+            table.put(number, ids, &mut routes);
+            numbers.push(number);
         }
-        if routes.is_empty() {
-            return;
-        }
-        let Some(word) = word else {
-            wire::withdraw(family, &routes, ids, session.max_message, out);
-            return;
-        };
         if wire::encode_prepared(words.bytes(word), &routes, ids, session.max_message, out).is_ok() {
             for number in numbers {
                 self.n_told += usize::from(!self.told.contains(number));
@@ -277,6 +287,27 @@ impl Share {
         }
     }
 
+    /// The next routes of which nothing is to be told any more, those that the peer holds as a message has them: it holds
+    /// them no longer.
+    fn take_gone<const SIZE: usize>(&mut self, ids: bool, table: &mut Table<SIZE>) -> Vec<u8> {
+        let next =
+            self.work.iter().rev().take(CHUNK).take_while(|number| self.wanted(**number, table).is_none()).count();
+        let mut routes = Vec::with_capacity(next * SIZE);
+        let mut n_told = 0;
+        for number in self.work.drain(self.work.len() - next..).rev() {
+            self.queued.remove(number);
+            if self.told.remove(number) {
+                n_told += 1;
+                table.put(number, ids, &mut routes);
+            }
+            table.release(number);
+            table.reap(number);
+        }
+        self.n_told -= n_told;
+        self.pending -= n_told;
+        routes
+    }
+
     fn untell<const SIZE: usize>(&mut self, number: u32, table: &mut Table<SIZE>) {
         self.told.remove(number);
         self.n_told -= 1;
@@ -292,9 +323,12 @@ impl Share {
         }
     }
 
-    /// Drops queued routes about which there is nothing to say any more, so that a slow peer costs memory for routes
-    /// that exist, not for those that existed.
+    /// Drops queued routes about which there is nothing to say any more once they are many, so that a slow peer costs
+    /// memory for routes that exist, not for those that existed.
     fn forget_idle<const SIZE: usize>(&mut self, table: &mut Table<SIZE>) {
+        if self.queue.len() + self.work.len() <= 2 * self.pending + 1024 {
+            return;
+        }
         let Share { queue, work, told, queued, barred, .. } = self;
         for list in [queue, work] {
             list.retain(|number| {

@@ -6,6 +6,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::net::{Asn, Family, Prefix};
 use crate::routing::bgp::policy::{NodePolicy, PeerPolicy, RouteType, node_policies};
+use crate::routing::bgp::rib::Change;
 use crate::routing::bgp::shared::Shared;
 use crate::routing::bgp::types::*;
 
@@ -503,6 +504,8 @@ enum Step {
     /// A path of a route: its identifier, whose it is, and its attributes by number.
     Announce(u8, u32, u32, u32),
     Withdraw(u8, u32),
+    /// All paths of these routes at once, one bit each.
+    Vanish(u16),
     Repeat(usize),
     Mark(usize),
     Take(usize, usize),
@@ -516,6 +519,7 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         8 => (0u8..12, 1u32..4, 0u32..5, 0u32..5).prop_map(|(n, id, from, set)| Step::Announce(n, id, from, set)),
         6 => (0u8..12, 1u32..4).prop_map(|(n, id)| Step::Withdraw(n, id)),
+        1 => (0u16..1 << 12).prop_map(Step::Vanish),
         1 => (0usize..6).prop_map(Step::Repeat),
         1 => (0usize..6).prop_map(Step::Mark),
         6 => (0usize..6, 1usize..120).prop_map(|(peer, limit)| Step::Take(peer, limit)),
@@ -571,6 +575,16 @@ fn offers(paths: &Paths) -> Vec<Offer<'_>> {
         .collect()
 }
 
+/// Takes all paths of these routes away. One that had none is among those that are told, too.
+fn vanish(groups: &mut Groups, routes: &mut BTreeMap<u8, Paths>, which: u16) {
+    let mut gone = Vec::new();
+    for (n, paths) in routes.iter_mut().filter(|(n, _)| which >> **n & 1 != 0) {
+        gone.push(Change { prefix: nth(*n).prefix, best: !paths.is_empty() });
+        paths.clear();
+    }
+    groups.tell_gone(gone.into_iter());
+}
+
 /// What a peer must hold in the end, said without groups, tables and queues.
 fn expected(routes: &BTreeMap<u8, Paths>, to: &Target, policy: &PeerPolicy) -> BTreeMap<Nlri, Attributes> {
     let mut all = BTreeMap::new();
@@ -619,6 +633,10 @@ proptest! {
                     groups.tell(nth(n).prefix, &offers(paths), best);
                     groups.settle();
                 }
+                Step::Vanish(which) => {
+                    vanish(&mut groups, &mut routes, which);
+                    groups.settle();
+                }
                 Step::Repeat(peer) => groups.repeat(targets[peer].peer, Family::V4, false),
                 Step::Mark(peer) => groups.mark(targets[peer].peer, Mark::EndOfRib(Family::V6)),
                 Step::Take(peer, limit) => peers[peer].take(&mut groups, limit),
@@ -648,10 +666,7 @@ proptest! {
             tell_all(&mut groups, &routes, to.peer.0 as usize - 1);
         }
         prop_assert_eq!(groups.busy(), []);
-        for (n, paths) in &mut routes {
-            paths.clear();
-            groups.tell(nth(*n).prefix, &[], true);
-        }
+        vanish(&mut groups, &mut routes, u16::MAX);
         for peer in &mut peers {
             peer.take(&mut groups, usize::MAX);
             prop_assert_eq!(peer.held.len(), 0);

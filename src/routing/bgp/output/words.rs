@@ -76,8 +76,13 @@ impl Words {
 
     /// The word is held once less.
     pub(super) fn release(&mut self, id: WordId) {
+        self.release_some(id, 1);
+    }
+
+    /// The word is held so many times less.
+    pub(super) fn release_some(&mut self, id: WordId, times: usize) {
         let Some(word) = self.all.get_mut(id.at()) else { return };
-        word.users -= 1;
+        word.users = word.users.saturating_sub(u32::try_from(times).unwrap_or(u32::MAX));
         if word.users > 0 {
             return;
         }

@@ -18,7 +18,7 @@ use std::time::Duration;
 use self::attributes::Pool;
 use self::destination::{Judge, Paths};
 use self::stale::Standing;
-use self::table::Table;
+use self::table::{Found, Table};
 pub use super::decision::{PeerInfo, Reason, Settings};
 use super::shared::Shared;
 use super::types::{Attributes, Nlri, PeerId, family_of};
@@ -415,7 +415,7 @@ impl Rib {
                     let learned = if same { old.learned } else { path.learned };
                     let leads = if same { old.leads } else { eligible };
                     let old = std::mem::replace(old, Path { local_id: old.local_id, learned, leads, ..path });
-                    old.release(pool);
+                    old.release(pool, 1);
                 }
                 _ => {
                     let before = paths.lead();
@@ -432,21 +432,30 @@ impl Rib {
         let Some(family) = nlri.first().map(|nlri| family_of(&nlri.prefix)) else { return };
         let Rib { judge, table, pool, standings, .. } = self;
         let Some(standing) = standings.get_mut(&(peer, family)) else { return };
+        // Routes that go together mostly have everything in common: their attributes are given up once for all of them.
+        let mut alike: Option<(Path, u32)> = None;
         for Nlri { prefix, path_id } in nlri.iter().copied() {
-            table.work(&prefix, |paths| {
-                let Some(path) = paths.find_mut(peer, path_id) else { return };
-                standing.count(path, -1);
-                path.release(pool);
-                if let Paths::One(last) = paths {
-                    changes.note_gone(prefix, last.leads);
-                    *paths = Paths::default();
-                    return;
+            match table.take_only(&prefix, |path| path.peer == peer && path.remote_id == path_id) {
+                Found::Only(path) => {
+                    standing.count(&path, -1);
+                    changes.note_gone(prefix, path.leads);
+                    match &mut alike {
+                        Some((like, n)) if like.says_the_same(&path) => *n += 1,
+                        _ => alike.replace((path, 1)).into_iter().for_each(|(like, n)| like.release(pool, n)),
+                    }
                 }
-                let before = paths.lead();
-                paths.retain(|path| path.peer != peer || path.remote_id != path_id);
-                judge.settle(prefix, paths, &before, changes);
-            });
+                Found::Among(paths) => {
+                    let Some(path) = paths.find_mut(peer, path_id) else { continue };
+                    standing.count(path, -1);
+                    path.release(pool, 1);
+                    let before = paths.lead();
+                    paths.retain(|path| path.peer != peer || path.remote_id != path_id);
+                    judge.settle(prefix, paths, &before, changes);
+                }
+                Found::Nothing => {}
+            }
         }
+        alike.into_iter().for_each(|(like, n)| like.release(pool, n));
     }
 
     /// Goes over all paths that `concerns` is true for; `act` may change one, and says whether it stays.
@@ -473,7 +482,7 @@ impl Rib {
                 if keep {
                     standing.count(path, 1);
                 } else {
-                    path.release(pool);
+                    path.release(pool, 1);
                 }
                 keep
             });
@@ -499,7 +508,7 @@ fn put_among(paths: &mut Paths, mut path: Path, standing: &mut Standing, pool: &
     }
     let old = std::mem::replace(slot, path);
     standing.count(&old, -1);
-    old.release(pool);
+    old.release(pool, 1);
     !same
 }
 
@@ -531,15 +540,16 @@ impl Path {
         let received = self.received().clone();
         let original = (accepted != received).then(|| pool.hold(&received, 1));
         let attributes = pool.hold(&accepted, 1);
-        self.release(pool);
+        self.release(pool, 1);
         self.attributes = attributes;
         self.original = original;
     }
 
-    fn release(&self, pool: &mut Pool) {
-        pool.release(&self.attributes, 1);
+    /// Gives up the attributes of so many paths like this one.
+    fn release(&self, pool: &mut Pool, times: u32) {
+        pool.release(&self.attributes, times);
         if let Some(original) = &self.original {
-            pool.release(original, 1);
+            pool.release(original, times);
         }
     }
 }

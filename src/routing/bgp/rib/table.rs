@@ -1,20 +1,24 @@
 //! Prefixes with their paths. A key takes no more room than its family needs: with a hundred thousand routes that is a
 //! good part of the memory.
 
-use std::collections::hash_map::Entry;
-use std::hash::{Hash, Hasher};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::super::hash::{PlainMap, hash_v4, hash_v6, trim};
+use hashbrown::HashTable;
+
+use super::super::hash::{hash_v4, hash_v6};
+use super::Path;
 use super::destination::Paths;
 use crate::net::{Family, Prefix};
 
 /// All paths by prefix.
 #[derive(Debug, Default)]
 pub(super) struct Table {
-    v4: PlainMap<V4, Paths>,
-    v6: PlainMap<V6, Paths>,
+    v4: Map<V4>,
+    v6: Map<V6>,
 }
+
+/// The prefixes of one family. Keys say their hash themselves.
+type Map<K> = HashTable<(K, Paths)>;
 
 /// An IPv4 prefix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,16 +28,31 @@ struct V4(u32, u8);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct V6([u8; 16], u8);
 
-impl Hash for V4 {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        state.write_u64(hash_v4(self.0, self.1, 0));
+trait Keyed: Copy + Eq {
+    fn hash(&self) -> u64;
+}
+
+impl Keyed for V4 {
+    fn hash(&self) -> u64 {
+        hash_v4(self.0, self.1, 0)
     }
 }
 
-impl Hash for V6 {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        state.write_u64(hash_v6(u128::from_be_bytes(self.0), self.1, 0));
+impl Keyed for V6 {
+    fn hash(&self) -> u64 {
+        hash_v6(u128::from_be_bytes(self.0), self.1, 0)
     }
+}
+
+/// What there was of a path that is to go.
+#[derive(Debug)]
+pub(super) enum Found<'a> {
+    /// It was the only one, and is no longer in the table; nor is the prefix.
+    Only(Path),
+    /// It may be among these.
+    Among(&'a mut Paths),
+    /// There are no paths to the prefix.
+    Nothing,
 }
 
 /// The key of a prefix in the map of its family.
@@ -49,11 +68,34 @@ fn key(prefix: &Prefix) -> Key {
     }
 }
 
-fn work_in<K: Eq + Hash>(map: &mut PlainMap<K, Paths>, key: K, work: impl FnOnce(&mut Paths)) {
-    let Entry::Occupied(mut entry) = map.entry(key) else { return };
-    work(entry.get_mut());
-    if entry.get().is_empty() {
-        entry.remove();
+fn get_in<K: Keyed>(map: &Map<K>, key: K) -> Option<&Paths> {
+    map.find(key.hash(), |(other, _)| *other == key).map(|(_, paths)| paths)
+}
+
+fn get_mut_in<K: Keyed>(map: &mut Map<K>, key: K) -> Option<&mut Paths> {
+    map.find_mut(key.hash(), |(other, _)| *other == key).map(|(_, paths)| paths)
+}
+
+fn slot_in<K: Keyed>(map: &mut Map<K>, key: K) -> &mut Paths {
+    let entry = map.entry(key.hash(), |(other, _)| *other == key, |(key, _)| key.hash());
+    &mut entry.or_insert_with(|| (key, Paths::default())).into_mut().1
+}
+
+fn take_in<K: Keyed>(map: &mut Map<K>, key: K, is: impl Fn(&Path) -> bool) -> Found<'_> {
+    let Ok(entry) = map.find_entry(key.hash(), |(other, _)| *other == key) else { return Found::Nothing };
+    if !matches!(&entry.get().1, Paths::One(only) if is(only)) {
+        return Found::Among(&mut entry.into_mut().1);
+    }
+    match entry.remove().0.1 {
+        Paths::One(only) => Found::Only(only),
+        Paths::Many(_) => Found::Nothing,
+    }
+}
+
+/// Halves a table that is mostly empty.
+fn trim<K: Keyed>(map: &mut Map<K>) {
+    if map.capacity() > 1024 && map.len() < map.capacity() / 8 {
+        map.shrink_to(map.len() * 2, |(key, _)| key.hash());
     }
 }
 
@@ -73,39 +115,39 @@ fn prefix_v6(&V6(address, length): &V6) -> Option<Prefix> {
 impl Table {
     pub(super) fn get(&self, prefix: &Prefix) -> Option<&Paths> {
         match key(prefix) {
-            Key::V4(key) => self.v4.get(&key),
-            Key::V6(key) => self.v6.get(&key),
+            Key::V4(key) => get_in(&self.v4, key),
+            Key::V6(key) => get_in(&self.v6, key),
         }
     }
 
     pub(super) fn get_mut(&mut self, prefix: &Prefix) -> Option<&mut Paths> {
         match key(prefix) {
-            Key::V4(key) => self.v4.get_mut(&key),
-            Key::V6(key) => self.v6.get_mut(&key),
+            Key::V4(key) => get_mut_in(&mut self.v4, key),
+            Key::V6(key) => get_mut_in(&mut self.v6, key),
         }
     }
 
     /// The paths of a prefix, none where there were none: the caller adds one then.
     pub(super) fn slot(&mut self, prefix: &Prefix) -> &mut Paths {
         match key(prefix) {
-            Key::V4(key) => self.v4.entry(key).or_default(),
-            Key::V6(key) => self.v6.entry(key).or_default(),
+            Key::V4(key) => slot_in(&mut self.v4, key),
+            Key::V6(key) => slot_in(&mut self.v6, key),
         }
     }
 
-    /// Lets `work` at the paths of a prefix that has some, and forgets the prefix when none is left.
-    pub(super) fn work(&mut self, prefix: &Prefix, work: impl FnOnce(&mut Paths)) {
+    /// Takes the path that `is` it out of the table, and the prefix with it, where it is the only one to the prefix.
+    pub(super) fn take_only(&mut self, prefix: &Prefix, is: impl Fn(&Path) -> bool) -> Found<'_> {
         match key(prefix) {
-            Key::V4(key) => work_in(&mut self.v4, key, work),
-            Key::V6(key) => work_in(&mut self.v6, key, work),
+            Key::V4(key) => take_in(&mut self.v4, key, is),
+            Key::V6(key) => take_in(&mut self.v6, key, is),
         }
     }
 
     /// Keeps what `keep` says true for.
     pub(super) fn retain(&mut self, family: Family, mut keep: impl FnMut(Prefix, &mut Paths) -> bool) {
         match family {
-            Family::V4 => self.v4.retain(|key, paths| prefix_v4(key).is_some_and(|prefix| keep(prefix, paths))),
-            Family::V6 => self.v6.retain(|key, paths| prefix_v6(key).is_some_and(|prefix| keep(prefix, paths))),
+            Family::V4 => self.v4.retain(|(key, paths)| prefix_v4(key).is_some_and(|prefix| keep(prefix, paths))),
+            Family::V6 => self.v6.retain(|(key, paths)| prefix_v6(key).is_some_and(|prefix| keep(prefix, paths))),
         }
     }
 

@@ -17,6 +17,7 @@ use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 
+use futures::FutureExt as _;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -227,15 +228,38 @@ impl<T: Transport> Session<T> {
                     self.connected(result).await?;
                 }
                 Wake::Read(slot, Ok(1..)) => self.received(slot).await?,
-                Wake::Read(slot, _) | Wake::Wrote(slot, Err(_) | Ok(0)) => {
-                    *self.connection(slot) = None;
-                    self.step(Event::Closed(slot)).await?;
-                }
+                Wake::Read(slot, _) | Wake::Wrote(slot, Err(_) | Ok(0)) => self.lost(slot).await?,
                 Wake::Wrote(slot, Ok(n)) => self.wrote(slot, n).await?,
                 Wake::Chunk(chunk) => self.put(chunk).await?,
-                Wake::Deadline => self.step(Event::Tick).await?,
+                Wake::Deadline => {
+                    self.hear_out().await?;
+                    self.step(Event::Tick).await?;
+                }
             }
         }
+    }
+
+    /// Takes what has come already. After a stall of the process a deadline may be due together with bytes that came long
+    /// before it: a peer that has spoken is not silent.
+    async fn hear_out(&mut self) -> Result<(), Gone> {
+        for slot in [Slot::Active, Slot::Passive] {
+            let (reading, _) = halves(self.connection(slot));
+            if reading.is_none() {
+                continue;
+            }
+            match tokio::task::unconstrained(read(reading)).now_or_never() {
+                None => {}
+                Some(Ok(1..)) => self.received(slot).await?,
+                Some(_) => self.lost(slot).await?,
+            }
+        }
+        Ok(())
+    }
+
+    /// A connection has ended.
+    async fn lost(&mut self, slot: Slot) -> Result<(), Gone> {
+        *self.connection(slot) = None;
+        self.step(Event::Closed(slot)).await
     }
 
     /// Waits for whatever is next.

@@ -161,6 +161,46 @@ fn a_session_outlives_its_hold_time_on_keepalives_alone() {
 }
 
 #[test]
+fn a_stall_is_no_silence_of_the_peer() {
+    run_local(async {
+        let (accepts, mut accepted) = mpsc::unbounded_channel();
+        let mut here = start(FsmConfig::new(settings(64512, 1)), Pipe { accepts: Some(accepts) });
+        here.tell(Command::Start).await;
+        let (mut reader, mut writer) = accepted.recv().await.expect("a connection");
+        tokio::task::spawn_local(async move { tokio::io::copy(&mut reader, &mut tokio::io::sink()).await });
+        let (mut hello, mut keepalive, mut refreshes, mut update) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        wire::encode_open(&settings(64513, 2), &mut hello);
+        wire::encode_keepalive(&mut keepalive);
+        hello.extend_from_slice(&keepalive);
+        writer.write_all(&hello).await.expect("written");
+        let (_, session) = here.up().await;
+        // As many reports as wait for the speaker, and one more: nothing is read meanwhile.
+        (0..8).for_each(|_| wire::encode_refresh(Family::V4, Refresh::Ask, &mut refreshes));
+        let next_hop = NextHop::from(std::net::IpAddr::from([192, 0, 2, 2]));
+        let attributes = Attributes::new(Origin::Igp, [Asn(64513)].into_iter().collect::<AsPath>(), next_hop);
+        let nlri = [Nlri::new("10.0.0.0/24".parse().expect("a prefix"))];
+        wire::encode_reach(&attributes, Family::V4, &nlri, &session, &mut update).expect("fits");
+        // Chance decides which of two things that are due is looked at first.
+        for _ in 0..16 {
+            for bytes in [&refreshes, &update] {
+                writer.write_all(bytes).await.expect("written");
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+            tokio::time::advance(Duration::from_secs(100)).await;
+            writer.write_all(&keepalive).await.expect("written");
+            for _ in 0..9 {
+                let heard = here.report().await;
+                assert!(matches!(heard, What::Refresh(..) | What::Updates(_)), "{heard:?}");
+            }
+        }
+        let What::Down { reason: DownReason::Sent(notification), .. } = here.report().await else {
+            panic!("expected the end of a silent session")
+        };
+        assert_eq!(notification.code, 4, "a peer that says nothing any more is gone all the same");
+    });
+}
+
+#[test]
 fn a_stop_tells_the_peer_why_and_the_next_start_comes_up_again() {
     run_local(async {
         let (mut here, mut there) = pair().await;

@@ -7,26 +7,20 @@ use crate::net::Prefix;
 use crate::routing::bgp::types::Nlri;
 
 /// All routes of a field whose family has addresses of `SIZE` octets; `None` for a broken field.
-pub(super) fn routes<const SIZE: usize>(field: &[u8], ids: bool) -> Option<Vec<Nlri>>
-where
-    IpAddr: From<[u8; SIZE]>,
-{
+pub(super) fn routes<const SIZE: usize>(field: &[u8], ids: bool) -> Option<Vec<Nlri>> {
     // What a route most often takes: its length and a /24 or a /64, behind an identifier.
     let usual = if SIZE == 4 { 4 } else { 9 };
     let mut routes = Vec::with_capacity(field.len().div_ceil(if ids { 4 + usual } else { usual }));
     let mut rest = field;
     while !rest.is_empty() {
-        let (route, later) = route(rest, ids)?;
+        let (route, later) = route::<SIZE>(rest, ids)?;
         routes.push(route);
         rest = later;
     }
     Some(routes)
 }
 
-fn route<const SIZE: usize>(field: &[u8], ids: bool) -> Option<(Nlri, &[u8])>
-where
-    IpAddr: From<[u8; SIZE]>,
-{
+fn route<const SIZE: usize>(field: &[u8], ids: bool) -> Option<(Nlri, &[u8])> {
     let (path_id, rest) = if ids {
         let (id, rest) = field.split_first_chunk()?;
         (u32::from_be_bytes(*id), rest)
@@ -34,13 +28,23 @@ where
         (0, field)
     };
     let (&length, rest) = rest.split_first()?;
-    let (octets, rest) = rest.split_at_checked(usize::from(length.div_ceil(8)))?;
-    let mut address = [0; SIZE];
-    let place = address.get_mut(..octets.len())?;
-    place.copy_from_slice(octets);
-    // Bits beyond the length say nothing.
-    if let (Some(last), 1..) = (place.last_mut(), length % 8) {
-        *last &= !(0xff >> (length % 8));
-    }
-    Some((Nlri { prefix: Prefix::new(IpAddr::from(address), length).ok()?, path_id }, rest))
+    let later = rest.get(usize::from(length.div_ceil(8))..)?;
+    let address = if SIZE == 4 {
+        // Bits beyond the length say nothing, be they of this route or the next.
+        let beyond = u32::MAX.checked_shr(length.into()).unwrap_or(0);
+        IpAddr::V4((u32::from_be_bytes(head(rest)) & !beyond).into())
+    } else {
+        let beyond = u128::MAX.checked_shr(length.into()).unwrap_or(0);
+        IpAddr::V6((u128::from_be_bytes(head(rest)) & !beyond).into())
+    };
+    Some((Nlri { prefix: Prefix::new(address, length).ok()?, path_id }, later))
+}
+
+/// The first octets in one piece, which a processor reads as a word; zeros follow where the message ends.
+fn head<const SIZE: usize>(octets: &[u8]) -> [u8; SIZE] {
+    octets.first_chunk().copied().unwrap_or_else(|| {
+        let mut all = [0; SIZE];
+        all.iter_mut().zip(octets).for_each(|(place, octet)| *place = *octet);
+        all
+    })
 }

@@ -51,8 +51,8 @@ pub enum Capability {
     AddPath(Vec<(Family, bool, bool)>),
     /// RFC 7313.
     EnhancedRefresh,
-    /// RFC 9494: for each family the long-lived stale time in seconds.
-    LongLived(Vec<(Family, u32)>),
+    /// RFC 9494: for each family whether forwarding went on, and the long-lived stale time in seconds.
+    LongLived(Vec<(Family, bool, u32)>),
     /// Another one: code and value.
     Unknown(u8, Vec<u8>),
 }
@@ -158,9 +158,11 @@ fn add_path(value: &[u8]) -> Option<Vec<(Family, bool, bool)>> {
     Some(families.collect())
 }
 
-fn long_lived(value: &[u8]) -> Option<Vec<(Family, u32)>> {
-    let families = entries(value)?.iter().filter_map(|&[high, low, safi, _, a, b, c]| {
-        family(u16::from_be_bytes([high, low]), safi).map(|family| (family, u32::from_be_bytes([0, a, b, c])))
+fn long_lived(value: &[u8]) -> Option<Vec<(Family, bool, u32)>> {
+    const FORWARDING_KEPT: u8 = 0x80;
+    let families = entries(value)?.iter().filter_map(|&[high, low, safi, flags, a, b, c]| {
+        let family = family(u16::from_be_bytes([high, low]), safi)?;
+        Some((family, flags & FORWARDING_KEPT != 0, u32::from_be_bytes([0, a, b, c])))
     });
     Some(families.collect())
 }

@@ -147,7 +147,9 @@ fn capabilities(list: Vec<wire::Capability>) -> Vec<Capability> {
         wire::Capability::FourOctetAs(asn) => Capability::FourOctetAs(asn),
         wire::Capability::AddPath(families) => Capability::AddPath(families),
         wire::Capability::EnhancedRefresh => Capability::EnhancedRefresh,
-        wire::Capability::LongLived(families) => Capability::LongLived(families),
+        wire::Capability::LongLived(families) => {
+            Capability::LongLived(families.into_iter().map(|(family, _, seconds)| (family, seconds)).collect())
+        }
         wire::Capability::Unknown(code, value) => Capability::Unknown(code, value),
     };
     list.into_iter().map(one).collect()

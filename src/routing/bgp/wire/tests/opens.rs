@@ -55,7 +55,7 @@ fn open_has_the_bytes_of_the_rfcs() {
             Capability::FourOctetAs(full.asn),
             Capability::AddPath(vec![(Family::V4, true, true), (Family::V6, false, true)]),
             Capability::EnhancedRefresh,
-            Capability::LongLived(all.map(|family| (family, 3600)).to_vec()),
+            Capability::LongLived(all.map(|family| (family, full.forwarding_kept, 3600)).to_vec()),
         ]
     );
 }
@@ -94,7 +94,7 @@ fn capabilities_of_other_families_hide_nothing() {
         [
             Capability::Unknown(1, vec![0, 9, 0, 9]),
             Capability::AddPath(vec![(Family::V4, true, false)]),
-            Capability::LongLived(vec![(Family::V6, 2)]),
+            Capability::LongLived(vec![(Family::V6, false, 2)]),
             Capability::ExtendedNextHop,
             Capability::Unknown(73, vec![1, b'x']),
             Capability::Unknown(9, vec![4]),
