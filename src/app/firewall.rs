@@ -1,18 +1,21 @@
 //! The firewall as it runs on a node: its room, who hears of foreign changes, and what waits for it.
 
+use std::time::Duration;
+
 use anyhow::Context;
 use tokio::sync::{mpsc, watch};
+use tokio::time::MissedTickBehavior;
 
 use super::backend::NodeTables;
 use super::doors::FirewallKernel;
 use super::servers::Tasks;
 use super::translate::firewall_config;
 use crate::config::Config;
-use crate::firewall::reconciler::{Figures, Room};
+use crate::firewall::reconciler::{BRIDGE, Figures, Room};
 use crate::firewall::{BESIDE, TABLE};
 use crate::kernel::conntrack::client::ConntrackClient;
 use crate::kernel::rtnl::RtnlClient;
-use crate::kernel::sysctl::ProcSys;
+use crate::kernel::sysctl::{ProcSys, Sysctl};
 use crate::reconcile::{Applied, Subsystem};
 use crate::telemetry::registry::Metrics;
 
@@ -27,7 +30,25 @@ pub(super) fn room(config: &Config, kernel: FirewallKernel) -> (FirewallRoom, wa
     (Room::new(firewall_config(config), kernel, figures), counted)
 }
 
-/// Tells the room when somebody else touches its table.
+/// How often the settings are looked at that let rules see what pods of one bridge say to each other: the kernel tells nobody.
+const SETTINGS_INTERVAL: Duration = Duration::from_secs(2);
+
+/// Notices when somebody else takes a setting away. One that cannot be written is told once.
+#[derive(Debug, Default)]
+struct SettingsWatch {
+    off: bool,
+}
+
+impl SettingsWatch {
+    /// Whether one of the settings is off and was not before.
+    fn look(&mut self, sysctl: &mut impl Sysctl) -> bool {
+        let off = BRIDGE.iter().any(|key| matches!(sysctl.read(key), Ok(Some(value)) if value != "1"));
+        let was_off = std::mem::replace(&mut self.off, off);
+        off && !was_off
+    }
+}
+
+/// Tells the room when somebody else touches its table, or its settings.
 ///
 /// # Errors
 /// The kernel does not let us listen.
@@ -36,9 +57,18 @@ pub(super) fn spawn_monitor(tasks: &mut Tasks, room: &mut FirewallRoom) -> anyho
         room.kernel_mut().nft.listen(TABLE, Some(BESIDE)).context("cannot listen to changes of nftables")?;
     let (news, disturbances) = mpsc::channel(1);
     tasks.spawn(async move {
+        let mut sysctl = ProcSys::default();
+        let (mut settings, mut ticks) = (SettingsWatch::default(), tokio::time::interval(SETTINGS_INTERVAL));
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let ended = loop {
             let heard = tokio::select! {
                 heard = monitor.next() => heard,
+                _ = ticks.tick() => {
+                    if !settings.look(&mut sysctl) {
+                        continue;
+                    }
+                    Ok(())
+                }
                 () = news.closed() => break Ok(()),
             };
             match heard {
@@ -106,7 +136,18 @@ pub(super) fn observe(figures: &watch::Receiver<Figures>, metrics: &Metrics) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernel::sysctl::FakeSysctl;
     use crate::model::Generation;
+
+    #[test]
+    fn a_setting_that_somebody_takes_away_is_noticed_once() {
+        let (mut watch, mut sysctl) = (SettingsWatch::default(), FakeSysctl::default());
+        assert!(!watch.look(&mut sysctl), "a kernel without bridges");
+        for (value, news) in [("1", false), ("0", true), ("0", false), ("1", false), ("0", true)] {
+            sysctl.values.insert(BRIDGE[1].to_owned(), value.to_owned());
+            assert_eq!(watch.look(&mut sysctl), news, "{value}");
+        }
+    }
 
     #[tokio::test]
     async fn together_means_the_slower_one_with_the_faults_of_both() {

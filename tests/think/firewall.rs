@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use ferrovia::firewall::book::Book;
 use ferrovia::firewall::compile::ruleset;
-use ferrovia::firewall::reconciler::{Figures, Kernel, Room};
+use ferrovia::firewall::reconciler::{BRIDGE, Figures, Kernel, Room};
 use ferrovia::firewall::{Config, ENDED_MARK, TABLE};
 use ferrovia::kernel::conntrack::fake::FakeConntrack;
 use ferrovia::kernel::conntrack::{Flow, Transport};
@@ -303,6 +303,20 @@ fn the_next_pod_with_an_address_goes_on_with_nothing_of_the_last() {
     let _ = last.sync(&snapshot, Read::Remembered, Duration::from_secs(120));
     assert_eq!(node.conntrack.open().lists, lists);
     assert_eq!(ended(&node), []);
+}
+
+#[test]
+fn a_setting_that_somebody_takes_away_is_back_with_the_next_look() {
+    let (node, config, snapshot) = (FakeNode::new(), Config::default(), shop());
+    let set = |value: &str| BRIDGE.map(|key| node.sysctl.open().values.insert(key.to_owned(), value.to_owned()));
+    set("1");
+    let mut room = room(&node, &config);
+    let _ = pass(&mut room, &snapshot, Read::Kernel);
+    set("0");
+    let outcome = pass(&mut room, &snapshot, Read::Links);
+    assert!(outcome.ops == BRIDGE.len() && outcome.failed.is_empty(), "{outcome:?}");
+    assert!(BRIDGE.iter().all(|key| node.sysctl.open().values[*key] == "1"));
+    assert_eq!(pass(&mut room, &snapshot, Read::Links).ops, 0);
 }
 
 #[test]

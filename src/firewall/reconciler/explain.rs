@@ -110,7 +110,13 @@ impl<N: Nft, R: Rtnl, C: Conntrack, S: Sysctl> Room<N, R, C, S> {
 
     fn explain_findings(&mut self) -> String {
         let mut text = String::new();
-        let told = self.settings_notices.iter().chain(&self.log_notice).chain(&self.notices).chain(&self.unjudged);
+        let told = self
+            .settings_notices
+            .iter()
+            .chain(&self.limits)
+            .chain(&self.log_notice)
+            .chain(&self.notices)
+            .chain(&self.unjudged);
         for notice in told {
             let _ = writeln!(text, "{}: {}: {}", notice.reason, notice.subject, notice.message);
         }

@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
+pub use self::settings::BRIDGE;
 use super::book::Book;
 use super::refused::Refused;
 use super::table::Table;
@@ -77,6 +78,8 @@ pub struct Room<N, R, C, S> {
     /// Where tunnels hide packets from policies.
     unjudged: Vec<Notice>,
     settings_notices: Vec<Notice>,
+    /// What keeps rules that are written from having their effect.
+    limits: Vec<Notice>,
     /// Why denied packets are not logged, where the kernel refused that.
     log_notice: Option<Notice>,
     counts: Figures,
@@ -102,6 +105,7 @@ impl<N: Nft, R: Rtnl, C: Conntrack, S: Sysctl> Room<N, R, C, S> {
             notices: Vec::new(),
             unjudged: Vec::new(),
             settings_notices: Vec::new(),
+            limits: Vec::new(),
             log_notice: None,
             counts: Figures::default(),
         }
@@ -164,7 +168,7 @@ impl<N: Nft, R: Rtnl, C: Conntrack, S: Sysctl> Subsystem for Room<N, R, C, S> {
         let first = self.last.is_none();
         let mut outcome = Outcome { generation: snapshot.generation, ..Outcome::default() };
         let step = self.think(snapshot);
-        if read == Read::Kernel || first {
+        if read != Read::Remembered || first {
             self.apply_settings(&mut outcome);
         }
         let (was_in_force, ops) = (self.in_force, outcome.ops);
@@ -183,7 +187,7 @@ impl<N: Nft, R: Rtnl, C: Conntrack, S: Sysctl> Subsystem for Room<N, R, C, S> {
         self.let_go(&mut outcome);
         self.cut_flows(now, &mut outcome);
         outcome.notices.extend(self.notices.iter().chain(&self.unjudged).cloned());
-        outcome.notices.extend(self.settings_notices.iter().chain(&self.log_notice).cloned());
+        outcome.notices.extend(self.settings_notices.iter().chain(&self.limits).chain(&self.log_notice).cloned());
         self.publish();
         outcome
     }

@@ -10,7 +10,7 @@ use crate::model::{Notice, Severity, Subject};
 use crate::reconcile::Outcome;
 
 /// Bridged packets pass the IP hooks (Documentation/networking/ip-sysctl.rst, `bridge-nf-call-*`).
-const BRIDGE: [&str; 2] = ["net/bridge/bridge-nf-call-iptables", "net/bridge/bridge-nf-call-ip6tables"];
+pub const BRIDGE: [&str; 2] = ["net/bridge/bridge-nf-call-iptables", "net/bridge/bridge-nf-call-ip6tables"];
 
 impl<N: Nft, R: Rtnl, C: Conntrack, S: Sysctl> Room<N, R, C, S> {
     /// Brings the settings to their values, and tells where that is not possible.
@@ -54,7 +54,7 @@ impl<N: Nft, R: Rtnl, C: Conntrack, S: Sysctl> Room<N, R, C, S> {
             reason: "RulesWithoutEffect",
             message,
         };
-        self.settings_notices.extend(self.kernel.nft.limits().into_iter().map(notice));
+        self.limits = self.kernel.nft.limits().into_iter().map(notice).collect();
     }
 
     fn has_bridge(&mut self) -> bool {
