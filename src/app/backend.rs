@@ -5,9 +5,10 @@ use std::collections::BTreeSet;
 use anyhow::Context;
 
 use crate::config::RuleBackend;
+use crate::firewall::BESIDE;
 use crate::kernel::Error;
 use crate::kernel::filter::plan::{Observed, Transaction, remove};
-use crate::kernel::filter::{Backend, Name, Ruleset};
+use crate::kernel::filter::{Backend, Inside, Name, Ruleset};
 use crate::kernel::iptables::{self, Flavour, SharedIptables, SystemPrograms, save};
 use crate::kernel::nft::{self, NftClient};
 use crate::net::Family;
@@ -52,6 +53,8 @@ struct Forwarding {
 #[derive(Clone, Debug)]
 pub(super) struct Found {
     writes: Writes,
+    /// The kernel has nf_tables.
+    nftables: bool,
     iptables: Option<SharedIptables>,
     former: Option<SharedIptables>,
     forwarding: Forwarding,
@@ -65,6 +68,7 @@ pub(super) struct Found {
 /// The node does not have it, and what to do.
 pub(super) fn find(wish: RuleBackend, router: bool) -> anyhow::Result<Found> {
     let nftables = || NftClient::open()?.dump(&Name::from("ferrovia-probe")).map(drop);
+    let mut has_nftables = true;
     let choice = SystemPrograms::find();
     let (writes, why) = match wish {
         RuleBackend::Nftables => (Writes::Nftables, "asked for".to_owned()),
@@ -73,11 +77,16 @@ pub(super) fn find(wish: RuleBackend, router: bool) -> anyhow::Result<Found> {
                 "--firewall-backend=iptables: there are no iptables-save and iptables-restore programs here: use the image \
                  with tools, or --firewall-backend=nftables",
             )?;
+            // What iptables cannot say goes there all the same.
+            has_nftables = nftables().inspect_err(|error| tracing::info!(reason = %error, "no nf_tables here")).is_ok();
             (Writes::Iptables, choice.why.clone())
         }
         RuleBackend::Auto => match (nftables(), choice.as_ref()) {
             (Ok(()), _) => (Writes::Nftables, "the kernel has nf_tables".to_owned()),
-            (Err(error), Some(choice)) => (Writes::Iptables, format!("{error}; {}", choice.why)),
+            (Err(error), Some(choice)) => {
+                has_nftables = false;
+                (Writes::Iptables, format!("{error}; {}", choice.why))
+            }
             (Err(error), None) => return Err(error).context("neither nf_tables nor iptables programs are here"),
         },
     };
@@ -87,7 +96,7 @@ pub(super) fn find(wish: RuleBackend, router: bool) -> anyhow::Result<Found> {
     let open = |programs: SystemPrograms| SharedIptables::open(programs);
     let former = choice.as_ref().and_then(|choice| choice.former).map(open).transpose()?;
     let iptables = choice.map(|choice| open(choice.programs)).transpose()?;
-    Ok(Found { writes, iptables, former, forwarding })
+    Ok(Found { writes, nftables: has_nftables, iptables, former, forwarding })
 }
 
 /// The FORWARD chains of iptables-legacy whose policy is to drop.
@@ -117,7 +126,8 @@ impl Found {
     pub(super) fn open(&self) -> Result<NodeTables, Error> {
         let nftables = match self.writes {
             Writes::Nftables => Some(NftClient::open()?),
-            Writes::Iptables => NftClient::open().ok(),
+            Writes::Iptables if self.nftables => Some(NftClient::open()?),
+            Writes::Iptables => None,
         };
         Ok(Tables {
             nftables,
@@ -135,10 +145,8 @@ impl Found {
 pub(super) enum Ear {
     /// nftables, of one table.
     Nftables(nft::monitor::Monitor),
-    /// nftables, of the tables of iptables-nft.
-    Iptables(iptables::monitor::Monitor),
-    /// Nobody: the tables of old tell nothing.
-    None,
+    /// nftables, of the tables of iptables-nft and of the table beside them. The tables of old tell nothing.
+    Iptables { rules: Option<iptables::monitor::Monitor>, beside: Option<nft::monitor::Monitor> },
 }
 
 impl Ear {
@@ -146,25 +154,47 @@ impl Ear {
     pub(super) async fn next(&mut self) -> std::io::Result<()> {
         match self {
             Ear::Nftables(monitor) => monitor.next().await,
-            Ear::Iptables(monitor) => monitor.next().await,
-            Ear::None => std::future::pending().await,
+            Ear::Iptables { rules, beside } => {
+                let rules = async {
+                    match rules {
+                        Some(monitor) => monitor.next().await,
+                        None => std::future::pending().await,
+                    }
+                };
+                let beside = async {
+                    match beside {
+                        Some(monitor) => monitor.next().await,
+                        None => std::future::pending().await,
+                    }
+                };
+                tokio::select! {
+                    heard = rules => heard,
+                    heard = beside => heard,
+                }
+            }
         }
     }
 }
 
 impl NodeTables {
-    /// Begins to listen to what others change in a table.
+    /// Begins to listen to what others change in a table, or in the one of nftables beside it.
     ///
     /// # Errors
     /// What the kernel answered.
-    pub(super) fn listen(&self, table: &str) -> std::io::Result<Ear> {
-        match (self.writes, &self.nftables, self.forwarding.flavour) {
-            (Writes::Nftables, Some(nftables), _) => {
-                Ok(Ear::Nftables(nft::monitor::Monitor::open(Name::from(table), nftables.port()?)?))
-            }
-            (Writes::Iptables, _, Some(Flavour::Nft)) => Ok(Ear::Iptables(iptables::monitor::Monitor::open()?)),
-            _ => Ok(Ear::None),
+    pub(super) fn listen(&self, table: &str, beside: Option<&str>) -> std::io::Result<Ear> {
+        let of_nftables = |table: &str| {
+            let port = self.nftables.as_ref().map(NftClient::port).transpose()?;
+            port.map(|port| nft::monitor::Monitor::open(Name::from(table), port)).transpose()
+        };
+        if self.writes == Writes::Nftables
+            && let Some(monitor) = of_nftables(table)?
+        {
+            return Ok(Ear::Nftables(monitor));
         }
+        let is_nft = self.forwarding.flavour == Some(Flavour::Nft);
+        let rules = is_nft.then(iptables::monitor::Monitor::open).transpose()?;
+        let beside = beside.map(of_nftables).transpose()?.flatten();
+        Ok(Ear::Iptables { rules, beside })
     }
 }
 
@@ -187,12 +217,16 @@ impl<N: Backend, I: Backend> Tables<N, I> {
         if table.as_ref() == FORWARD_TABLE {
             return Ok(self.iptables.as_mut().map(|it| it as &mut dyn Backend));
         }
+        if table.as_ref() == BESIDE {
+            return Ok(self.nftables.as_mut().map(|it| it as &mut dyn Backend));
+        }
         self.writer().map(Some)
     }
 
     /// Removes a table of ours from the backend that is not used.
     fn clear_other(&mut self, table: &Name) -> Result<(), Error> {
-        if self.cleared.contains(table) {
+        // What is beside iptables is never in it.
+        if self.cleared.contains(table) || table.as_ref() == BESIDE {
             return Ok(());
         }
         if let Some(former) = &mut self.former
@@ -233,8 +267,12 @@ fn take_away(backend: &mut impl Backend, table: &Name, observed: &Observed) -> R
 }
 
 impl<N: Backend, I: Backend> Backend for Tables<N, I> {
-    fn looks_inside(&self) -> bool {
-        self.writes == Writes::Nftables
+    fn inside(&self) -> Inside {
+        match (self.writes, &self.nftables) {
+            (Writes::Nftables, _) => Inside::Own,
+            (Writes::Iptables, Some(_)) => Inside::Beside,
+            (Writes::Iptables, None) => Inside::Nowhere,
+        }
     }
 
     fn dump(&mut self, table: &Name) -> Result<Option<Observed>, Error> {
@@ -268,6 +306,7 @@ impl<N: Backend, I: Backend> Backend for Tables<N, I> {
 
     fn place(&self, table: &Name) -> String {
         match (self.writes, &self.nftables, &self.iptables) {
+            (_, Some(nftables), _) if table.as_ref() == BESIDE => nftables.place(table),
             (Writes::Nftables, Some(nftables), _) => nftables.place(table),
             (Writes::Iptables, _, Some(iptables)) => iptables.place(table),
             _ => table.to_string(),
@@ -356,6 +395,26 @@ mod tests {
         assert!(without.plan(&table, &desired).expect("a plan").is_empty(), "no accept of nftables would help");
         let told = without.limits();
         assert!(told.len() == 1 && told[0].starts_with("ip filter FORWARD drops"), "{told:?}");
+    }
+
+    #[test]
+    fn what_iptables_cannot_say_goes_to_nftables_beside_it() {
+        let iptables = || Iptables::new(FakeIpset::new(), FakePrograms::new());
+        let mut both = tables(Some(FakeNft::new()), Some(iptables()), Writes::Iptables);
+        let table = Name::from(BESIDE);
+        assert_eq!(both.inside(), Inside::Beside);
+        converge(&mut both, &speakable());
+        let transaction = both.plan(&table, &speakable()).expect("a plan");
+        both.commit(&transaction).expect("it is written");
+        let names = |both: &Fakes| both.nftables.iter().flat_map(|it| it.tables().cloned()).collect::<Vec<_>>();
+        assert_eq!(names(&both), std::slice::from_ref(&table));
+        assert!(both.place(&table).starts_with("table inet"), "{}", both.place(&table));
+        both.remove(&table).expect("it is removed");
+        assert!(names(&both).is_empty());
+        assert!(both.dump(&Name::from(TABLE)).expect("a dump").is_some(), "the rules of iptables stay");
+
+        let mut without = tables(None, Some(iptables()), Writes::Iptables);
+        assert_eq!((without.inside(), without.remove(&table).expect("nothing to do")), (Inside::Nowhere, 0));
     }
 
     #[test]

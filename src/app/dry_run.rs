@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crate::kernel::Error;
 use crate::kernel::conntrack::{Conntrack, Flow};
 use crate::kernel::filter::plan::{Observed, Transaction};
-use crate::kernel::filter::{Name, Ruleset};
+use crate::kernel::filter::{Inside, Name, Ruleset};
 use crate::kernel::fou::{self, Fou};
 use crate::kernel::ipvs::{
     self, Connections, Ipvs, RealServerKey, Stats, Table, Timeouts, VirtualServer, VirtualServerKey,
@@ -119,8 +119,8 @@ impl<D: Ipvs> Ipvs for Dry<D> {
 }
 
 impl<D: Nft> Nft for Dry<D> {
-    fn looks_inside(&self) -> bool {
-        self.door.looks_inside()
+    fn inside(&self) -> Inside {
+        self.door.inside()
     }
 
     fn dump(&mut self, table: &Name) -> Result<Option<Observed>, Error> {

@@ -8,8 +8,8 @@ use super::doors::FirewallKernel;
 use super::servers::Tasks;
 use super::translate::firewall_config;
 use crate::config::Config;
-use crate::firewall::TABLE;
 use crate::firewall::reconciler::{Figures, Room};
+use crate::firewall::{BESIDE, TABLE};
 use crate::kernel::conntrack::client::ConntrackClient;
 use crate::kernel::rtnl::RtnlClient;
 use crate::kernel::sysctl::ProcSys;
@@ -32,7 +32,8 @@ pub(super) fn room(config: &Config, kernel: FirewallKernel) -> (FirewallRoom, wa
 /// # Errors
 /// The kernel does not let us listen.
 pub(super) fn spawn_monitor(tasks: &mut Tasks, room: &mut FirewallRoom) -> anyhow::Result<mpsc::Receiver<()>> {
-    let mut monitor = room.kernel_mut().nft.listen(TABLE).context("cannot listen to changes of nftables")?;
+    let mut monitor =
+        room.kernel_mut().nft.listen(TABLE, Some(BESIDE)).context("cannot listen to changes of nftables")?;
     let (news, disturbances) = mpsc::channel(1);
     tasks.spawn(async move {
         let ended = loop {

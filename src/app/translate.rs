@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::config::{self, Config, VipBinding};
+use crate::kernel::filter::Inside;
 use crate::kernel::ipvs::Timeouts;
 use crate::net::Family;
 use crate::{firewall, proxy, routing};
@@ -42,7 +43,7 @@ pub fn firewall_config(config: &Config) -> firewall::Config {
         default_deny: config.firewall.default_deny,
         legacy_isolation: config.firewall.legacy_isolation,
         log_group: Some(firewall::LOG_GROUP),
-        looks_inside: !matches!(config.rule_backend, config::RuleBackend::Iptables),
+        inside: Inside::Own,
     }
 }
 

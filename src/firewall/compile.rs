@@ -130,6 +130,8 @@ pub(super) struct Framing {
     pub(super) guard: bool,
     /// Families in which pods get what is tunnelled to them, with the size of the set of those pods.
     pub(super) tunnelled: BTreeMap<Family, u32>,
+    /// What is tunnelled is judged in a table beside this one.
+    pub(super) beside: bool,
     /// The node's own addresses; needed for what is tunnelled.
     pub(super) node: Vec<IpAddr>,
 }
@@ -143,18 +145,9 @@ pub(super) fn frame(framing: &Framing) -> Ruleset {
         ruleset.sets.insert(tunnelled::node_set(*family), own);
     }
     ruleset.sets.extend(nobody::sets().filter(|_| framing.guard));
-    for (name, direction, hook) in [
-        ("forward-egress", Direction::Egress, Hook::Forward),
-        ("output-egress", Direction::Egress, Hook::Output),
-        ("forward-ingress", Direction::Ingress, Hook::Forward),
-        ("output-ingress", Direction::Ingress, Hook::Output),
-    ] {
-        let (question, order) = match direction {
-            Direction::Egress => (EGRESS, priority::FIREWALL_EGRESS),
-            Direction::Ingress => (INGRESS, priority::FIREWALL_INGRESS),
-        };
-        let tunnelled = framing.tunnelled.iter();
-        let mut rules: Vec<Rule> = tunnelled.map(|(family, size)| tunnelled::entry(*family, question, *size)).collect();
+    for (name, direction, hook) in BASES {
+        let question = asked(direction);
+        let mut rules = if framing.beside { by_mark(framing, direction) } else { entries(framing, direction) };
         if hook == Hook::Output {
             rules.push(Rule {
                 matches: vec![Match::SourceIsLocal { negated: false }],
@@ -168,8 +161,7 @@ pub(super) fn frame(framing: &Framing) -> Ruleset {
             statements: vec![Statement::Jump(Arc::from(question))],
             comment: comment(question),
         });
-        let base = Base { kind: BaseKind::Filter, hook, priority: order };
-        ruleset.chains.insert(Arc::from(name), Chain { base: Some(base), rules });
+        ruleset.chains.insert(Arc::from(name), Chain { base: Some(base(direction, hook)), rules });
     }
     for family in Family::ALL {
         let address = address_type(family);
@@ -180,11 +172,8 @@ pub(super) fn frame(framing: &Framing) -> Ruleset {
         ruleset.sets.insert(cidrs_set(family), set);
     }
     for direction in [Direction::Ingress, Direction::Egress] {
-        let name = match direction {
-            Direction::Ingress => INGRESS,
-            Direction::Egress => EGRESS,
-        };
-        ruleset.chains.insert(Arc::from(name), Chain { base: None, rules: question(direction, framing.guard) });
+        let rules = question(direction, framing.guard);
+        ruleset.chains.insert(Arc::from(asked(direction)), Chain { base: None, rules });
         for family in Family::ALL {
             let (key, elements) = (vec![address_type(family)], BTreeMap::new());
             let map = Map { key, elements, value: ValueType::Verdict, size: MOST_PODS };
@@ -192,6 +181,54 @@ pub(super) fn frame(framing: &Framing) -> Ruleset {
         }
     }
     ruleset
+}
+
+/// The base chains of the table that judges what is tunnelled, beside the one that judges everything else.
+pub(super) fn frame_beside(framing: &Framing) -> BTreeMap<Name, Chain> {
+    let questions = BASES.map(|(name, direction, hook)| {
+        (Arc::from(name), Chain { base: Some(base(direction, hook)), rules: entries(framing, direction) })
+    });
+    let passed = [("forward-passed", Hook::Forward), ("output-passed", Hook::Output)].map(|(name, hook)| {
+        let base = Base { kind: BaseKind::Filter, hook, priority: priority::FIREWALL_PASSED };
+        let rules = framing.tunnelled.iter().map(|(family, size)| tunnelled::passed(*family, *size)).collect();
+        (Arc::from(name), Chain { base: Some(base), rules })
+    });
+    questions.into_iter().chain(passed).collect()
+}
+
+/// Where packets enter, and which question they enter.
+const BASES: [(&str, Direction, Hook); 4] = [
+    ("forward-egress", Direction::Egress, Hook::Forward),
+    ("output-egress", Direction::Egress, Hook::Output),
+    ("forward-ingress", Direction::Ingress, Hook::Forward),
+    ("output-ingress", Direction::Ingress, Hook::Output),
+];
+
+fn asked(direction: Direction) -> &'static str {
+    match direction {
+        Direction::Egress => EGRESS,
+        Direction::Ingress => INGRESS,
+    }
+}
+
+fn base(direction: Direction, hook: Hook) -> Base {
+    let priority = match direction {
+        Direction::Egress => priority::FIREWALL_EGRESS,
+        Direction::Ingress => priority::FIREWALL_INGRESS,
+    };
+    Base { kind: BaseKind::Filter, hook, priority }
+}
+
+/// To the twins of a question.
+fn entries(framing: &Framing, direction: Direction) -> Vec<Rule> {
+    framing.tunnelled.iter().map(|(family, size)| tunnelled::entry(*family, asked(direction), *size)).collect()
+}
+
+/// What the table beside has said of what is tunnelled. It marks what has passed both questions, so the later one is where that
+/// counts; who sends the packet outside is asked as ever.
+fn by_mark(framing: &Framing, direction: Direction) -> Vec<Rule> {
+    let tunnelled = framing.tunnelled.iter().filter(|_| direction == Direction::Ingress);
+    tunnelled.flat_map(|(family, size)| tunnelled::by_mark(*family, *size)).collect()
 }
 
 /// The rules that ask one question. `guard`: a pod that is not known yet may be one that a policy isolates.
@@ -357,11 +394,7 @@ pub(super) fn digit(family: Family) -> u8 {
 }
 
 pub(super) fn pods_map(direction: Direction, family: Family) -> Name {
-    let name = match direction {
-        Direction::Ingress => INGRESS,
-        Direction::Egress => EGRESS,
-    };
-    Arc::from(format!("{name}{}", digit(family)))
+    Arc::from(format!("{}{}", asked(direction), digit(family)))
 }
 
 pub(super) fn itself_set(family: Family) -> Name {

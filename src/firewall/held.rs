@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use super::compile::pods_map;
 use super::resolve::Direction;
+use super::tunnelled;
 use crate::kernel::filter::plan::Observed;
 use crate::kernel::filter::{Elements, Field, Name, Ruleset, Statement, Value};
 use crate::net::Family;
@@ -16,16 +17,29 @@ pub fn held(addresses: &[IpAddr], desired: &Ruleset, observed: Option<&Observed>
         observed.unknown.iter().map(|what| format!("not in the kernel as it should be: {what}")).collect();
     for address in addresses {
         for direction in [Direction::Ingress, Direction::Egress] {
-            lines.push(format!("{direction} of {address}: {}", state(*address, direction, desired, observed)));
+            let map = pods_map(direction, Family::of(*address));
+            lines.push(format!("{direction} of {address}: {}", state(*address, &map, desired, observed)));
         }
     }
     lines
 }
 
-fn state(address: IpAddr, direction: Direction, desired: &Ruleset, observed: &Observed) -> String {
-    let (map, key) = (pods_map(direction, Family::of(address)), vec![Field::from(address)]);
-    let wanted = desired.maps.get(&map).and_then(|map| map.elements.get(&key));
-    let found = observed.maps.get(&map).and_then(|map| map.elements.get(&key));
+/// The same for what is tunnelled to these addresses: one line for each.
+pub fn held_tunnelled(addresses: &[IpAddr], desired: &Ruleset, observed: Option<&Observed>) -> Vec<String> {
+    let nothing = Observed::default();
+    let observed = observed.unwrap_or(&nothing);
+    let line = |address: &IpAddr| {
+        let family = Family::of(*address);
+        let map = tunnelled::name(family, &pods_map(Direction::Ingress, family));
+        format!("tunnelled to {address}: {}", state(*address, &map, desired, observed))
+    };
+    addresses.iter().map(line).collect()
+}
+
+fn state(address: IpAddr, map: &Name, desired: &Ruleset, observed: &Observed) -> String {
+    let key = vec![Field::from(address)];
+    let wanted = desired.maps.get(map).and_then(|map| map.elements.get(&key));
+    let found = observed.maps.get(map).and_then(|map| map.elements.get(&key));
     match (wanted, found) {
         (None, _) => "not decided yet".to_owned(),
         (Some(wanted), Some(found)) if wanted == found => match wanted {

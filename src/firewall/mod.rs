@@ -11,6 +11,8 @@
 //! [`refused`] which policy a refusal is about, `unjudged` what no rule can judge: all pure. [`reconciler`] brings it into the kernel, [`log_reader`] reads
 //! denied packets.
 
+use crate::kernel::filter::Inside;
+
 pub mod book;
 pub mod compile;
 pub mod denied;
@@ -38,11 +40,15 @@ mod unjudged;
 
 /// The nftables table of this room (family `inet`).
 pub const TABLE: &str = "ferrovia-firewall";
+/// The nftables table of what it asks about tunnelled packets, where everything else is asked by iptables.
+pub const BESIDE: &str = "ferrovia-tunnelled";
 /// The name under which a namespace's old isolation annotation appears among policies: no object can be called so.
 pub const LEGACY_POLICY: &str = "net.beta.kubernetes.io/network-policy";
 /// The bit of a connection's mark that says it is ended: begun when it was allowed, and no longer. Bits 24-30 are the
 /// router's.
 pub const ENDED_MARK: u32 = 0x8000_0000;
+/// The bit of a packet's mark that says to iptables: what is tunnelled here may pass. Nothing but [`BESIDE`] sets it.
+pub const PASSED_MARK: u32 = 0x8000_0000;
 /// The netlink group denied packets are logged to: the predecessor's.
 pub const LOG_GROUP: u16 = 100;
 /// Denied packets that are logged in a minute, and the burst: the predecessor's rate.
@@ -56,8 +62,8 @@ pub struct Config {
     pub default_deny: bool,
     /// Read the old isolation annotation of namespaces (`--legacy-namespace-isolation`).
     pub legacy_isolation: bool,
-    /// Rules can look into tunnelled packets: nftables can, iptables cannot.
-    pub looks_inside: bool,
+    /// Where rules look into tunnelled packets, at most: nftables can, iptables cannot.
+    pub inside: Inside,
     /// The netlink group denied packets are logged to; `None` for no log.
     pub log_group: Option<u16>,
 }

@@ -9,9 +9,14 @@
 //! forward, output ─▶ IP in IP to such a pod ─▶ tunnel4-egress  ─▶ hides its ports: drop ─▶ tunnel4-egress4[inner source]
 //!                                         └──▶ tunnel4-ingress ─▶ …, from the node: accept ─▶ tunnel4-ingress4[pod]
 //! ```
+//!
+//! iptables cannot look inside. There the twins are a table of nftables of their own, which marks what both questions have let
+//! pass ([`passed`]), and iptables lets nothing be tunnelled to such a pod that has no mark ([`by_mark`]): without that table
+//! nothing is.
 
 use std::sync::Arc;
 
+use super::PASSED_MARK;
 use super::compile::{EGRESS, INGRESS, address_type, cidrs_set, comment, digit, in_set, side, subject};
 use super::resolve::Direction;
 use crate::kernel::filter::{Chain, Elements, Field, Map, Match, Name, Rule, Selector, Set, Statement, Value};
@@ -41,12 +46,43 @@ pub(super) fn addresses(family: Family, size: u32, of: impl IntoIterator<Item = 
 
 /// The rule of a base chain that leads to the twin of a question.
 pub(super) fn entry(family: Family, question: &str, size: u32) -> Rule {
-    let pods = in_set(vec![side(Direction::Egress, family)], pods_set(family, size));
     Rule {
-        matches: vec![Match::IpInIp(family), pods],
+        matches: to_pods(family, size),
         statements: vec![Statement::Jump(name(family, &Arc::from(question)))],
         comment: comment("what is tunnelled to a pod, by the packet inside"),
     }
+}
+
+/// Marks what both questions have let pass.
+pub(super) fn passed(family: Family, size: u32) -> Rule {
+    Rule {
+        matches: to_pods(family, size),
+        statements: vec![Statement::SetMarkBits { mask: PASSED_MARK, value: PASSED_MARK }],
+        comment: comment("tunnelled to a pod, and may pass"),
+    }
+}
+
+/// Lets pass what has that mark, and nothing else that is tunnelled to such a pod.
+pub(super) fn by_mark(family: Family, size: u32) -> [Rule; 2] {
+    let mut marked = to_pods(family, size);
+    marked.push(Match::Mark { mask: PASSED_MARK, value: PASSED_MARK });
+    [
+        Rule {
+            matches: marked,
+            statements: vec![Statement::Accept],
+            comment: comment("tunnelled to a pod, and nftables has let it pass"),
+        },
+        Rule {
+            matches: to_pods(family, size),
+            statements: vec![Statement::Counter, Statement::Drop],
+            comment: comment("tunnelled to a pod, and nobody has looked inside"),
+        },
+    ]
+}
+
+fn to_pods(family: Family, size: u32) -> Vec<Match> {
+    let pods = in_set(vec![side(Direction::Egress, family)], pods_set(family, size));
+    vec![Match::IpInIp(family), pods]
 }
 
 /// The twin of a chain that is no base chain.

@@ -24,7 +24,8 @@ pub(super) fn notices(book: &Book, table: &Table) -> Vec<Notice> {
 fn notice(service: &ServiceKey, pod: &PodKey) -> Notice {
     let message = format!(
         "policies of pod {pod} are not asked about what direct server return tunnels to it: rules of iptables cannot look \
-         inside the tunnel; take --firewall-backend=nftables, or remove annotation kube-router.io/service.dsr"
+         inside the tunnel, and this kernel has no nf_tables, whose rules can; load module nf_tables and restart Ferrovia, or \
+         remove annotation kube-router.io/service.dsr"
     );
     Notice {
         subject: Subject::Service(service.clone()),

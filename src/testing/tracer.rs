@@ -155,7 +155,15 @@ impl<'a> Tracer<'a> {
 
     /// The same for a packet that node `from` has put into another one to the packet's destination.
     pub fn hook_tunnelled(&self, hook: Hook, packet: Packet, from: IpAddr) -> Option<Fate> {
-        self.pass(hook, i32::MIN..i32::MAX, &mut Walker { tunnel: Some(from), ..Walker::new(packet) })
+        self.hook_tunnelled_marked(hook, packet, from, &mut 0)
+    }
+
+    /// The same for one with a mark, and which mark it has then.
+    pub fn hook_tunnelled_marked(&self, hook: Hook, packet: Packet, from: IpAddr, mark: &mut u32) -> Option<Fate> {
+        let mut walker = Walker { tunnel: Some(from), mark: *mark, ..Walker::new(packet) };
+        let fate = self.pass(hook, i32::MIN..i32::MAX, &mut walker);
+        *mark = walker.mark;
+        fate
     }
 
     /// The same for a packet of a known connection that came in by a link.

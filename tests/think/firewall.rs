@@ -9,7 +9,7 @@ use ferrovia::firewall::reconciler::{Figures, Kernel, Room};
 use ferrovia::firewall::{Config, ENDED_MARK, TABLE};
 use ferrovia::kernel::conntrack::fake::FakeConntrack;
 use ferrovia::kernel::conntrack::{Flow, Transport};
-use ferrovia::kernel::filter::Ruleset;
+use ferrovia::kernel::filter::{Inside, Ruleset};
 use ferrovia::kernel::nft::fake::FakeNft;
 use ferrovia::kernel::rtnl::fake::FakeRtnl;
 use ferrovia::kernel::sysctl::FakeSysctl;
@@ -28,7 +28,7 @@ use super::policy::snapshot;
 
 type FakeRoom = Room<Door<FakeNft>, Door<FakeRtnl>, Door<FakeConntrack>, Door<FakeSysctl>>;
 
-fn room(node: &FakeNode, config: &Config) -> FakeRoom {
+pub(super) fn room(node: &FakeNode, config: &Config) -> FakeRoom {
     let kernel = Kernel {
         nft: node.nft.clone(),
         rtnl: node.rtnl.clone(),
@@ -38,7 +38,7 @@ fn room(node: &FakeNode, config: &Config) -> FakeRoom {
     Room::new(config.clone(), kernel, watch::channel(Figures::default()).0)
 }
 
-fn pass(room: &mut FakeRoom, snapshot: &Snapshot, read: Read) -> Outcome {
+pub(super) fn pass(room: &mut FakeRoom, snapshot: &Snapshot, read: Read) -> Outcome {
     room.sync(snapshot, read, Duration::ZERO)
 }
 
@@ -59,14 +59,14 @@ fn selector(app: &str) -> Selector {
     Selector(vec![Requirement { key: Arc::from("app"), operator: Operator::In(values) }])
 }
 
-fn put_pod(snapshot: &mut Snapshot, name: &str, app: &str, node: &str, address: &str) {
+pub(super) fn put_pod(snapshot: &mut Snapshot, name: &str, app: &str, node: &str, address: &str) {
     let addresses = [ip(address)].into();
     let pod = Pod { addresses, node: Some(NodeName::new(node)), labels: labels(app), ..Pod::default() };
     snapshot.pods.insert(PodKey::new("default", name), Arc::new(pod));
 }
 
 /// Pods with app=`to` receive from those with app=`from` alone.
-fn put_policy(snapshot: &mut Snapshot, name: &str, to: &str, from: &str) {
+pub(super) fn put_policy(snapshot: &mut Snapshot, name: &str, to: &str, from: &str) {
     let peers = Peers::Only(vec![Peer::Pods { namespaces: Namespaces::Own, pods: selector(from) }]);
     let ingress = Some(vec![PolicyRule { peers, ports: Ports::Any }]);
     let policy = NetworkPolicy { targets: selector(to), ingress, egress: None };
@@ -88,7 +88,7 @@ proptest! {
 
     #[test]
     fn changes_lead_to_the_table_a_fresh_start_writes(states in prop::collection::vec(snapshot(), 2..6)) {
-        let config = Config { legacy_isolation: true, looks_inside: true, ..Config::default() };
+        let config = Config { legacy_isolation: true, inside: Inside::Own, ..Config::default() };
         let node = FakeNode::new();
         let mut room = room(&node, &config);
         for state in &states {
@@ -239,17 +239,17 @@ fn a_service_whose_tunnels_no_rule_looks_into_is_named() {
     let mut snapshot = cluster("n1").service(direct).ready("direct", &["10.244.1.5"], 8080).build();
     put_pod(&mut snapshot, "web", "web", "n1", "10.244.1.5");
     put_policy(&mut snapshot, "clients", "web", "client");
-    let told = |snapshot: &Snapshot, looks_inside| {
-        let config = Config { looks_inside, ..Config::default() };
+    let told = |snapshot: &Snapshot, inside| {
+        let config = Config { inside, ..Config::default() };
         let outcome = pass(&mut room(&FakeNode::new(), &config), snapshot, Read::Kernel);
         let found = outcome.notices.into_iter().filter(|notice| notice.reason == "PolicyNotApplied");
         found.map(|notice| format!("{}: {}", notice.subject, notice.message)).collect::<Vec<_>>()
     };
-    let blind = told(&snapshot, false);
+    let blind = told(&snapshot, Inside::Nowhere);
     assert!(blind.len() == 1 && blind[0].contains("direct") && blind[0].contains("pod default/web"), "{blind:?}");
-    assert!(told(&snapshot, true).is_empty());
+    assert!(told(&snapshot, Inside::Beside).is_empty() && told(&snapshot, Inside::Own).is_empty());
     snapshot.policies.clear();
-    assert!(told(&snapshot, false).is_empty());
+    assert!(told(&snapshot, Inside::Nowhere).is_empty());
 }
 
 #[test]

@@ -8,6 +8,7 @@
     reason = "test code: a panic is the report"
 )]
 
+mod beside;
 mod book;
 mod bridge;
 mod cli;

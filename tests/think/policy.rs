@@ -14,7 +14,7 @@ use ferrovia::firewall::compile::ruleset;
 use ferrovia::firewall::judge::{Connection, Judge};
 use ferrovia::firewall::table::Table;
 use ferrovia::firewall::{Config, ENDED_MARK};
-use ferrovia::kernel::filter::Hook;
+use ferrovia::kernel::filter::{Hook, Inside};
 use ferrovia::kernel::iptables::render::render;
 use ferrovia::model::{
     Action, ClusterNetworkPolicy, ClusterPolicyName, ClusterRule, Labels, NamedPort, Namespace, NamespaceName,
@@ -218,7 +218,7 @@ fn address(v6: bool, number: u8) -> IpAddr {
     }
 }
 
-fn packets() -> impl Strategy<Value = Vec<Packet>> {
+pub(super) fn packets() -> impl Strategy<Value = Vec<Packet>> {
     let one =
         (any::<bool>(), 0..10_u8, 0..10_u8, protocol(), 1..8_u16).prop_map(|(v6, from, to, protocol, port)| Packet {
             origin: Origin::Wire,
@@ -281,7 +281,7 @@ fn what_is_tunnelled_to_a_pod_is_judged_by_the_packet_inside() {
     let (cases, denied) = (AtomicUsize::new(0), AtomicUsize::new(0));
     let outcome = runner.run(&(snapshot(), packets()), |(snapshot, packets)| {
         let own = [ip("192.168.10.11"), ip("fd10::11")];
-        let config = Config { looks_inside: true, ..Config::default() };
+        let config = Config { inside: Inside::Own, ..Config::default() };
         let book = Book::build(&snapshot, &config);
         let rules = Table::build(&book, &snapshot, &config).whole(&book);
         let (tracer, oracle) = (Tracer::of_filter(&rules, &own), PolicyOracle::new(&snapshot));
@@ -365,7 +365,7 @@ fn agrees(snapshot: &Snapshot, packets: &[Packet]) -> Result<(), TestCaseError> 
 proptest! {
     #[test]
     fn changes_lead_where_a_fresh_start_leads(states in prop::collection::vec(snapshot(), 2..5)) {
-        let config = Config { legacy_isolation: true, looks_inside: true, ..Config::default() };
+        let config = Config { legacy_isolation: true, inside: Inside::Own, ..Config::default() };
         let (mut book, mut table) = (Book::default(), Table::new(&config));
         let mut before = Snapshot::empty(NodeName::new("n1"));
         for state in states {

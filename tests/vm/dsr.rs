@@ -21,7 +21,6 @@ use ferrovia::testing::lab::servers::Listen;
 use ferrovia::testing::lab::{
     Connection, DaemonOptions, Lab, Namespace, Options, Pod, ServiceSpec, UdpClient, topology, traffic, wait,
 };
-use serde_json::json;
 use tokio::sync::{mpsc, watch};
 
 use super::{SOON, with_lab};
@@ -29,7 +28,7 @@ use super::{SOON, with_lab};
 /// Load-balancer addresses of the lab's ranges.
 const VIPS: [&str; 2] = ["198.51.100.20", "2001:db8:64::20"];
 /// One attempt.
-const ATTEMPT: Duration = Duration::from_secs(2);
+pub(crate) const ATTEMPT: Duration = Duration::from_secs(2);
 /// A port of servers that listen on the VIPs alone.
 const VIP_UDP_PORT: u16 = 5454;
 
@@ -41,7 +40,7 @@ const STRICT: [(&str, &str); 3] = [
 ];
 
 /// A container runtime that knows each pod of a lab by its name, as the lab's Pod objects name their containers.
-struct Runtime {
+pub(crate) struct Runtime {
     fake: FakeRuntime,
     socket: PathBuf,
     processes: Vec<(String, Child)>,
@@ -49,7 +48,7 @@ struct Runtime {
 
 impl Runtime {
     /// Starts it, with one process in every pod's network namespace.
-    fn start(lab: &Lab) -> Result<Runtime> {
+    pub(crate) fn start(lab: &Lab) -> Result<Runtime> {
         let socket = lab.directory().join("cri.sock");
         let mut runtime = Runtime { fake: FakeRuntime::start(&socket)?, socket, processes: Vec::new() };
         for pod in lab.nodes().iter().flat_map(|node| &node.pods).filter(|pod| !pod.host_network) {
@@ -65,7 +64,7 @@ impl Runtime {
         found.map(|(_, process)| process.id()).with_context(|| format!("no process in pod {pod}"))
     }
 
-    fn endpoint(&self) -> String {
+    pub(crate) fn endpoint(&self) -> String {
         format!("--runtime-endpoint=unix://{}", self.socket.display())
     }
 }
@@ -188,7 +187,7 @@ impl<'a> Witness<'a> {
 }
 
 /// A Service with direct server return on both load-balancer addresses, and a cluster IP without.
-fn direct() -> Result<ServiceSpec> {
+pub(crate) fn direct() -> Result<ServiceSpec> {
     let vips: Vec<IpAddr> = vips().into_iter().collect();
     let service = ServiceSpec::new("direct", &["10.96.0.20".parse()?, "fd00:96::20".parse()?])
         .port_to(Protocol::Tcp, topology::HTTP_PORT, topology::HTTP_PORT)
@@ -198,13 +197,13 @@ fn direct() -> Result<ServiceSpec> {
     Ok(service)
 }
 
-fn to_vip(family: Family, port: u16) -> Result<SocketAddr> {
+pub(crate) fn to_vip(family: Family, port: u16) -> Result<SocketAddr> {
     let [v4, v6] = VIPS;
     Ok(SocketAddr::new(if family == Family::V4 { v4 } else { v6 }.parse()?, port))
 }
 
 /// Waits until `pod` alone answers, and sees the client's own address.
-fn answered_by(lab: &Lab, pod: &str, to: SocketAddr) -> Result<()> {
+pub(crate) fn answered_by(lab: &Lab, pod: &str, to: SocketAddr) -> Result<()> {
     let client = topology::far_address(Family::of(to.ip()));
     wait::until(&format!("{to} is answered by {pod}"), SOON, || {
         for reply in traffic::http_within(&lab.far, to, 3, ATTEMPT) {
@@ -270,115 +269,6 @@ fn packets_go_in_through_the_tunnel_and_straight_back() {
 
         lab.manifests().delete("direct")?;
         nothing_is_left(lab)
-    });
-}
-
-/// A policy for all pods of the namespace, as one file.
-fn policy(lab: &Lab, spec: serde_json::Value) -> Result<()> {
-    let policy = json!({
-        "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
-        "metadata": {"name": "direct", "namespace": "default"}, "spec": spec,
-    });
-    lab.manifests().write("policies", &[policy])
-}
-
-/// Lets the pods' HTTP port be reached from these addresses only.
-fn only_from(lab: &Lab, addresses: [IpAddr; 2]) -> Result<()> {
-    let blocks = addresses.map(|address| {
-        let bits = if address.is_ipv4() { 32 } else { 128 };
-        json!({"ipBlock": {"cidr": format!("{address}/{bits}")}})
-    });
-    policy(lab, json!({"podSelector": {}, "ingress": [{"from": blocks, "ports": [{"port": topology::HTTP_PORT}]}]}))
-}
-
-fn becomes(what: &str, from: &Namespace, to: SocketAddr, open: bool) -> Result<()> {
-    wait::until_true(&format!("{what}: {to} is open: {open}"), SOON, || {
-        Ok(traffic::http_once(from, to, ATTEMPT).is_ok() == open)
-    })
-}
-
-#[test]
-fn policies_hold_for_what_is_tunnelled() {
-    with_lab(Options { nodes: 2, pods: 2, ..Options::default() }, |lab| {
-        let runtime = Runtime::start(lab)?;
-        let _daemons = lab.start_daemons(&DaemonOptions::with(&[&runtime.endpoint(), "--run-firewall=true"]))?;
-        let (near, far) = (Family::ALL.map(topology::near_address), Family::ALL.map(topology::far_address));
-        // The edge sends the VIPs to node 1: the tunnel leads to another node, then to a pod beside its beginning.
-        for pod in ["p21", "p11"] {
-            policy(lab, json!({"podSelector": {"matchLabels": {"no": "pod"}}}))?;
-            lab.manifests().expose(&direct()?, &[lab.pod(pod)?])?;
-            for family in Family::ALL {
-                let vip = to_vip(family, topology::HTTP_PORT)?;
-                answered_by(lab, pod, vip)?;
-                let mut connection = Connection::open(&lab.far, vip)?;
-                connection.request()?;
-
-                only_from(lab, near)?;
-                becomes("another client", &lab.far, vip, false)?;
-                ensure!(connection.request().is_err(), "{vip}: what is open goes on against the policy");
-                only_from(lab, far)?;
-                becomes("the client that is allowed", &lab.far, vip, true)?;
-                // The port counts, too: that of the packet inside.
-                let other = json!([{"from": [], "ports": [{"port": topology::HTTP_PORT + 1}]}]);
-                policy(lab, json!({"podSelector": {}, "ingress": other}))?;
-                becomes("another port", &lab.far, vip, false)?;
-                policy(lab, json!({"podSelector": {"matchLabels": {"no": "pod"}}}))?;
-                becomes("no policy", &lab.far, vip, true)?;
-            }
-        }
-        // What a pod may send, to a pod behind such a Service on another node.
-        lab.manifests().expose(&direct()?, &[lab.pod("p21")?])?;
-        let (server, client) = (lab.pod("p21")?, &lab.pod("p12")?.ns);
-        for family in Family::ALL {
-            let vip = to_vip(family, topology::HTTP_PORT)?;
-            becomes("a pod without policy", client, vip, true)?;
-            let to = |address: IpAddr| {
-                let block =
-                    json!({"ipBlock": {"cidr": format!("{address}/{}", if address.is_ipv4() { 32 } else { 128 })}});
-                json!({"podSelector": {}, "policyTypes": ["Egress"], "egress": [{"to": [block]}]})
-            };
-            policy(lab, to(lab.pod("p22")?.address(family)))?;
-            becomes("a pod that may send elsewhere", client, vip, false)?;
-            policy(lab, to(server.address(family)))?;
-            becomes("a pod that may send there", client, vip, true)?;
-            policy(lab, json!({"podSelector": {"matchLabels": {"no": "pod"}}}))?;
-        }
-        let listing = lab.node(1)?.ns.command("nft list table inet ferrovia-firewall")?;
-        ensure!(listing.contains("@th,96,32") && listing.contains("tunnel6-ingress6"), "{listing}");
-        lab.manifests().delete("direct")?;
-        wait::until("the twins go with the Service", SOON, || {
-            let listing = lab.node(1)?.ns.command("nft list table inet ferrovia-firewall")?;
-            ensure!(!listing.contains("tunnel"), "{listing}");
-            Ok(())
-        })
-    });
-}
-
-/// IPVS confirms what its node has tracked of a client before it tunnels the packet on, so that answers are known for what they
-/// are where they come in, from whichever node.
-#[test]
-fn answers_reach_a_pod_that_may_receive_nothing_else() {
-    with_lab(Options { nodes: 2, pods: 2, ..Options::default() }, |lab| {
-        let runtime = Runtime::start(lab)?;
-        let _daemons = lab.start_daemons(&DaemonOptions::with(&[&runtime.endpoint(), "--run-firewall=true"]))?;
-        let client = lab.pod("p12")?;
-        for server in ["p21", "p11"] {
-            policy(lab, json!({"podSelector": {"matchLabels": {"no": "pod"}}}))?;
-            lab.manifests().expose(&direct()?, &[lab.pod(server)?])?;
-            let closed = |family| SocketAddr::new(client.address(family), topology::HTTP_PORT);
-            for family in Family::ALL {
-                becomes("no policy", &client.ns, to_vip(family, topology::HTTP_PORT)?, true)?;
-            }
-            policy(lab, json!({"podSelector": {"matchLabels": {"pod": "p12"}}, "policyTypes": ["Ingress"]}))?;
-            for family in Family::ALL {
-                becomes("the client receives nothing", &lab.pod("p22")?.ns, closed(family), false)?;
-                let vip = to_vip(family, topology::HTTP_PORT)?;
-                let reply = traffic::http_once(&client.ns, vip, ATTEMPT);
-                let tracked = lab.node(1)?.ns.command(&format!("conntrack -L -f {family} -d {}", vip.ip()))?;
-                ensure!(reply.is_ok(), "{server}: {reply:?}\n{tracked}");
-            }
-        }
-        Ok(())
     });
 }
 

@@ -48,6 +48,7 @@ mod contracts_nft;
 mod contracts_rtnl;
 mod denied;
 mod dsr;
+mod dsr_policy;
 mod faults;
 mod firewall;
 mod gate;

@@ -1,12 +1,15 @@
 //! Answers for operators: the table as it should be, what the kernel has, what differs.
 
 use std::fmt::Write as _;
+use std::net::IpAddr;
 
 use super::Room;
 use crate::firewall::explain::explain;
-use crate::firewall::held::held;
+use crate::firewall::held::{held, held_tunnelled};
+use crate::kernel::Error;
 use crate::kernel::conntrack::Conntrack;
-use crate::kernel::filter::Elements;
+use crate::kernel::filter::plan::{Observed, Transaction};
+use crate::kernel::filter::{Elements, Name};
 use crate::kernel::nft::{Nft, text};
 use crate::kernel::rtnl::Rtnl;
 use crate::kernel::sysctl::Sysctl;
@@ -16,11 +19,25 @@ impl<N: Nft, R: Rtnl, C: Conntrack, S: Sysctl> Room<N, R, C, S> {
     /// Answers a question.
     pub(super) fn explain(&mut self, what: &View) -> String {
         match what {
-            View::Desired => text::render(&self.name, &self.table.whole(&self.book)),
-            View::Observed => self.explain_observed(),
+            View::Desired => {
+                let mut text = text::render(&self.name, &self.table.whole(&self.book));
+                if let Some((name, beside)) = self.name_beside().zip(self.desired_beside()) {
+                    text.push_str(&text::render(&name, &beside));
+                }
+                text
+            }
+            View::Observed => {
+                let observed = self.observe();
+                let mut text = self.explain_observed(&self.name, observed);
+                if let Some(name) = self.name_beside() {
+                    let observed = self.observe_beside();
+                    text.push_str(&self.explain_observed(&name, observed));
+                }
+                text
+            }
             View::Plan => match self.difference() {
-                Ok(transaction) if transaction.is_empty() => "nothing to do\n".to_owned(),
-                Ok(transaction) => transaction.to_string(),
+                Ok(both) if both.iter().all(Transaction::is_empty) => "nothing to do\n".to_owned(),
+                Ok(both) => both.iter().map(Transaction::to_string).collect(),
                 Err(error) => format!("# the table cannot be read: {error}\n"),
             },
             View::Findings => self.explain_findings(),
@@ -36,10 +53,8 @@ impl<N: Nft, R: Rtnl, C: Conntrack, S: Sysctl> Room<N, R, C, S> {
         let Some(snapshot) = &self.last else { return "the cluster has not been read yet\n".to_owned() };
         let mut answer = explain(snapshot, &self.config, question);
         if self.book.pods().contains_key(&question.pod) {
-            answer.kernel = match self.observe() {
-                Ok(observed) => held(&answer.addresses, &self.table.whole(&self.book), observed.as_ref()),
-                Err(error) => vec![format!("the table cannot be read: {error}")],
-            };
+            answer.kernel =
+                self.held(&answer.addresses).unwrap_or_else(|error| vec![format!("the table cannot be read: {error}")]);
         } else if answer.unclear.is_none() {
             answer.kernel =
                 vec![format!("its rules are on node {}: ask there whether its kernel holds them", answer.node)];
@@ -50,14 +65,28 @@ impl<N: Nft, R: Rtnl, C: Conntrack, S: Sysctl> Room<N, R, C, S> {
         serde_json::to_string_pretty(&answer).map_or_else(|error| error.to_string(), |text| text + "\n")
     }
 
+    fn held(&mut self, addresses: &[IpAddr]) -> Result<Vec<String>, Error> {
+        let (desired, observed) = (self.table.whole(&self.book), self.observe()?);
+        let mut lines = held(addresses, &desired, observed.as_ref());
+        let tunnelled: Vec<IpAddr> =
+            addresses.iter().copied().filter(|address| self.table.judges_tunnelled(*address)).collect();
+        if !tunnelled.is_empty() {
+            lines.extend(match self.desired_beside() {
+                Some(beside) => held_tunnelled(&tunnelled, &beside, self.observe_beside()?.as_ref()),
+                None => held_tunnelled(&tunnelled, &desired, observed.as_ref()),
+            });
+        }
+        Ok(lines)
+    }
+
     /// Rules have no text when they are read back; what can be counted is.
-    fn explain_observed(&mut self) -> String {
-        let observed = match self.observe() {
+    fn explain_observed(&self, name: &Name, observed: Result<Option<Observed>, Error>) -> String {
+        let observed = match observed {
             Ok(Some(observed)) => observed,
-            Ok(None) => return format!("no {}\n", self.kernel.nft.place(&self.name)),
+            Ok(None) => return format!("no {}\n", self.kernel.nft.place(name)),
             Err(error) => return format!("# the table cannot be read: {error}\n"),
         };
-        let mut text = format!("{}\n", self.kernel.nft.place(&self.name));
+        let mut text = format!("{}\n", self.kernel.nft.place(name));
         for (name, set) in &observed.sets {
             let n_elements = match &set.elements {
                 Elements::Keys(keys) => keys.len(),
@@ -89,14 +118,15 @@ impl<N: Nft, R: Rtnl, C: Conntrack, S: Sysctl> Room<N, R, C, S> {
             let _ = writeln!(text, "PolicyRefused: {refused} allows nothing until the kernel takes it: {reason}");
         }
         match self.difference() {
-            Ok(transaction) if transaction.is_empty() => {}
-            Ok(_) => {
-                let _ = writeln!(
-                    text,
-                    "TableDiffers: {} is not as it should be, because somebody else changed it or a write failed; it is \
-                     repaired with the next pass",
-                    self.kernel.nft.place(&self.name)
-                );
+            Ok(both) => {
+                for name in both.iter().filter(|it| !it.is_empty()).filter_map(|it| it.table.as_ref()) {
+                    let _ = writeln!(
+                        text,
+                        "TableDiffers: {} is not as it should be, because somebody else changed it or a write failed; it is \
+                         repaired with the next pass",
+                        self.kernel.nft.place(name)
+                    );
+                }
             }
             Err(error) => {
                 let _ = writeln!(text, "TableUnreadable: {error}");

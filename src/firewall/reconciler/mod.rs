@@ -4,6 +4,7 @@
 //! reads the kernel repairs whatever differs. Within a transaction there is no order that packets could see: they meet
 //! the table before it or the table after it. What failed leaves the kernel as it was, and the next pass reads it.
 
+mod beside;
 mod cleanup;
 mod explain;
 mod flows;
@@ -20,7 +21,7 @@ use super::refused::Refused;
 use super::table::Table;
 use super::{Config, legacy, unjudged};
 use crate::kernel::conntrack::Conntrack;
-use crate::kernel::filter::Name;
+use crate::kernel::filter::{Inside, Name};
 use crate::kernel::nft::Nft;
 use crate::kernel::rtnl::Rtnl;
 use crate::kernel::sysctl::Sysctl;
@@ -65,6 +66,7 @@ pub struct Room<N, R, C, S> {
     name: Name,
     book: Book,
     table: Table,
+    beside: beside::Beside,
     last: Option<Snapshot>,
     /// The kernel's table has been as ours since it was last read or written.
     in_force: bool,
@@ -83,7 +85,7 @@ pub struct Room<N, R, C, S> {
 impl<N: Nft, R: Rtnl, C: Conntrack, S: Sysctl> Room<N, R, C, S> {
     /// A room that has read nothing yet: its first pass reads the kernel.
     pub fn new(mut config: Config, kernel: Kernel<N, R, C, S>, figures: watch::Sender<Figures>) -> Self {
-        config.looks_inside &= kernel.nft.looks_inside();
+        config.inside = config.inside.min(kernel.nft.inside());
         let table = Table::new(&config);
         Room {
             config,
@@ -92,6 +94,7 @@ impl<N: Nft, R: Rtnl, C: Conntrack, S: Sysctl> Room<N, R, C, S> {
             name: Name::from(super::TABLE),
             book: Book::default(),
             table,
+            beside: beside::Beside::default(),
             last: None,
             in_force: false,
             withheld: BTreeMap::new(),
@@ -171,7 +174,7 @@ impl<N: Nft, R: Rtnl, C: Conntrack, S: Sysctl> Subsystem for Room<N, R, C, S> {
             self.note_limits();
         }
         self.report_withheld(&mut outcome);
-        if !self.config.looks_inside {
+        if self.config.inside == Inside::Nowhere {
             self.unjudged = unjudged::notices(&self.book, &self.table);
         }
         // Somebody else has had the table open for a moment, and what began then is allowed no more than at the start.

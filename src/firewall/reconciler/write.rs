@@ -82,19 +82,27 @@ impl<N: Nft, R: Rtnl, C: Conntrack, S: Sysctl> Room<N, R, C, S> {
         if step.is_empty() {
             return Ok(());
         }
-        self.commit(plan(&self.name, &step.after, Some(&step.before)), outcome)
+        let beside = self.desired_beside();
+        self.change_beside(beside.as_ref(), outcome)?;
+        self.commit(plan(&self.name, &step.after, Some(&step.before)), outcome)?;
+        self.drop_beside(beside.as_ref(), true, outcome)
     }
 
     fn write_all(&mut self, foreign: bool, outcome: &mut Outcome) -> Result<(), Error> {
+        let beside = self.desired_beside();
+        // What fails there keeps nothing else out: without it nothing is tunnelled.
+        let written = self.compare_beside(beside.as_ref(), foreign, outcome);
         let desired = self.table.whole(&self.book);
         let transaction = self.kernel.nft.plan(&self.name, &desired)?;
         if foreign {
             outcome.drift += transaction.changes.len();
         }
-        self.commit(transaction, outcome)
+        self.commit(transaction, outcome)?;
+        written?;
+        self.drop_beside(beside.as_ref(), false, outcome)
     }
 
-    fn commit(&mut self, transaction: Transaction, outcome: &mut Outcome) -> Result<(), Error> {
+    pub(super) fn commit(&mut self, transaction: Transaction, outcome: &mut Outcome) -> Result<(), Error> {
         if transaction.is_empty() {
             return Ok(());
         }
@@ -109,14 +117,14 @@ impl<N: Nft, R: Rtnl, C: Conntrack, S: Sysctl> Room<N, R, C, S> {
     }
 
     /// What the next pass that reads the kernel would write.
-    pub(super) fn difference(&mut self) -> Result<Transaction, Error> {
+    pub(super) fn difference(&mut self) -> Result<[Transaction; 2], Error> {
         let desired: Ruleset = self.table.whole(&self.book);
-        self.kernel.nft.plan(&self.name, &desired)
+        Ok([self.difference_beside()?, self.kernel.nft.plan(&self.name, &desired)?])
     }
 
-    /// Takes the table away.
+    /// Takes the table away, and the one beside it.
     pub(super) fn remove_table(&mut self, outcome: &mut Outcome) -> Result<(), Error> {
         outcome.ops += self.kernel.nft.remove(&self.name)?;
-        Ok(())
+        self.drop_beside(None, false, outcome)
     }
 }

@@ -18,7 +18,7 @@ use super::group::{Group, TierChain};
 use super::members::SetKey;
 use super::refused::{Refused, names_rule, names_set, of_tier};
 use super::resolve::Direction;
-use crate::kernel::filter::{Chain, Elements, Field, Name, Ruleset, Set, Value};
+use crate::kernel::filter::{Chain, Elements, Field, Inside, Name, Ruleset, Set, Value};
 use crate::model::{PodKey, PolicyKey, Snapshot};
 use crate::net::Family;
 use declared::Declared;
@@ -160,6 +160,7 @@ impl Table {
             pod_cidrs: node.map(|node| node.pod_cidrs.clone()).unwrap_or_default(),
             guard: self.guards(book),
             tunnelled: self.tunnelled(),
+            beside: self.config.inside == Inside::Beside,
             node: node.filter(|_| !self.direct.is_empty()).map(|node| node.addresses().collect()).unwrap_or_default(),
         };
         self.update_frame(framing, &mut draft);
@@ -190,7 +191,7 @@ impl Table {
                 keys.insert(vec![Field::from(*address), Field::from(*address)]);
             }
         }
-        self.add_twins(&mut ruleset);
+        self.add_direct(&mut ruleset);
         ruleset
     }
 

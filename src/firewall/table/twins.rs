@@ -6,10 +6,10 @@ use std::net::IpAddr;
 use super::draft::{Draft, Step};
 use super::{DIRECTIONS, Table};
 use crate::firewall::book::Book;
-use crate::firewall::compile::{declared_size, pods_map};
+use crate::firewall::compile::{declared_size, frame_beside, pods_map};
 use crate::firewall::tunnelled;
 use crate::kernel::filter::plan::ObservedChain;
-use crate::kernel::filter::{Chain, Field, Name, Ruleset};
+use crate::kernel::filter::{Chain, Field, Inside, Name, Rule, Ruleset};
 use crate::net::Family;
 
 /// Addresses of pods to which packets are tunnelled, by families in use.
@@ -25,7 +25,7 @@ impl Table {
     /// set.
     pub(super) fn update_direct(&mut self, book: &Book, draft: &mut Draft) {
         draft.was_direct = self.direct.keys().copied().collect();
-        if !self.config.looks_inside || self.direct_version == book.direct().version() {
+        if self.config.inside == Inside::Nowhere || self.direct_version == book.direct().version() {
             return;
         }
         self.direct_version = book.direct().version();
@@ -54,19 +54,50 @@ impl Table {
         }
     }
 
-    /// Adds the twins to everything else.
-    pub(super) fn add_twins(&self, ruleset: &mut Ruleset) {
+    /// Adds the sets of pods to which packets are tunnelled, and the twins where they are in the same table.
+    pub(super) fn add_direct(&self, ruleset: &mut Ruleset) {
         for (family, addresses) in &self.direct {
             let size = declared_size(addresses.len());
             let pods = tunnelled::addresses(*family, size, addresses.iter().copied());
             ruleset.sets.insert(tunnelled::pods_set(*family, size), pods);
+        }
+        if self.config.inside == Inside::Own {
+            let twins = self.twins(ruleset);
+            ruleset.chains.extend(twins.chains);
+            ruleset.maps.extend(twins.maps);
+        }
+    }
+
+    /// The table of what is tunnelled, where that is not judged in the same table; `None` where nothing is tunnelled. It has
+    /// copies of the sets it looks into.
+    pub fn beside(&self, book: &Book) -> Option<Ruleset> {
+        let framing = self.framed.as_ref().filter(|framing| framing.beside && !framing.tunnelled.is_empty())?;
+        let whole = self.whole(book);
+        let mut ruleset = self.twins(&whole);
+        ruleset.chains.extend(frame_beside(framing));
+        let rules = ruleset.chains.values().flat_map(|chain| &chain.rules);
+        let used: BTreeSet<&Name> = rules.flat_map(Rule::refers_to).collect();
+        ruleset.sets = whole.sets.into_iter().filter(|(name, _)| used.contains(name)).collect();
+        Some(ruleset)
+    }
+
+    /// Whether packets are tunnelled to this address, and judged by what is inside.
+    pub fn judges_tunnelled(&self, address: IpAddr) -> bool {
+        self.direct.get(&Family::of(address)).is_some_and(|addresses| addresses.contains(&address))
+    }
+
+    /// The twins of the chains, and of these maps.
+    fn twins(&self, of: &Ruleset) -> Ruleset {
+        let mut twins = Ruleset::default();
+        for family in self.direct.keys() {
             let plain = self.chains.iter().filter(|(_, chain)| chain.base.is_none());
-            ruleset.chains.extend(plain.map(|(name, chain)| twin(*family, name, chain)));
+            twins.chains.extend(plain.map(|(name, chain)| twin(*family, name, chain)));
             for name in DIRECTIONS.map(|direction| pods_map(direction, *family)) {
-                let map = ruleset.maps.get(&name).map(|map| tunnelled::map(*family, map));
-                ruleset.maps.extend(map.map(|map| (tunnelled::name(*family, &name), map)));
+                let map = of.maps.get(&name).map(|map| tunnelled::map(*family, map));
+                twins.maps.extend(map.map(|map| (tunnelled::name(*family, &name), map)));
             }
         }
+        twins
     }
 }
 
@@ -82,6 +113,9 @@ pub(super) fn finish(
     touched: &BTreeMap<Name, Option<Chain>>,
     was_direct: &BTreeSet<Family>,
 ) {
+    if table.config.inside != Inside::Own {
+        return;
+    }
     for family in Family::ALL {
         let (was, is) = (was_direct.contains(&family), table.direct.contains_key(&family));
         if was || is {

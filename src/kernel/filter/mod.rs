@@ -400,6 +400,18 @@ pub enum Statement {
     Jump(Name),
 }
 
+/// Where rules can look into tunnelled packets ([`Match::InnerProtocol`] and what goes with it); more comes later.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Inside {
+    /// Nowhere.
+    #[default]
+    Nowhere,
+    /// In a table beside the one that asks everything else.
+    Beside,
+    /// In any table.
+    Own,
+}
+
 /// Where rulesets are written: the tables of one network namespace.
 pub trait Backend: Send {
     /// What one table holds, or `None` where there is no such table. Interrupted dumps are repeated.
@@ -414,9 +426,9 @@ pub trait Backend: Send {
         }
         Ok(transaction.changes.len())
     }
-    /// Whether rules can look into tunnelled packets ([`Match::IpInIp`] and what goes with it).
-    fn looks_inside(&self) -> bool {
-        true
+    /// Where rules can look into tunnelled packets.
+    fn inside(&self) -> Inside {
+        Inside::Own
     }
     /// What brings a table to `desired`, compared with what the kernel holds. Empty when it already is so.
     fn plan(&mut self, table: &Name, desired: &Ruleset) -> Result<plan::Transaction, Error> {

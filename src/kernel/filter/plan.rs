@@ -24,6 +24,22 @@ pub struct Observed {
     pub unknown: BTreeSet<String>,
 }
 
+impl From<&Ruleset> for Observed {
+    /// A ruleset that is in the kernel as it was written.
+    fn from(ruleset: &Ruleset) -> Observed {
+        let chain = |chain: &Chain| ObservedChain {
+            base: chain.base,
+            rules: chain.rules.iter().map(Rule::digest).map(Some).collect(),
+        };
+        Observed {
+            sets: ruleset.sets.clone(),
+            maps: ruleset.maps.clone(),
+            chains: ruleset.chains.iter().map(|(name, found)| (name.clone(), chain(found))).collect(),
+            unknown: BTreeSet::new(),
+        }
+    }
+}
+
 /// A chain as found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ObservedChain {

@@ -16,6 +16,9 @@ pub const ROUTING_SOURCE_NAT: i32 = 95;
 pub const FIREWALL_EGRESS: i32 = -6;
 /// Whether a pod may receive a packet: after the question about its sender, because an accept there ends that chain only.
 pub const FIREWALL_INGRESS: i32 = -5;
+/// What the firewall's questions about tunnelled packets have let pass, where they are asked beside rules of iptables: after
+/// both, before these (0).
+pub const FIREWALL_PASSED: i32 = -4;
 /// Which router a connection came through, and its answers' way back: in PREROUTING and OUTPUT behind connection tracking
 /// and behind the marks for direct return, which replace the whole packet mark, and before routing looks at it.
 pub const ROUTING_RETURN: i32 = -145;

@@ -43,7 +43,7 @@ impl Backend {
     }
 
     /// All that the firewall has written there, empty where there is nothing.
-    fn listing(self, ns: &Namespace) -> Result<String> {
+    pub(crate) fn listing(self, ns: &Namespace) -> Result<String> {
         match self {
             Backend::Nftables => Ok(ns.command("nft list table inet ferrovia-firewall").unwrap_or_default()),
             Backend::Iptables => {

@@ -15,7 +15,6 @@ mod write;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use self::observe::observed;
 use super::programs::{Programs, SystemPrograms};
 use super::render::{Rendered, RenderedSet, render};
 use super::saved::{Saved, parse};
@@ -23,7 +22,7 @@ use super::script::script;
 use super::{PREFIX, tag};
 use crate::kernel::error::{Disposition, Error};
 use crate::kernel::filter::plan::{Observed, Transaction, plan};
-use crate::kernel::filter::{Backend, Name, Ruleset};
+use crate::kernel::filter::{Backend, Inside, Name, Ruleset};
 use crate::kernel::ipset::{Ipset, IpsetClient, Kind};
 use crate::net::Family;
 
@@ -70,8 +69,8 @@ impl SharedIptables {
 }
 
 impl Backend for SharedIptables {
-    fn looks_inside(&self) -> bool {
-        false
+    fn inside(&self) -> Inside {
+        Inside::Nowhere
     }
 
     fn dump(&mut self, table: &Name) -> Result<Option<Observed>, Error> {
@@ -231,8 +230,8 @@ impl<I: Ipset, P: Programs> Iptables<I, P> {
 }
 
 impl<I: Ipset, P: Programs> Backend for Iptables<I, P> {
-    fn looks_inside(&self) -> bool {
-        false
+    fn inside(&self) -> Inside {
+        Inside::Nowhere
     }
 
     fn dump(&mut self, table: &Name) -> Result<Option<Observed>, Error> {
@@ -241,7 +240,7 @@ impl<I: Ipset, P: Programs> Backend for Iptables<I, P> {
         if let Some(known) = self.known.get(table)
             && self.holds(table, &known.rendered, &sets)
         {
-            return Ok(Some(observed(&known.ruleset)));
+            return Ok(Some(Observed::from(&known.ruleset)));
         }
         if let Some(known) = self.known.remove(table) {
             return Ok(Some(self.remains(table, &known, &sets)));
@@ -278,7 +277,7 @@ impl<I: Ipset, P: Programs> Backend for Iptables<I, P> {
         if let Some(known) = self.known.get(table)
             && self.holds(table, &known.rendered, &sets)
         {
-            return Ok(plan(table, desired, Some(&observed(&known.ruleset))));
+            return Ok(plan(table, desired, Some(&Observed::from(&known.ruleset))));
         }
         // Everything is compared with the kernel, and only what differs is written.
         self.known.remove(table);

@@ -4,27 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::{Iptables, Known};
-use crate::kernel::filter::plan::{Observed, ObservedChain};
-use crate::kernel::filter::{Elements, Key, Name, Rule, Ruleset};
+use crate::kernel::filter::plan::Observed;
+use crate::kernel::filter::{Elements, Key, Name};
 use crate::kernel::ipset::{Element, Ipset};
 use crate::kernel::iptables::programs::Programs;
 use crate::kernel::iptables::render::{RenderedSet, lookups};
 use crate::kernel::iptables::script;
 use crate::kernel::iptables::{PREFIX, tag};
-
-/// A ruleset as a backend reports it.
-pub(super) fn observed(ruleset: &Ruleset) -> Observed {
-    let chain = |chain: &crate::kernel::filter::Chain| ObservedChain {
-        base: chain.base,
-        rules: chain.rules.iter().map(Rule::digest).map(Some).collect(),
-    };
-    Observed {
-        sets: ruleset.sets.clone(),
-        maps: ruleset.maps.clone(),
-        chains: ruleset.chains.iter().map(|(name, found)| (name.clone(), chain(found))).collect(),
-        unknown: BTreeSet::new(),
-    }
-}
 
 impl<I: Ipset, P: Programs> Iptables<I, P> {
     /// What was written, less what somebody else changed: chains that differ without their rules, sets and maps with the
@@ -36,7 +22,7 @@ impl<I: Ipset, P: Programs> Iptables<I, P> {
         sets: &BTreeMap<Arc<str>, Option<RenderedSet>>,
     ) -> Observed {
         let (ruleset, rendered) = (&known.ruleset, &known.rendered);
-        let mut observed = observed(ruleset);
+        let mut observed = Observed::from(ruleset);
         let mut broken = BTreeSet::new();
         let mut foreign = sets.keys().filter(|name| !rendered.sets.contains_key(*name)).count();
         let prefix = format!("{PREFIX}{}-", tag(table));

@@ -319,7 +319,7 @@ fn a_pod_comes_under_its_new_rules_before_it_leaves_the_old_ones() {
 #[test]
 fn what_is_left_of_a_table_is_told_piece_by_piece() {
     let table = Name::from(TABLE);
-    let whole = observe::observed(&vips());
+    let whole = Observed::from(&vips());
     let told = |break_it: &dyn Fn(&mut Fake)| {
         let mut fake = fake();
         converge(&mut fake, &vips());

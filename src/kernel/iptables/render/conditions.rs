@@ -159,12 +159,19 @@ pub(super) fn of_match(matched: &Match, family: Family) -> Vec<Condition> {
             let rest = vec![format!("-m tcp --tcp-flags {} {}", flag_names(*mask), flag_names(*value))];
             vec![Condition { protocol: Some("tcp"), rest, ..Condition::default() }]
         }
+        // The protocol of the packet outside (`-p` skips extension headers); what is in it nobody can say here.
+        Match::IpInIp(of) if *of == family => {
+            let number = match family {
+                Family::V4 => "4",
+                Family::V6 => "41",
+            };
+            vec![Condition { protocol: Some(number), ..Condition::default() }]
+        }
+        Match::IpInIp(_) => Vec::new(),
         // Looked up by the caller, who knows the sets.
         Match::InSet { .. } => vec![Condition::default()],
         // Refused by the caller.
-        Match::IpInIp(_) | Match::InnerIsOpaque(_) | Match::InnerProtocol(..) | Match::InnerDestinationPorts { .. } => {
-            Vec::new()
-        }
+        Match::InnerIsOpaque(_) | Match::InnerProtocol(..) | Match::InnerDestinationPorts { .. } => Vec::new(),
     }
 }
 

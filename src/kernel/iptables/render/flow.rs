@@ -260,10 +260,7 @@ impl<'a> Flow<'a> {
         for matched in &rule.matches {
             let more = match matched {
                 Match::InSet { selectors, set, negated } => self.in_set(selectors, set, *negated)?,
-                Match::IpInIp(_)
-                | Match::InnerIsOpaque(_)
-                | Match::InnerProtocol(..)
-                | Match::InnerDestinationPorts { .. } => {
+                Match::InnerIsOpaque(_) | Match::InnerProtocol(..) | Match::InnerDestinationPorts { .. } => {
                     return Err("iptables and ipset cannot look into a tunnelled packet");
                 }
                 other => of_match(other, self.family),

@@ -159,3 +159,22 @@ fn what_cannot_be_said_is_named() {
     let error = render(&table(), &everything()).expect_err("links that are not in a set");
     assert_eq!((error.chain.as_ref(), error.comment.as_ref()), ("sub", "rule 11: why it is there"));
 }
+
+#[test]
+fn a_tunnelled_packet_is_known_by_its_protocol_and_no_more() {
+    let base = Base { kind: BaseKind::Filter, hook: Hook::Forward, priority: -5 };
+    let of = |matches: Vec<Match>| {
+        let chain = Chain { base: Some(base), rules: vec![rule(matches, vec![Statement::Drop])] };
+        render(&table(), &Ruleset { chains: [(Name::from("tunnels"), chain)].into(), ..Ruleset::default() })
+    };
+    for (family, number) in [(Family::V4, "-p 4 "), (Family::V6, "-p 41 ")] {
+        let rendered =
+            of(vec![Match::IpInIp(family), Match::Mark { mask: 1 << 31, value: 0 }]).expect("it can be said");
+        for (other, rules) in Family::ALL.map(|other| (other, &rendered.rules[&(other, Table::Filter)])) {
+            let lines: Vec<&str> = rules.chains.values().flatten().map(|line| line.text.as_str()).collect();
+            let there = lines.iter().any(|line| line.starts_with(number) && line.contains("--mark 0x0/0x80000000"));
+            assert_eq!(there, other == family, "{lines:?}");
+        }
+        assert!(of(vec![Match::InnerIsOpaque(family)]).is_err());
+    }
+}
