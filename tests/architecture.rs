@@ -140,6 +140,7 @@ const PURE: &[&str] = &[
     "routing/speakers",
     "routing/return_path",
     "routing/cni/edit",
+    "routing/networks",
     "routing/boundary",
     "routing/speaker_config",
     "routing/render",

@@ -92,6 +92,7 @@ impl Rtnl for Nothing {
             name: name.to_owned(),
             kind: kind.to_owned(),
             up: true,
+            carrier: true,
             no_arp: !loopback,
             loopback,
             mtu: 1500,

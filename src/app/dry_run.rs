@@ -261,6 +261,7 @@ fn made(name: &str, index: u32, kind: &str, tunnel: Option<rtnl::Tunnel>) -> Lin
         name: name.to_owned(),
         kind: kind.to_owned(),
         up: false,
+        carrier: false,
         no_arp: true,
         loopback: false,
         mtu: 1500,

@@ -272,6 +272,7 @@ mod tests {
             name: name.to_owned(),
             kind: kind.to_owned(),
             up: false,
+            carrier: false,
             no_arp: false,
             loopback: name == "lo",
             mtu: 1500,

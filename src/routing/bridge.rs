@@ -78,7 +78,8 @@ mod tests {
     fn link(kind: &str, mtu: u32, up: bool) -> Link {
         let name = BRIDGE_LINK.to_owned();
         let kind = kind.to_owned();
-        Link { index: 7, name, kind, up, no_arp: false, loopback: false, mtu, master: None, tunnel: None }
+        let (index, carrier, no_arp, loopback, master, tunnel) = (7, up, false, false, None, None);
+        Link { index, name, kind, up, carrier, no_arp, loopback, mtu, master, tunnel }
     }
 
     #[test]

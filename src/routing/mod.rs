@@ -15,6 +15,7 @@ pub mod doctor;
 pub mod drain;
 pub mod egress;
 pub mod logind;
+mod networks;
 pub mod overlay;
 pub mod peers;
 pub mod plan;

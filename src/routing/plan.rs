@@ -338,6 +338,7 @@ mod tests {
             name: name.to_owned(),
             kind: if tunnel.is_some() { "ipip" } else { "dummy" }.to_owned(),
             up: true,
+            carrier: true,
             no_arp: true,
             loopback: false,
             mtu: 1480,

@@ -120,6 +120,7 @@ fn uplink() -> Link {
         name: UPLINK_NAME.to_owned(),
         kind: String::new(),
         up: true,
+        carrier: true,
         no_arp: false,
         loopback: false,
         mtu: MTU,

@@ -34,6 +34,8 @@ pub struct Heard {
     pub config: Option<SpeakerConfig>,
     /// Own routes.
     pub routes: BTreeMap<Prefix, Vec<Attributes>>,
+    /// Networks this node has lost.
+    pub lost: BTreeSet<Prefix>,
     /// Every change in short words, oldest first.
     pub log: Vec<String>,
     /// What peers told.
@@ -98,6 +100,10 @@ impl Voice for FakeSpeaker {
                     for prefix in prefixes {
                         assert!(heard.routes.remove(&prefix).is_some(), "{prefix} was not announced");
                     }
+                }
+                Change::LoseNetworks(networks) => {
+                    heard.log.push(format!("lose {}", networks.len()));
+                    heard.lost = networks;
                 }
                 Change::EditPrefixSet { set, add, remove } => {
                     heard.log.push(format!("edit +{} -{}", add.len(), remove.len()));

@@ -235,3 +235,17 @@ fn of_two_bars_one_goes_and_one_comes_in_one_reading() {
     assert!(scene.leads(0), "the way is free");
     assert!(!scene.leads(1) && scene.has(&theirs(1)), "and this one is taken");
 }
+
+#[test]
+fn the_speaker_hears_of_networks_that_go_with_their_link_and_come_back() {
+    let mut scene = Scene::with_routes(1);
+    let lost =
+        |scene: &Scene| -> Vec<String> { scene.router.speaker.open().lost.iter().map(ToString::to_string).collect() };
+    assert_eq!(lost(&scene), [""; 0]);
+    scene.router.node.rtnl.open().set_carrier(UPLINK, false);
+    assert_eq!(scene.hears(Event::Link { link: UPLINK, lost: false }), Some(Read::Links));
+    assert!(lost(&scene).contains(&"192.168.10.0/24".to_owned()), "{:?}", lost(&scene));
+    scene.router.node.rtnl.open().set_carrier(UPLINK, true);
+    assert_eq!(scene.hears(Event::Link { link: UPLINK, lost: false }), Some(Read::Links));
+    assert_eq!(lost(&scene), [""; 0]);
+}

@@ -43,6 +43,7 @@ const NEXT_HOP_HEADER: usize = 8;
 const IFF_UP: u32 = 0x1;
 const IFF_LOOPBACK: u32 = 0x8;
 const IFF_NOARP: u32 = 0x80;
+const IFF_LOWER_UP: u32 = 0x1_0000;
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 
@@ -293,6 +294,7 @@ pub fn decode_link(payload: &[u8]) -> Option<Link> {
         name: String::new(),
         kind: String::new(),
         up: flags & IFF_UP != 0,
+        carrier: flags & IFF_LOWER_UP != 0,
         no_arp: flags & IFF_NOARP != 0,
         loopback: flags & IFF_LOOPBACK != 0,
         mtu: 0,

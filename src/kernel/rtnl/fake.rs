@@ -54,6 +54,7 @@ impl FakeRtnl {
             name: "lo".to_owned(),
             kind: String::new(),
             up: false,
+            carrier: false,
             no_arp: false,
             loopback: true,
             mtu: 65536,
@@ -104,6 +105,11 @@ impl FakeRtnl {
         index
     }
 
+    /// A cable is pulled out, or put in: the link stays up.
+    pub fn set_carrier(&mut self, index: u32, carrier: bool) {
+        self.links.iter_mut().filter(|link| link.index == index).for_each(|link| link.carrier = carrier);
+    }
+
     /// Somebody else adds an address, with what the kernel adds to it; false where the kernel refuses.
     pub fn put_address(&mut self, address: Address) -> bool {
         self.add_address(&address).is_ok()
@@ -123,7 +129,8 @@ impl FakeRtnl {
         let index = self.next_index;
         self.next_index += 1;
         let (name, kind) = (name.to_owned(), kind.to_owned());
-        let link = Link { index, name, kind, up: false, no_arp, loopback: false, mtu, master: None, tunnel: None };
+        let (up, carrier, loopback, master, tunnel) = (false, false, false, None, None);
+        let link = Link { index, name, kind, up, carrier, no_arp, loopback, mtu, master, tunnel };
         self.links.push(link);
         index
     }
@@ -241,7 +248,7 @@ impl FakeRtnl {
         if link.up == up {
             return;
         }
-        link.up = up;
+        (link.up, link.carrier) = (up, up);
         if up {
             let addresses: Vec<Address> = self.addresses.iter().filter(|a| a.link == index).copied().collect();
             for address in addresses {

@@ -49,6 +49,8 @@ pub struct Link {
     pub kind: String,
     /// Administratively up (IFF_UP).
     pub up: bool,
+    /// Something is at the other end (IFF_LOWER_UP).
+    pub carrier: bool,
     /// No ARP on it (IFF_NOARP).
     pub no_arp: bool,
     /// Loopback device (IFF_LOOPBACK).

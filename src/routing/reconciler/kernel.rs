@@ -13,6 +13,7 @@ use crate::kernel::{Disposition, Error};
 use crate::model::Snapshot;
 use crate::net::Prefix;
 use crate::reconcile::{Outcome, Read};
+use crate::routing::bgp::speaker::Change;
 use crate::routing::egress;
 use crate::routing::overlay::{TABLE, tunnel_routes};
 use crate::routing::plan::{self, RouteKey};
@@ -52,6 +53,14 @@ impl<N: Nft, R: Rtnl, F: Fou, S: Sysctl, V: Voice> Room<N, R, F, S, V> {
         let links = self.kernel.rtnl.links()?;
         let mut addresses = self.kernel.rtnl.addresses(None)?;
         self.inner = inner_addresses(&links, &addresses);
+        let outer: Vec<Link> = links.iter().filter(|link| !is_inner(&link.name)).cloned().collect();
+        let lost = self.networks.see(&outer, &addresses);
+        if self.lost != lost {
+            let texts: Vec<String> = lost.iter().map(ToString::to_string).collect();
+            tracing::info!(networks = texts.join(", "), "networks this node has lost with their links");
+            self.lost.clone_from(&lost);
+            self.voice.change(vec![Change::LoseNetworks(lost)]);
+        }
         let usable: BTreeSet<u32> = links
             .iter()
             .filter(|link| link.up && !link.loopback && link.tunnel.is_none() && !is_inner(&link.name))

@@ -28,6 +28,7 @@ use super::boundary::{Boundary, Refusal, covering};
 use super::config::Config;
 use super::desired::{Desired, pod_prefixes};
 use super::egress;
+use super::networks::Networks;
 use super::overlay::{self, Tunnel};
 use super::peers::{DesiredPeers, build_peers};
 use super::plan::{self, RouteKey, Routes};
@@ -140,6 +141,9 @@ pub struct Room<N, R, F, S, V> {
     /// Those of tunnels, each with its link.
     inner: BTreeSet<(u32, Prefix)>,
     uplink: Option<String>,
+    /// The networks of links, and those the speaker was told are lost.
+    networks: Networks,
+    lost: BTreeSet<Prefix>,
     mtu: u32,
     tunnels: BTreeMap<IpAddr, Tunnel>,
     boundary: Boundary,
@@ -196,6 +200,8 @@ impl<N: Nft, R: Rtnl, F: Fou, S: Sysctl, V: Voice> Room<N, R, F, S, V> {
             addresses: Vec::new(),
             inner: BTreeSet::new(),
             uplink: None,
+            networks: Networks::default(),
+            lost: BTreeSet::new(),
             mtu: 1500,
             tunnels: BTreeMap::new(),
             boundary: Boundary::default(),

@@ -38,6 +38,12 @@ impl Hub {
         retold.into_iter().for_each(|peer| self.retell(peer));
     }
 
+    /// Packets get to no next hop in these networks now.
+    pub fn lose_networks(&mut self, networks: BTreeSet<Prefix>) {
+        self.rib.lose_networks(networks, &mut self.changes);
+        self.spread();
+    }
+
     /// The policies in force.
     pub fn policies(&self) -> &PolicySet {
         &self.policies

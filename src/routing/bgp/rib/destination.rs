@@ -97,7 +97,8 @@ impl Paths {
 pub(super) struct Judge {
     pub(super) settings: Settings,
     pub(super) peers: BTreeMap<PeerId, PeerInfo>,
-    pub(super) unreachable: BTreeSet<IpAddr>,
+    /// Networks whose addresses no packet gets to.
+    pub(super) lost: BTreeSet<Prefix>,
 }
 
 impl Judge {
@@ -147,8 +148,11 @@ impl Judge {
     }
 
     pub(super) fn eligible(&self, path: &Path) -> bool {
-        path.peer == PeerId::LOCAL
-            || path.filtered.is_none() && !self.unreachable.contains(&path.attributes.next_hop.address)
+        path.peer == PeerId::LOCAL || path.filtered.is_none() && self.reaches(path.attributes.next_hop.address)
+    }
+
+    pub(super) fn reaches(&self, next_hop: IpAddr) -> bool {
+        !self.lost.iter().any(|network| network.contains(&next_hop))
     }
 }
 

@@ -12,7 +12,7 @@ mod table;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use self::attributes::Pool;
@@ -209,7 +209,7 @@ impl Rib {
     pub fn new(own: RibSettings) -> Rib {
         Rib {
             own,
-            judge: Judge { settings: own.decision, peers: BTreeMap::new(), unreachable: BTreeSet::new() },
+            judge: Judge { settings: own.decision, peers: BTreeMap::new(), lost: BTreeSet::new() },
             table: Table::default(),
             pool: Pool::default(),
             standings: BTreeMap::new(),
@@ -299,14 +299,16 @@ impl Rib {
         }
     }
 
-    /// Whether packets get to this next hop. Paths through one that is not reachable stay, but are not used.
-    pub fn set_next_hop_reachable(&mut self, next_hop: IpAddr, reachable: bool, changes: &mut Changes) {
-        let unreachable = &mut self.judge.unreachable;
-        let changed = if reachable { unreachable.remove(&next_hop) } else { unreachable.insert(next_hop) };
-        if changed {
-            for family in Family::ALL {
-                self.walk(family, changes, |path| path.attributes.next_hop.address == next_hop, |_, _, _| true);
-            }
+    /// Packets get to no next hop in these networks; to all others they do. Paths through a lost one stay, but are not used.
+    pub fn lose_networks(&mut self, networks: BTreeSet<Prefix>, changes: &mut Changes) {
+        let moved: Vec<Prefix> = self.judge.lost.symmetric_difference(&networks).copied().collect();
+        self.judge.lost = networks;
+        if moved.is_empty() {
+            return;
+        }
+        let concerns = |path: &Path| moved.iter().any(|network| network.contains(&path.attributes.next_hop.address));
+        for family in Family::ALL {
+            self.walk(family, changes, concerns, |_, _, _| true);
         }
     }
 
@@ -339,7 +341,7 @@ impl Rib {
 
     /// Whether packets get to a path's next hop, as far as anybody said.
     pub fn is_reachable(&self, path: &Path) -> bool {
-        path.peer == PeerId::LOCAL || !self.judge.unreachable.contains(&path.attributes.next_hop.address)
+        path.peer == PeerId::LOCAL || self.judge.reaches(path.attributes.next_hop.address)
     }
 
     /// The same for whom the order does not matter.

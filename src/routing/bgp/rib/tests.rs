@@ -1,3 +1,5 @@
+use std::net::IpAddr;
+
 use proptest::prelude::*;
 
 use super::super::types::{AsPath, NextHop, Origin, PeerKind, community};
@@ -244,20 +246,31 @@ fn long_lived_stale_routes_are_the_last_resort() {
     assert_eq!(rib.attribute_sets(), 0);
 }
 
+/// The networks of one address each.
+fn lost(hosts: &[u8]) -> BTreeSet<Prefix> {
+    hosts.iter().map(|host| format!("192.0.2.{host}/32").parse().expect("a prefix")).collect()
+}
+
 #[test]
-fn an_unreachable_next_hop_takes_its_paths_out_until_it_is_back() {
+fn next_hops_in_a_lost_network_take_their_paths_out_until_it_is_back() {
     let (mut rib, mut changes) = rib();
     let via =
         |last: u8| Shared::from(Attributes { next_hop: NextHop::from(IpAddr::from([192, 0, 2, last])), ..set(&[1]) });
     rib.announce(ONE, via(1), &[nlri(1)], NOW, &mut changes);
     rib.announce(TWO, via(2), &[nlri(1)], NOW, &mut changes);
     changes.take();
-    rib.set_next_hop_reachable(IpAddr::from([192, 0, 2, 1]), false, &mut changes);
+    rib.lose_networks(lost(&[1]), &mut changes);
     assert_eq!((changes.take(), rib.best(&prefix(1)).unwrap().peer), (vec![best(1)], TWO));
-    rib.set_next_hop_reachable(IpAddr::from([192, 0, 2, 1]), false, &mut changes);
+    rib.announce(ONE, via(1), &[nlri(2)], NOW, &mut changes);
+    assert!(rib.best(&prefix(2)).is_none(), "it counts for paths that come later");
+    changes.take();
+    rib.lose_networks(lost(&[1]), &mut changes);
     assert!(changes.is_empty());
-    rib.set_next_hop_reachable(IpAddr::from([192, 0, 2, 1]), true, &mut changes);
-    assert_eq!((changes.take(), rib.best(&prefix(1)).unwrap().peer), (vec![best(1)], ONE));
+    rib.lose_networks("192.0.2.0/24".parse().into_iter().collect(), &mut changes);
+    assert!(rib.best(&prefix(1)).is_none(), "all of a network goes");
+    changes.take();
+    rib.lose_networks(lost(&[]), &mut changes);
+    assert_eq!((changes.take().len(), rib.best(&prefix(1)).unwrap().peer), (2, ONE));
 }
 
 #[test]
@@ -473,7 +486,12 @@ fn apply(rib: &mut Rib, step: &Step, changes: &mut Changes) {
             rib.drop_peer(PeerId(*peer), changes);
             rib.add_peer(PeerId(*peer), info(PeerId(*peer)), changes);
         }
-        Step::NextHop(hop, up) => rib.set_next_hop_reachable(IpAddr::from([192, 0, 2, *hop]), *up, changes),
+        Step::NextHop(hop, up) => {
+            let host: Prefix = format!("192.0.2.{hop}/32").parse().expect("a prefix");
+            let mut networks = rib.judge.lost.clone();
+            let _ = if *up { networks.remove(&host) } else { networks.insert(host) };
+            rib.lose_networks(networks, changes);
+        }
     }
 }
 

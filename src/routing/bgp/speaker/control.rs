@@ -4,7 +4,7 @@
 //! session is reset only where the protocol leaves no other way. Own routes come as differences, so that one VIP of
 //! ten thousand costs one VIP.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -126,6 +126,9 @@ pub enum Change {
     Announce(Vec<(Prefix, Vec<Attributes>)>),
     /// Originate these no longer.
     Withdraw(Vec<Prefix>),
+    /// Packets get to no next hop in these networks, which replace those that were lost before: paths through one stay,
+    /// and are not used.
+    LoseNetworks(BTreeSet<Prefix>),
     /// Members of one prefix set of the policies change; only the routes they cover are judged again.
     EditPrefixSet {
         /// Its name.

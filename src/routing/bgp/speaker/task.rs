@@ -147,6 +147,7 @@ impl Task {
                     self.settling.has_own_routes();
                 }
                 Change::Withdraw(prefixes) => self.state.hub.withdraw_all(&prefixes),
+                Change::LoseNetworks(networks) => self.state.hub.lose_networks(networks),
                 Change::EditPrefixSet { set, add, remove } => self.state.hub.edit_prefix_set(&set, &add, &remove),
             }
         }
