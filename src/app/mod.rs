@@ -219,7 +219,7 @@ async fn daemon(config: &Config, node: NodeName) -> anyhow::Result<ExitCode> {
         tokio::spawn(takeover::run(parts.reports.clone(), takeover::SERVICES));
         own_sockets.extend(kernel.rtnl.port());
         let wiring = shared.wiring(parts, rooms::spawn_monitor(&mut tasks, Vec::new())?, mpsc::channel(1).1);
-        let room = proxy_room(config, kernel, &mut tasks, notices.clone())?;
+        let room = proxy_room(config, kernel, &mut tasks, notices.clone())?.with_routing(reports(&router_parts));
         rooms::spawn(&mut tasks, room, wiring, Timing { resync: config.proxy.sync_period, started })?;
     }
     if let (Some(parts), Some((mut room, _, wakes))) = (router_parts, rooms_of_router) {

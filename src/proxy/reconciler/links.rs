@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use super::Room;
 use crate::kernel::conntrack::Conntrack;
@@ -84,21 +85,21 @@ impl<I: Ipvs, N: Nft, R: Rtnl, C: Conntrack, S: Sysctl> Room<I, N, R, C, S> {
     }
 
     /// Bind every VIP that should be and is not.
-    pub(super) fn bind_vips(&mut self, touched: &Touched, read: Read, outcome: &mut Outcome) {
+    pub(super) fn bind_vips(&mut self, touched: &Touched, read: Read, now: Duration, outcome: &mut Outcome) {
         let (Some(link), Some(view)) = (self.link, self.view.clone()) else { return };
         let as_addresses = vips::as_addresses(self.config.vip_binding, self.book.n_bound());
         let everything = read >= Read::Links || as_addresses != self.as_addresses;
         let wanted: Vec<IpAddr> = if everything { self.book.bound().copied().collect() } else { touched.bound.clone() };
         if everything {
-            self.find_stale_vips(as_addresses);
+            self.find_stale_vips(as_addresses, now, outcome);
         }
         self.as_addresses = as_addresses;
-        self.to_unbind.extend(touched.unbound.iter().copied());
+        touched.unbound.iter().for_each(|vip| self.leaving.add(*vip, outcome.generation, now));
 
         let mut ops = Vec::new();
         let mut owners = Vec::new();
         for vip in wanted {
-            self.to_unbind.remove(&vip);
+            self.leaving.remove(vip);
             let planned = vips::bind(vip, as_addresses, link, &view, &self.bindings);
             owners.extend(std::iter::repeat_n(vip, planned.len()));
             ops.extend(planned);
@@ -110,11 +111,11 @@ impl<I: Ipvs, N: Nft, R: Rtnl, C: Conntrack, S: Sysctl> Room<I, N, R, C, S> {
     }
 
     /// What the link has beyond what is asked for: VIPs of nobody, and addresses where routes are in use.
-    fn find_stale_vips(&mut self, as_addresses: bool) {
+    fn find_stale_vips(&mut self, as_addresses: bool, now: Duration, outcome: &Outcome) {
         let wanted: BTreeSet<IpAddr> = self.book.bound().copied().collect();
         let have: BTreeSet<IpAddr> =
             self.bindings.addresses.iter().chain(self.bindings.routes.keys()).copied().collect();
-        self.to_unbind.extend(have.difference(&wanted));
+        have.difference(&wanted).for_each(|vip| self.leaving.add(*vip, outcome.generation, now));
         if !as_addresses {
             self.surplus_addresses = self.bindings.addresses.intersection(&wanted).copied().collect();
         } else {
@@ -122,10 +123,11 @@ impl<I: Ipvs, N: Nft, R: Rtnl, C: Conntrack, S: Sysctl> Room<I, N, R, C, S> {
         }
     }
 
-    /// Unbind VIPs that nobody asks for and that carry no virtual server any more.
-    pub(super) fn unbind_vips(&mut self, outcome: &mut Outcome) {
+    /// Unbind VIPs that nobody asks for, that nobody is sent to and that carry no virtual server any more.
+    pub(super) fn unbind_vips(&mut self, now: Duration, outcome: &mut Outcome) {
         let Some(link) = self.link else { return };
-        let free: Vec<IpAddr> = self.to_unbind.iter().filter(|vip| !self.has_virtual_server(**vip)).copied().collect();
+        let mut free = self.leaving.free(now);
+        free.retain(|vip| !self.has_virtual_server(*vip));
         let mut ops = Vec::new();
         let mut owners = Vec::new();
         for vip in &free {
@@ -140,7 +142,7 @@ impl<I: Ipvs, N: Nft, R: Rtnl, C: Conntrack, S: Sysctl> Room<I, N, R, C, S> {
         }
         let failed = self.apply_link_ops(&ops, &owners, outcome);
         for vip in free.into_iter().filter(|vip| !failed.contains(vip)) {
-            self.to_unbind.remove(&vip);
+            self.leaving.remove(vip);
             self.bindings.addresses.remove(&vip);
             self.bindings.routes.remove(&vip);
         }

@@ -9,6 +9,7 @@ mod direct;
 mod explain;
 mod filter;
 mod flows;
+mod leaving;
 mod links;
 mod servers;
 mod settings;
@@ -36,7 +37,7 @@ use crate::kernel::sysctl::Sysctl;
 use crate::model::{Notice, Pod, PodKey, ServiceKey, Severity, Snapshot, Subject};
 use crate::reconcile::query::View;
 use crate::reconcile::tracker::Tracker;
-use crate::reconcile::{Outcome, Read, Subsystem};
+use crate::reconcile::{Applied, Outcome, Read, Subsystem};
 
 /// The doors of the room.
 #[derive(Debug)]
@@ -91,8 +92,8 @@ pub struct Room<I, N, R, C, S> {
     link: Option<u32>,
     loopback: Option<u32>,
     bindings: Bindings,
-    /// VIPs nobody asks for, bound until their last virtual server is gone.
-    to_unbind: BTreeSet<IpAddr>,
+    /// VIPs nobody asks for, bound until their last virtual server is gone and nobody is sent to them.
+    leaving: leaving::Leaving,
     /// How VIPs were bound in the last pass.
     as_addresses: bool,
     frame: Option<Frame>,
@@ -136,7 +137,7 @@ impl<I: Ipvs, N: Nft, R: Rtnl, C: Conntrack, S: Sysctl> Room<I, N, R, C, S> {
             link: None,
             loopback: None,
             bindings: Bindings::default(),
-            to_unbind: BTreeSet::new(),
+            leaving: leaving::Leaving::default(),
             as_addresses: true,
             frame: None,
             held: BTreeSet::new(),
@@ -151,6 +152,14 @@ impl<I: Ipvs, N: Nft, R: Rtnl, C: Conntrack, S: Sysctl> Room<I, N, R, C, S> {
             surplus_addresses: Vec::new(),
             flows: flows::StaleFlows::default(),
         }
+    }
+
+    /// The same room beside a router, where there is one: a VIP stays bound until routing, whose reports these are, has
+    /// withdrawn it.
+    #[must_use]
+    pub fn with_routing(mut self, reports: Option<watch::Receiver<Applied>>) -> Self {
+        self.leaving.follow(reports);
+        self
     }
 
     /// The same room with another wall clock, for tests.
@@ -258,19 +267,18 @@ impl<I: Ipvs, N: Nft, R: Rtnl, C: Conntrack, S: Sysctl> Subsystem for Room<I, N,
         if read == Read::Kernel {
             self.read_servers(first, &mut outcome);
         }
-        self.bind_vips(&touched, read, &mut outcome);
+        self.bind_vips(&touched, read, now, &mut outcome);
         self.sync_servers(now, &mut outcome);
         self.finish_draining(now, &mut outcome);
         self.sync_filter(&touched, read, first, &mut outcome);
         self.sync_direct(read, &mut outcome);
-        self.unbind_vips(&mut outcome);
+        self.unbind_vips(now, &mut outcome);
         self.forget_flows(first, &mut outcome);
         if touched.special || first {
             self.outputs.health_checks.send_replace(self.book.health_checks());
         }
-        if !self.draining.is_empty() {
-            outcome.again_in = Some(CHECK_INTERVAL);
-        }
+        let draining = (!self.draining.is_empty()).then_some(CHECK_INTERVAL);
+        outcome.again_in = self.leaving.again_in(now).or(draining);
         outcome.notices.extend(self.book.notices());
         outcome.notices.extend(self.direct_notices.iter().cloned());
         outcome.notices.extend(self.settings_notices.iter().cloned());
