@@ -37,6 +37,9 @@ use crate::reconcile::Outcome;
 const LEAST_INTERVAL: Duration = Duration::from_secs(1);
 /// The share of time looking may take: one in this many.
 const SHARE: u32 = 10;
+/// The longest time between two: a change waits for its look before it counts as applied, also on a node that is so busy that a
+/// look takes seconds.
+const MOST_INTERVAL: Duration = Duration::from_secs(5);
 
 /// What is still to be judged.
 #[derive(Debug, Default)]
@@ -170,7 +173,7 @@ impl<N: Nft, R: Rtnl, C: Conntrack, S: Sysctl> Room<N, R, C, S> {
                 outcome.fail("connections that policies no longer allow", error);
             }
         }
-        let pause = LEAST_INTERVAL.max(begun.elapsed() * SHARE);
+        let pause = (begun.elapsed() * SHARE).clamp(LEAST_INTERVAL, MOST_INTERVAL);
         self.cut.not_before = now + pause;
         if !self.cut.once_more.is_empty() {
             outcome.again_in = Some(pause);

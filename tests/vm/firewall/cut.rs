@@ -187,8 +187,8 @@ fn what_is_ended_stays_so_while_the_server_goes_on(backend: Backend) {
             talks.push(Talk::begin_raw(family, lab.pod(client)?, lab.pod(server)?)?);
             talks.iter_mut().try_for_each(Talk::goes_on)?;
             apply(lab, &daemons[0], &[policy])?;
-            // What had passed before it was applied is read.
-            heard(&mut talks, Duration::from_millis(300));
+            // What had passed before it was applied is read, and what was on its way: pods are looked at once more for that.
+            heard(&mut talks, Duration::from_secs(1));
             let heard = heard(&mut talks, Duration::from_secs(4));
             ensure!(heard.is_empty(), "{server} to {client}: what was ended goes on: {heard:?}");
             lab.manifests().write("policies", &[])?;
