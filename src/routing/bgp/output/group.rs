@@ -411,7 +411,8 @@ fn gone_in<'a, const SIZE: usize>(
     let gone: Vec<(u32, WordId)> = prefixes.filter_map(&mut take).collect();
     shares.for_each(|share| share.lose(gone.iter().map(|(number, _)| *number), table, &mut shop.words));
     for run in gone.chunk_by(|(_, one), (_, other)| one == other) {
-        run.first().into_iter().for_each(|(_, word)| shop.words.release_some(*word, run.len()));
+        let times = u32::try_from(run.len()).unwrap_or(u32::MAX);
+        run.first().into_iter().for_each(|(_, word)| shop.words.release_some(*word, times));
     }
     gone.into_iter().for_each(|(number, _)| table.reap(number));
 }

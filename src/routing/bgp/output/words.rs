@@ -80,9 +80,9 @@ impl Words {
     }
 
     /// The word is held so many times less.
-    pub(super) fn release_some(&mut self, id: WordId, times: usize) {
+    pub(super) fn release_some(&mut self, id: WordId, times: u32) {
         let Some(word) = self.all.get_mut(id.at()) else { return };
-        word.users = word.users.saturating_sub(u32::try_from(times).unwrap_or(u32::MAX));
+        word.users -= times;
         if word.users > 0 {
             return;
         }
