@@ -203,7 +203,11 @@ impl Hub {
             let listed = restart.as_ref().filter(|restart| restart.families.iter().any(|(of, _)| *of == family));
             let long_lived = long_lived.iter().find(|(of, ..)| *of == family && restart.is_some());
             let long_lived = Duration::from_secs(long_lived.map_or(0, |(.., seconds)| (*seconds).into()));
-            if listed.is_some() || !long_lived.is_zero() {
+            let last_resort = entry.stale.get(&family).is_some_and(|stale| stale.is_last_resort);
+            if last_resort && !long_lived.is_zero() {
+                // It was not back for long enough to tell all it has. The time of the last resort goes on.
+                self.rib.stay_long_lived(peer, family, &mut self.changes);
+            } else if listed.is_some() || !long_lived.is_zero() {
                 self.rib.mark_stale(peer, family, &mut self.changes);
                 // Of a family that only the long-lived capability lists the restart time is 0 (RFC 9494 4.2).
                 let restart_time = listed.map_or(0, |restart| restart.restart_time);

@@ -3,7 +3,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use super::*;
 use crate::net::Asn;
 use crate::routing::bgp::rib::Settings;
-use crate::routing::bgp::types::{AsPath, Origin, PeerKind, PeerRestart};
+use crate::routing::bgp::types::{AsPath, Origin, PeerKind, PeerRestart, community};
 use crate::routing::bgp::wire;
 use crate::testing::builders::bgp_session;
 
@@ -213,6 +213,42 @@ fn the_time_of_a_last_resort_goes_on_when_the_peer_is_back() {
     assert_eq!(hub.deadline(), Some(last));
     hub.expire(last);
     assert_eq!((hub.rib().stats(PeerId(2), Family::V4).received, hub.deadline()), (0, None));
+}
+
+#[test]
+fn a_last_resort_outlives_a_session_that_ends_before_it_has_told_all() {
+    let long = |n| Negotiated { long_lived: vec![(Family::V4, true, 1000)], ..restarting(n) };
+    let mut hub = two_peers(long(2));
+    let no_llgr = |mut update: Update| {
+        update.reach[0].attributes.communities = [community::NO_LLGR].into();
+        update
+    };
+    hub.updates(PeerId(2), vec![route(2, &["10.1.0.0/24", "10.2.0.0/24", "10.3.0.0/24"])], NOW);
+    hub.down(PeerId(2), true, NOW);
+    let restart_time = hub.deadline().expect("a restart time");
+    hub.expire(restart_time);
+    let last = hub.deadline();
+    hub.up(PeerId(2), 2, long(2), restart_time);
+    hub.updates(
+        PeerId(2),
+        vec![route(2, &["10.1.0.0/24", "10.4.0.0/24"]), no_llgr(route(2, &["10.3.0.0/24"]))],
+        restart_time,
+    );
+    hub.down(PeerId(2), true, restart_time + Duration::from_secs(10));
+    assert_eq!(hub.deadline(), last, "its time goes on");
+    let is_last = |network| {
+        let paths = hub.rib().paths(&prefix(network));
+        paths.iter().map(|path| path.attributes.communities.contains(&community::LLGR_STALE)).collect::<Vec<_>>()
+    };
+    assert_eq!(is_last("10.1.0.0/24"), [true], "told again");
+    assert_eq!(is_last("10.2.0.0/24"), [true], "not told again");
+    assert!(is_last("10.3.0.0/24").is_empty(), "not to be kept for long");
+    assert_eq!(is_last("10.4.0.0/24"), [true], "told for the first time");
+    // A session that tells all ends it.
+    hub.up(PeerId(2), 3, long(2), restart_time + Duration::from_secs(20));
+    let end = Update { end_of_rib: Some(Family::V4), ..Update::default() };
+    hub.updates(PeerId(2), vec![route(2, &["10.1.0.0/24"]), end], restart_time + Duration::from_secs(20));
+    assert_eq!((hub.rib().stats(PeerId(2), Family::V4).received, hub.deadline()), (1, None));
 }
 
 #[test]

@@ -43,6 +43,18 @@ impl Rib {
     /// again before it had sent them anew (RFC 4724 4.2).
     pub fn mark_stale(&mut self, peer: PeerId, family: Family, changes: &mut Changes) {
         self.drop_stale(peer, family, changes);
+        self.begin_epoch(peer, family);
+    }
+
+    /// The session is down again while routes from before it are the last resort. Those stay, unlike stale ones of a
+    /// restart (RFC 9494 4.2), and what was told since joins them.
+    pub fn stay_long_lived(&mut self, peer: PeerId, family: Family, changes: &mut Changes) {
+        self.begin_epoch(peer, family);
+        self.mark_long_lived(peer, family, changes);
+    }
+
+    /// All a peer has told is stale from now on.
+    fn begin_epoch(&mut self, peer: PeerId, family: Family) {
         if let Some(standing) = self.standings.get_mut(&(peer, family)) {
             standing.epoch = standing.epoch.wrapping_add(1);
             standing.stats.stale = standing.stats.received;
