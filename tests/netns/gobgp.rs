@@ -73,9 +73,12 @@ impl Drop for Daemon {
     }
 }
 
+/// The server under test connects and its peer waits. Two gobgpds that both connect may refuse each other's connection
+/// again and again.
 fn gobgpd(program: &Path, folder: &Path, name: &str, port: u16, own: (&str, u32, &str), other: (&str, u32)) -> Daemon {
     let (address, asn, router_id) = own;
     let (peer, peer_asn) = other;
+    let passive = port == PEER;
     let config = format!(
         r#"
 [global.config]
@@ -90,6 +93,7 @@ fn gobgpd(program: &Path, folder: &Path, name: &str, port: u16, own: (&str, u32,
   [neighbors.transport.config]
     local-address = "{address}"
     remote-port = 1790
+    passive-mode = {passive}
   [neighbors.timers.config]
     connect-retry = 1
     idle-hold-time-after-reset = 1
@@ -160,9 +164,24 @@ fn wait(what: &str, mut is_so: impl FnMut() -> bool) {
     }
 }
 
-fn is_up(client: Client<'_>, port: u16) -> bool {
-    let output = client.run(&format!("-p {port} neighbor"));
-    String::from_utf8_lossy(&output.stdout).contains("Establ")
+/// Until the subject's session is up; `folder` has the daemons' logs.
+fn wait_for_session(client: Client<'_>, folder: &Path) {
+    let end = Instant::now() + Duration::from_secs(40);
+    loop {
+        let output = client.run(&format!("-p {SUBJECT} neighbor"));
+        if String::from_utf8_lossy(&output.stdout).contains("Establ") {
+            return;
+        }
+        assert!(Instant::now() < end, "no session within 40 s: {output:?}{}", logs(folder));
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+/// What the daemons have logged, for a message.
+fn logs(folder: &Path) -> String {
+    let files = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let logs = files.filter(|file| file.extension().is_some_and(|extension| extension == "log"));
+    logs.map(|file| format!("\n{}:\n{}", file.display(), std::fs::read_to_string(&file).unwrap())).collect()
 }
 
 /// The speaker, where gobgpd would be.
@@ -424,14 +443,14 @@ fn both_clients_hear_the_same_of_both_servers() {
     run(&|| {
         let own = ("192.0.2.1", 64512, "10.0.0.1");
         let _subject = gobgpd(&tools.gobgpd, folder.path(), "subject", SUBJECT, own, ("192.0.2.2", 65001));
-        wait("gobgpd's session is up", || is_up(real, SUBJECT));
+        wait_for_session(real, folder.path());
         add_routes(real);
         *theirs.lock().unwrap() = answers(real);
         news(real);
     });
     run(&|| {
         let subject = Ours::start();
-        wait("the speaker's session is up", || is_up(Client::Ours, SUBJECT));
+        wait_for_session(Client::Ours, folder.path());
         add_routes(real);
         *ours.lock().unwrap() = answers(real);
         let told = news(real);
@@ -476,7 +495,7 @@ fn the_current_major_is_understood_both_ways() {
     // The new client and the speaker.
     in_namespace(&|| {
         let subject = Ours::start();
-        wait("the speaker's session is up", || is_up(Client::Ours, SUBJECT));
+        wait_for_session(Client::Ours, folder.path());
         add_routes(real);
         for line in lines {
             assert_eq!(ask(new, line), ask(Client::Ours, line), "gobgp4 {line}");
@@ -496,7 +515,7 @@ fn the_current_major_is_understood_both_ways() {
         let own = ("192.0.2.1", 64512, "10.0.0.1");
         let program = current.join("gobgpd");
         let _subject = gobgpd(&program, folder.path(), "subject4", SUBJECT, own, ("192.0.2.2", 65001));
-        wait("gobgpd 4's session is up", || is_up(Client::Ours, SUBJECT));
+        wait_for_session(Client::Ours, folder.path());
         for line in ["10.244.1.0/24 origin igp", "10.3.0.0/16 nexthop 192.0.2.1 med 7", "2001:db8:244::/64 -a ipv6"] {
             Client::Ours.text(&format!("-p {SUBJECT} global rib add {line}"));
         }
