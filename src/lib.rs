@@ -1,8 +1,8 @@
 //! Ferrovia: one node daemon for Kubernetes on Linux IPVS, BGP and nftables.
 //!
 //! Modules in the order data flows: [`k8s`] watches the cluster and publishes snapshots of [`model`] values; the rooms
-//! ([`proxy`] and [`routing`]; the firewall is to come) derive what this node should hold and let [`kernel`] write the
-//! difference, driven by [`reconcile`]; [`admin`] and [`telemetry`] tell what happened; [`cli`] and [`config`] say what
+//! ([`proxy`], [`routing`] and [`firewall`]) derive what this node should hold and let [`kernel`] write the difference,
+//! driven by [`reconcile`]; [`admin`] and [`telemetry`] tell what happened; [`cli`] and [`config`] say what
 //! was asked for, and [`app`] wires it all.
 
 pub mod admin;
