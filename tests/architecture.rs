@@ -112,6 +112,7 @@ const PURE: &[&str] = &[
     "firewall/members",
     "firewall/tiers",
     "firewall/explain",
+    "firewall/frames",
     "firewall/group",
     "firewall/held",
     "firewall/denied",

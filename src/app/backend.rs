@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use anyhow::Context;
 
 use crate::config::RuleBackend;
-use crate::firewall::BESIDE;
+use crate::firewall::{BESIDE, FRAMES};
 use crate::kernel::Error;
 use crate::kernel::filter::plan::{Observed, Transaction, remove};
 use crate::kernel::filter::{Backend, Inside, Name, Ruleset};
@@ -99,6 +99,11 @@ pub(super) fn find(wish: RuleBackend, router: bool) -> anyhow::Result<Found> {
     Ok(Found { writes, nftables: has_nftables, iptables, former, forwarding })
 }
 
+/// Whether a table is one of nftables also where all others are of iptables.
+fn is_beside(table: &Name) -> bool {
+    [BESIDE, FRAMES].contains(&table.as_ref())
+}
+
 /// The FORWARD chains of iptables-legacy whose policy is to drop.
 fn legacy_drops() -> Vec<String> {
     let drops = |family: &Family| {
@@ -143,9 +148,9 @@ impl Found {
 /// Who tells of foreign changes of our rules.
 #[derive(Debug)]
 pub(super) enum Ear {
-    /// nftables, of one table.
+    /// nftables.
     Nftables(nft::monitor::Monitor),
-    /// nftables, of the tables of iptables-nft and of the table beside them. The tables of old tell nothing.
+    /// nftables, of the tables of iptables-nft and of those beside them. The tables of old tell nothing.
     Iptables { rules: Option<iptables::monitor::Monitor>, beside: Option<nft::monitor::Monitor> },
 }
 
@@ -177,23 +182,24 @@ impl Ear {
 }
 
 impl NodeTables {
-    /// Begins to listen to what others change in a table, or in the one of nftables beside it.
+    /// Begins to listen to what others change in a table, or in those of nftables beside it.
     ///
     /// # Errors
     /// What the kernel answered.
-    pub(super) fn listen(&self, table: &str, beside: Option<&str>) -> std::io::Result<Ear> {
-        let of_nftables = |table: &str| {
+    pub(super) fn listen(&self, table: &str, beside: &[&str]) -> std::io::Result<Ear> {
+        let of_nftables = |tables: &[&str]| {
             let port = self.nftables.as_ref().map(NftClient::port).transpose()?;
-            port.map(|port| nft::monitor::Monitor::open(Name::from(table), port)).transpose()
+            let tables = tables.iter().map(|table| Name::from(*table)).collect();
+            port.map(|port| nft::monitor::Monitor::open(tables, port)).transpose()
         };
         if self.writes == Writes::Nftables
-            && let Some(monitor) = of_nftables(table)?
+            && let Some(monitor) = of_nftables(&[&[table], beside].concat())?
         {
             return Ok(Ear::Nftables(monitor));
         }
         let is_nft = self.forwarding.flavour == Some(Flavour::Nft);
         let rules = is_nft.then(iptables::monitor::Monitor::open).transpose()?;
-        let beside = beside.map(of_nftables).transpose()?.flatten();
+        let beside = of_nftables(beside)?;
         Ok(Ear::Iptables { rules, beside })
     }
 }
@@ -217,7 +223,7 @@ impl<N: Backend, I: Backend> Tables<N, I> {
         if table.as_ref() == FORWARD_TABLE {
             return Ok(self.iptables.as_mut().map(|it| it as &mut dyn Backend));
         }
-        if table.as_ref() == BESIDE {
+        if is_beside(table) {
             return Ok(self.nftables.as_mut().map(|it| it as &mut dyn Backend));
         }
         self.writer().map(Some)
@@ -226,7 +232,7 @@ impl<N: Backend, I: Backend> Tables<N, I> {
     /// Removes a table of ours from the backend that is not used.
     fn clear_other(&mut self, table: &Name) -> Result<(), Error> {
         // What is beside iptables is never in it.
-        if self.cleared.contains(table) || table.as_ref() == BESIDE {
+        if self.cleared.contains(table) || is_beside(table) {
             return Ok(());
         }
         if let Some(former) = &mut self.former
@@ -306,7 +312,7 @@ impl<N: Backend, I: Backend> Backend for Tables<N, I> {
 
     fn place(&self, table: &Name) -> String {
         match (self.writes, &self.nftables, &self.iptables) {
-            (_, Some(nftables), _) if table.as_ref() == BESIDE => nftables.place(table),
+            (_, Some(nftables), _) if is_beside(table) => nftables.place(table),
             (Writes::Nftables, Some(nftables), _) => nftables.place(table),
             (Writes::Iptables, _, Some(iptables)) => iptables.place(table),
             _ => table.to_string(),
@@ -409,11 +415,21 @@ mod tests {
         let names = |both: &Fakes| both.nftables.iter().flat_map(|it| it.tables().cloned()).collect::<Vec<_>>();
         assert_eq!(names(&both), std::slice::from_ref(&table));
         assert!(both.place(&table).starts_with("table inet"), "{}", both.place(&table));
+        assert_eq!(both.place(&Name::from(FRAMES)), "table bridge ferrovia-bridge");
         both.remove(&table).expect("it is removed");
         assert!(names(&both).is_empty());
         assert!(both.dump(&Name::from(TABLE)).expect("a dump").is_some(), "the rules of iptables stay");
 
+        let frames = Name::from(FRAMES);
+        let chain = crate::kernel::filter::Chain::default();
+        let desired = Ruleset { chains: [(Name::from("forward"), chain)].into(), ..Ruleset::default() };
+        let transaction = both.plan(&frames, &desired).expect("a plan");
+        both.commit(&transaction).expect("it is written");
+        assert_eq!(names(&both), std::slice::from_ref(&frames));
+        assert_eq!(both.remove(&frames).expect("it is removed"), 1);
+
         let mut without = tables(None, Some(iptables()), Writes::Iptables);
+        assert!(without.plan(&frames, &desired).expect("nothing to do").is_empty());
         assert_eq!((without.inside(), without.remove(&table).expect("nothing to do")), (Inside::Nowhere, 0));
     }
 

@@ -12,7 +12,7 @@ use super::servers::Tasks;
 use super::translate::firewall_config;
 use crate::config::Config;
 use crate::firewall::reconciler::{BRIDGE, Figures, Room};
-use crate::firewall::{BESIDE, TABLE};
+use crate::firewall::{BESIDE, FRAMES, TABLE};
 use crate::kernel::conntrack::client::ConntrackClient;
 use crate::kernel::rtnl::RtnlClient;
 use crate::kernel::sysctl::{ProcSys, Sysctl};
@@ -48,13 +48,13 @@ impl SettingsWatch {
     }
 }
 
-/// Tells the room when somebody else touches its table, or its settings.
+/// Tells the room when somebody else touches its tables, or its settings.
 ///
 /// # Errors
 /// The kernel does not let us listen.
 pub(super) fn spawn_monitor(tasks: &mut Tasks, room: &mut FirewallRoom) -> anyhow::Result<mpsc::Receiver<()>> {
     let mut monitor =
-        room.kernel_mut().nft.listen(TABLE, Some(BESIDE)).context("cannot listen to changes of nftables")?;
+        room.kernel_mut().nft.listen(TABLE, &[BESIDE, FRAMES]).context("cannot listen to changes of nftables")?;
     let (news, disturbances) = mpsc::channel(1);
     tasks.spawn(async move {
         let mut sysctl = ProcSys::default();

@@ -44,6 +44,7 @@ pub fn firewall_config(config: &Config) -> firewall::Config {
         legacy_isolation: config.firewall.legacy_isolation,
         log_group: Some(firewall::LOG_GROUP),
         inside: Inside::Own,
+        drop_tagged: true,
     }
 }
 

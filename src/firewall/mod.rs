@@ -18,6 +18,7 @@ pub mod compile;
 pub mod denied;
 pub mod direct;
 pub mod explain;
+mod frames;
 mod group;
 pub mod held;
 pub mod index;
@@ -42,6 +43,8 @@ mod unjudged;
 pub const TABLE: &str = "ferrovia-firewall";
 /// The nftables table of what it asks about tunnelled packets, where everything else is asked by iptables.
 pub const BESIDE: &str = "ferrovia-tunnelled";
+/// The nftables table of frames that bridges pass from pod to pod, with any backend.
+pub const FRAMES: &str = "ferrovia-bridge";
 /// The name under which a namespace's old isolation annotation appears among policies: no object can be called so.
 pub const LEGACY_POLICY: &str = "net.beta.kubernetes.io/network-policy";
 /// The bit of a connection's mark that says it is ended: begun when it was allowed, and no longer. Bits 24-30 are the
@@ -64,6 +67,8 @@ pub struct Config {
     pub legacy_isolation: bool,
     /// Where rules look into tunnelled packets, at most: nftables can, iptables cannot.
     pub inside: Inside,
+    /// Drop frames with a VLAN tag from pod to pod ([`FRAMES`]).
+    pub drop_tagged: bool,
     /// The netlink group denied packets are logged to; `None` for no log.
     pub log_group: Option<u16>,
 }

@@ -352,6 +352,7 @@ impl<'a> Tracer<'a> {
             Match::CtDirectionReply => walker.tracking.reply,
             Match::CtMark { mask, value } => walker.tracking.mark & mask == *value,
             Match::SourceStation(_) => panic!("stations are not traced"),
+            Match::InputBridge(_) | Match::EtherType(_) => panic!("frames are not traced"),
             Match::Mark { mask, value } => walker.mark & mask == *value,
             Match::TcpFlags { mask, value } => walker.packet.protocol == Protocol::Tcp && SYN & mask == *value,
         }

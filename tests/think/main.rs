@@ -18,6 +18,7 @@ mod daemonset;
 mod drain;
 mod explain;
 mod firewall;
+mod frames;
 mod fuzzed;
 mod generate;
 mod golden;

@@ -12,14 +12,14 @@ use std::fmt::Write as _;
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 
-use ferrovia::kernel::filter::Name;
 use ferrovia::kernel::filter::plan::{plan, remove};
+use ferrovia::kernel::filter::{Name, TableFamily};
 use ferrovia::kernel::netns::run_in_new;
 use ferrovia::kernel::nft::{Nft, NftClient, text};
 use ferrovia::testing::contract::nft::{TABLE, converge, everything, promises, random_ruleset, with_tunnels};
 
 /// Runs `nft` with this script; its output, or a panic with its complaint.
-fn nft(script: &str) -> String {
+pub(crate) fn nft(script: &str) -> String {
     let mut child = Command::new("nft")
         .args(["-f", "-"])
         .stdin(Stdio::piped())
@@ -34,20 +34,22 @@ fn nft(script: &str) -> String {
 }
 
 /// A table as `nft` lists it, counters and its name left out.
-fn listing(table: &str) -> String {
-    nft(&format!("list table inet {table}\n"))
-        .replacen(&format!("table inet {table} "), "table ", 1)
+pub(crate) fn listing(table: &str) -> String {
+    let family = TableFamily::of(table);
+    nft(&format!("list table {family} {table}\n"))
+        .replacen(&format!("table {family} {table} "), "table ", 1)
         .replace("packets 0 bytes 0 ", "")
         .replace("packets 0 bytes 0", "")
 }
 
 /// The expressions of every rule as the kernel has them, rule by rule: listings leave out what `nft` takes for granted.
-fn programs(table: &str) -> Vec<String> {
-    let output = Command::new("nft").args(["--debug=netlink", "list", "table", "inet", table]).output();
+pub(crate) fn programs(table: &str) -> Vec<String> {
+    let family = TableFamily::of(table).to_string();
+    let output = Command::new("nft").args(["--debug=netlink", "list", "table", &family, table]).output();
     let output = String::from_utf8(output.expect("the nft program is installed").stdout).expect("nft prints text");
     let (mut programs, mut inside) = (Vec::new(), false);
     for line in output.lines() {
-        let header = line.strip_prefix(&format!("inet {table} "));
+        let header = line.strip_prefix(&format!("{family} {table} "));
         if header.is_some_and(|header| !header.starts_with('@')) {
             // Family, table, chain, handle, position: the chain alone is worth comparing.
             programs.push(line.split(' ').nth(2).unwrap_or_default().to_owned());

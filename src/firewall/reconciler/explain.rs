@@ -21,7 +21,7 @@ impl<N: Nft, R: Rtnl, C: Conntrack, S: Sysctl> Room<N, R, C, S> {
         match what {
             View::Desired => {
                 let mut text = text::render(&self.name, &self.table.whole(&self.book));
-                if let Some((name, beside)) = self.name_beside().zip(self.desired_beside()) {
+                for (name, beside) in self.wanted_beside() {
                     text.push_str(&text::render(&name, &beside));
                 }
                 text
@@ -29,15 +29,14 @@ impl<N: Nft, R: Rtnl, C: Conntrack, S: Sysctl> Room<N, R, C, S> {
             View::Observed => {
                 let observed = self.observe();
                 let mut text = self.explain_observed(&self.name, observed);
-                if let Some(name) = self.name_beside() {
-                    let observed = self.observe_beside();
+                for (name, observed) in self.observe_beside() {
                     text.push_str(&self.explain_observed(&name, observed));
                 }
                 text
             }
             View::Plan => match self.difference() {
-                Ok(both) if both.iter().all(Transaction::is_empty) => "nothing to do\n".to_owned(),
-                Ok(both) => both.iter().map(Transaction::to_string).collect(),
+                Ok(all) if all.iter().all(Transaction::is_empty) => "nothing to do\n".to_owned(),
+                Ok(all) => all.iter().map(Transaction::to_string).collect(),
                 Err(error) => format!("# the table cannot be read: {error}\n"),
             },
             View::Findings => self.explain_findings(),
@@ -71,8 +70,8 @@ impl<N: Nft, R: Rtnl, C: Conntrack, S: Sysctl> Room<N, R, C, S> {
         let tunnelled: Vec<IpAddr> =
             addresses.iter().copied().filter(|address| self.table.judges_tunnelled(*address)).collect();
         if !tunnelled.is_empty() {
-            lines.extend(match self.desired_beside() {
-                Some(beside) => held_tunnelled(&tunnelled, &beside, self.observe_beside()?.as_ref()),
+            lines.extend(match self.desired_tunnelled() {
+                Some(beside) => held_tunnelled(&tunnelled, &beside, self.observe_tunnelled()?.as_ref()),
                 None => held_tunnelled(&tunnelled, &desired, observed.as_ref()),
             });
         }
@@ -115,6 +114,7 @@ impl<N: Nft, R: Rtnl, C: Conntrack, S: Sysctl> Room<N, R, C, S> {
             .iter()
             .chain(&self.limits)
             .chain(&self.log_notice)
+            .chain(&self.frames_notice)
             .chain(&self.notices)
             .chain(&self.unjudged);
         for notice in told {
@@ -124,8 +124,8 @@ impl<N: Nft, R: Rtnl, C: Conntrack, S: Sysctl> Room<N, R, C, S> {
             let _ = writeln!(text, "PolicyRefused: {refused} allows nothing until the kernel takes it: {reason}");
         }
         match self.difference() {
-            Ok(both) => {
-                for name in both.iter().filter(|it| !it.is_empty()).filter_map(|it| it.table.as_ref()) {
+            Ok(all) => {
+                for name in all.iter().filter(|it| !it.is_empty()).filter_map(|it| it.table.as_ref()) {
                     let _ = writeln!(
                         text,
                         "TableDiffers: {} is not as it should be, because somebody else changed it or a write failed; it is \

@@ -7,6 +7,7 @@
 mod beside;
 mod cleanup;
 mod explain;
+mod extra;
 mod flows;
 mod settings;
 mod write;
@@ -82,6 +83,8 @@ pub struct Room<N, R, C, S> {
     limits: Vec<Notice>,
     /// Why denied packets are not logged, where the kernel refused that.
     log_notice: Option<Notice>,
+    /// Where frames with a tag lead around policies.
+    frames_notice: Option<Notice>,
     counts: Figures,
 }
 
@@ -107,6 +110,7 @@ impl<N: Nft, R: Rtnl, C: Conntrack, S: Sysctl> Room<N, R, C, S> {
             settings_notices: Vec::new(),
             limits: Vec::new(),
             log_notice: None,
+            frames_notice: None,
             counts: Figures::default(),
         }
     }
@@ -177,6 +181,9 @@ impl<N: Nft, R: Rtnl, C: Conntrack, S: Sysctl> Subsystem for Room<N, R, C, S> {
         if read == Read::Kernel || first {
             self.note_limits();
         }
+        if changed || read == Read::Kernel {
+            self.note_frames();
+        }
         self.report_withheld(&mut outcome);
         if self.config.inside == Inside::Nowhere {
             self.unjudged = unjudged::notices(&self.book, &self.table);
@@ -187,7 +194,8 @@ impl<N: Nft, R: Rtnl, C: Conntrack, S: Sysctl> Subsystem for Room<N, R, C, S> {
         self.let_go(&mut outcome);
         self.cut_flows(now, &mut outcome);
         outcome.notices.extend(self.notices.iter().chain(&self.unjudged).cloned());
-        outcome.notices.extend(self.settings_notices.iter().chain(&self.limits).chain(&self.log_notice).cloned());
+        let of_kernel = self.settings_notices.iter().chain(&self.limits).chain(&self.log_notice);
+        outcome.notices.extend(of_kernel.chain(&self.frames_notice).cloned());
         self.publish();
         outcome
     }

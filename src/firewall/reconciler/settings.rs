@@ -57,7 +57,8 @@ impl<N: Nft, R: Rtnl, C: Conntrack, S: Sysctl> Room<N, R, C, S> {
         self.limits = self.kernel.nft.limits().into_iter().map(notice).collect();
     }
 
-    fn has_bridge(&mut self) -> bool {
+    /// Whether pods of this node are on a bridge.
+    pub(super) fn has_bridge(&mut self) -> bool {
         let key = |name: &str| format!("net/ipv4/conf/{name}/rp_filter");
         POD_BRIDGES.iter().any(|name| matches!(self.kernel.sysctl.read(&key(name)), Ok(Some(_))))
     }

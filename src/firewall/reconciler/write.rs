@@ -1,6 +1,7 @@
 //! The room's table in the kernel: the only file that reads and writes it.
 
 use super::Room;
+use super::beside::DesiredBeside;
 use crate::firewall::refused::is_of_log;
 use crate::firewall::table::Step;
 use crate::kernel::Error;
@@ -83,15 +84,15 @@ impl<N: Nft, R: Rtnl, C: Conntrack, S: Sysctl> Room<N, R, C, S> {
             return Ok(());
         }
         let beside = self.desired_beside();
-        self.change_beside(beside.as_ref(), outcome)?;
+        self.change_beside(&beside, outcome)?;
         self.commit(plan(&self.name, &step.after, Some(&step.before)), outcome)?;
-        self.drop_beside(beside.as_ref(), true, outcome)
+        self.drop_beside(&beside, true, outcome)
     }
 
     fn write_all(&mut self, foreign: bool, outcome: &mut Outcome) -> Result<(), Error> {
         let beside = self.desired_beside();
         // What fails there keeps nothing else out: without it nothing is tunnelled.
-        let written = self.compare_beside(beside.as_ref(), foreign, outcome);
+        let written = self.compare_beside(&beside, foreign, outcome);
         let desired = self.table.whole(&self.book);
         let transaction = self.kernel.nft.plan(&self.name, &desired)?;
         if foreign {
@@ -99,7 +100,7 @@ impl<N: Nft, R: Rtnl, C: Conntrack, S: Sysctl> Room<N, R, C, S> {
         }
         self.commit(transaction, outcome)?;
         written?;
-        self.drop_beside(beside.as_ref(), false, outcome)
+        self.drop_beside(&beside, false, outcome)
     }
 
     pub(super) fn commit(&mut self, transaction: Transaction, outcome: &mut Outcome) -> Result<(), Error> {
@@ -117,14 +118,15 @@ impl<N: Nft, R: Rtnl, C: Conntrack, S: Sysctl> Room<N, R, C, S> {
     }
 
     /// What the next pass that reads the kernel would write.
-    pub(super) fn difference(&mut self) -> Result<[Transaction; 2], Error> {
+    pub(super) fn difference(&mut self) -> Result<[Transaction; 3], Error> {
         let desired: Ruleset = self.table.whole(&self.book);
-        Ok([self.difference_beside()?, self.kernel.nft.plan(&self.name, &desired)?])
+        let [tunnelled, frames] = self.difference_beside()?;
+        Ok([tunnelled, frames, self.kernel.nft.plan(&self.name, &desired)?])
     }
 
-    /// Takes the table away, and the one beside it.
+    /// Takes the table away, and those beside it.
     pub(super) fn remove_table(&mut self, outcome: &mut Outcome) -> Result<(), Error> {
         outcome.ops += self.kernel.nft.remove(&self.name)?;
-        self.drop_beside(None, false, outcome)
+        self.drop_beside(&DesiredBeside::default(), false, outcome)
     }
 }

@@ -172,6 +172,11 @@ impl Table {
         book.has_policies() || self.config.default_deny
     }
 
+    /// Whether a policy may isolate somebody, so that what leads around policies passes nothing from pod to pod.
+    pub fn may_isolate(&self) -> bool {
+        self.framed.as_ref().is_some_and(|framing| framing.guard)
+    }
+
     /// Everything, elements included.
     pub fn whole(&self, book: &Book) -> Ruleset {
         let mut ruleset = self.frame.clone();

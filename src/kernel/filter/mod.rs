@@ -17,7 +17,37 @@ use crate::net::{Prefix, Protocol};
 /// nft's grammar that could stand in its place (`mark`, `drop` …), or the text form cannot be loaded.
 pub type Name = Arc<str>;
 
-/// Everything one table (family `inet`) should hold.
+/// The ending of the names of tables of family `bridge`: a table's name tells what its rules see.
+const BRIDGE_ENDING: &str = "-bridge";
+
+/// What packets the rules of a table see.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TableFamily {
+    /// IPv4 and IPv6, where the host takes, passes on or sends them: every table but those of the other kind.
+    Inet,
+    /// Frames of bridges: tables whose name ends in `-bridge`. Only nftables has them, and of conditions they have
+    /// [`Match::InputBridge`] and [`Match::EtherType`].
+    Bridge,
+}
+
+impl TableFamily {
+    /// What a table's name says of it.
+    pub fn of(table: &str) -> TableFamily {
+        if table.ends_with(BRIDGE_ENDING) { TableFamily::Bridge } else { TableFamily::Inet }
+    }
+}
+
+impl std::fmt::Display for TableFamily {
+    /// As `nft` calls it.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            TableFamily::Inet => "inet",
+            TableFamily::Bridge => "bridge",
+        })
+    }
+}
+
+/// Everything one table should hold.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ruleset {
     /// Named sets.
@@ -299,6 +329,11 @@ pub enum Match {
     },
     /// It came over Ethernet from this station (`ether saddr`). Only where packets come in.
     SourceStation([u8; 6]),
+    /// In through a port of this bridge (`meta ibrname`). Only in tables of family `bridge`.
+    InputBridge(Name),
+    /// The type of the Ethernet frame, which is a VLAN tag's where it has one (`ether type`). Only in tables of family
+    /// `bridge`.
+    EtherType(u16),
     /// `meta mark and mask == value`.
     Mark {
         /// Bits compared.
@@ -436,7 +471,7 @@ pub trait Backend: Send {
     }
     /// What operators see a table as.
     fn place(&self, table: &Name) -> String {
-        format!("table inet {table}")
+        format!("table {} {table}", TableFamily::of(table))
     }
     /// What of this node keeps rules from having their effect although they are written, each in words for its operator.
     fn limits(&mut self) -> Vec<String> {

@@ -34,6 +34,7 @@ impl Refusal {
     pub const EBADMSG: i32 = 74;
     pub const EMSGSIZE: i32 = 90;
     pub const EOPNOTSUPP: i32 = 95;
+    pub const EAFNOSUPPORT: i32 = 97;
     pub const EADDRNOTAVAIL: i32 = 99;
     pub const ENOBUFS: i32 = 105;
     pub const ERESTART: i32 = 85;

@@ -1,16 +1,15 @@
 //! The tables of the network namespace this thread is in, over netlink.
 
 use super::Nft;
-use super::codec::encode;
+use super::codec::{encode, family_number};
 use super::decode::{self, RawElement, SetHeader, Shape};
 use super::text::ChangeIn;
 use super::uapi::{
-    BATCH_BEGIN, BATCH_END, FAMILY_INET, FAMILY_IPV4, FAMILY_IPV6, SUBSYSTEM, chain, elements, message, object, rule,
-    set, table,
+    BATCH_BEGIN, BATCH_END, FAMILY_IPV4, FAMILY_IPV6, SUBSYSTEM, chain, elements, message, object, rule, set, table,
 };
 use crate::kernel::error::{Disposition, Error};
 use crate::kernel::filter::plan::{Change, Observed, ObservedChain, Transaction};
-use crate::kernel::filter::{Elements, Map, Name, Set};
+use crate::kernel::filter::{Elements, Map, Name, Set, TableFamily};
 use crate::kernel::netlink::{Batch, Fault, Protocol, Refusal, Socket, Writer, flag};
 use crate::net::Family;
 
@@ -79,9 +78,10 @@ impl NftClient {
         }
     }
 
-    /// Asks for objects of one kind and gathers what `decode` makes of each answer.
+    /// Asks for objects of one kind in the family of a table, and gathers what `decode` makes of each answer.
     fn query<T>(
         &mut self,
+        table: &str,
         kind: u16,
         flags: u16,
         attributes: impl FnOnce(&mut Writer<'_>),
@@ -89,7 +89,7 @@ impl NftClient {
     ) -> Result<Vec<T>, Fault> {
         self.request.clear();
         let mut request = self.request.message((SUBSYSTEM << 8) | kind, flags);
-        request.netfilter(FAMILY_INET, 0);
+        request.netfilter(family_number(table), 0);
         attributes(&mut request.attributes());
         drop(request);
         self.socket.query(&mut self.request, decode)
@@ -107,7 +107,7 @@ impl NftClient {
 
     fn read_table(&mut self, name: &Name) -> Result<Option<Observed>, Fault> {
         let get = |out: &mut Writer<'_>| out.text(table::NAME, name);
-        let found = match self.query(message::GET_TABLE, 0, get, |_, payload| decode::table(payload)) {
+        let found = match self.query(name, message::GET_TABLE, 0, get, |_, payload| decode::table(payload)) {
             Err(Fault::Refused(refusal)) if refusal.errno == Refusal::ENOENT => return Ok(None),
             found => found?,
         };
@@ -117,13 +117,13 @@ impl NftClient {
         }
         self.read_chains(name, &mut observed)?;
         let of_table = |out: &mut Writer<'_>| out.text(set::TABLE, name);
-        let sets = self.query(message::GET_SET, flag::DUMP, of_table, |_, payload| decode::set(payload, name))?;
+        let sets = self.query(name, message::GET_SET, flag::DUMP, of_table, |_, payload| decode::set(payload, name))?;
         for header in sets {
             self.read_set(name, header, &mut observed)?;
         }
         for (kind, word) in [(message::GET_OBJECT, "object"), (message::GET_FLOWTABLE, "flowtable")] {
             let of_table = |out: &mut Writer<'_>| out.text(object::TABLE, name);
-            let found = self.query(kind, flag::DUMP, of_table, |_, payload| decode::object(payload, name))?;
+            let found = self.query(name, kind, flag::DUMP, of_table, |_, payload| decode::object(payload, name))?;
             observed.unknown.extend(found.into_iter().map(|found| format!("{word} {found}")));
         }
         Ok(Some(observed))
@@ -131,7 +131,8 @@ impl NftClient {
 
     fn read_chains(&mut self, name: &Name, observed: &mut Observed) -> Result<(), Fault> {
         let of_table = |out: &mut Writer<'_>| out.text(chain::TABLE, name);
-        let chains = self.query(message::GET_CHAIN, flag::DUMP, of_table, |_, payload| decode::chain(payload, name))?;
+        let chains =
+            self.query(name, message::GET_CHAIN, flag::DUMP, of_table, |_, payload| decode::chain(payload, name))?;
         for (chain, base) in chains {
             let base = base.unwrap_or_else(|what| {
                 observed.unknown.insert(format!("chain {chain}: {what}"));
@@ -140,7 +141,8 @@ impl NftClient {
             observed.chains.insert(chain, ObservedChain { base, rules: Vec::new() });
         }
         let of_table = |out: &mut Writer<'_>| out.text(rule::TABLE, name);
-        let rules = self.query(message::GET_RULE, flag::DUMP, of_table, |_, payload| decode::rule(payload, name))?;
+        let rules =
+            self.query(name, message::GET_RULE, flag::DUMP, of_table, |_, payload| decode::rule(payload, name))?;
         for (chain, digest) in rules {
             observed.chains.entry(chain).or_default().rules.push(digest);
         }
@@ -179,8 +181,9 @@ impl NftClient {
             out.text(elements::TABLE, table);
             out.text(elements::SET, set);
         };
-        let messages =
-            self.query(message::GET_ELEMENTS, flag::DUMP, of_set, |_, payload| Some(decode::raw_elements(payload)))?;
+        let messages = self.query(table, message::GET_ELEMENTS, flag::DUMP, of_set, |_, payload| {
+            Some(decode::raw_elements(payload))
+        })?;
         Ok(messages.into_iter().flatten().collect())
     }
 }
@@ -193,7 +196,7 @@ impl Nft for NftClient {
                 Disposition::Stale => Disposition::Retry,
                 other => other,
             };
-            fault.into_error(format!("list table inet {table}"), kind)
+            fault.into_error(format!("list table {} {table}", TableFamily::of(table)), kind)
         })
     }
 
@@ -231,7 +234,7 @@ pub(super) fn refusal(transaction: &Transaction, change: Option<&Change>, fault:
         Some(change) if matches!(fault, Fault::Refused(_)) => {
             format!("nft transaction of {n_changes} changes, at: {}", ChangeIn { table, change }.brief())
         }
-        _ => format!("nft transaction of {n_changes} changes on table inet {table}"),
+        _ => format!("nft transaction of {n_changes} changes on table {} {table}", TableFamily::of(table)),
     };
     let kind = match fault.errno() {
         // The picture it was planned on is wrong: something exists, is gone, or is held by what we did not see.

@@ -9,12 +9,12 @@ use std::net::IpAddr;
 use super::expr::{ANONYMOUS_NAME, AnonymousSet, INTERFACE_LENGTH, Program, interface_bytes, push_value, push_verdict};
 use super::guard::objection;
 use super::uapi::{
-    BATCH_BEGIN, BATCH_END, FAMILY_INET, LIST_ELEMENT, SUBSYSTEM, chain, data, datatype, element, elements, hook,
-    message, rule, set, table, userdata,
+    BATCH_BEGIN, BATCH_END, FAMILY_BRIDGE, FAMILY_INET, LIST_ELEMENT, SUBSYSTEM, chain, data, datatype, element,
+    elements, hook, message, rule, set, table, userdata,
 };
 use crate::kernel::error::{Disposition, Error};
 use crate::kernel::filter::plan::{Change, SetKind, Transaction};
-use crate::kernel::filter::{Base, BaseKind, Field, FieldType, Hook, Key, Name, Rule, Value, ValueType};
+use crate::kernel::filter::{Base, BaseKind, Field, FieldType, Hook, Key, Name, Rule, TableFamily, Value, ValueType};
 use crate::kernel::netlink::{Batch, Writer, flag};
 use crate::net::Prefix;
 
@@ -48,7 +48,7 @@ pub(super) fn encode(transaction: &Transaction) -> Result<Encoded, Error> {
     for (index, change) in transaction.changes.iter().enumerate() {
         encoder.current = index;
         if let Change::AddRule(_, rule) = change
-            && let Some(reason) = objection(rule)
+            && let Some(reason) = objection(TableFamily::of(table), rule)
         {
             let op = super::text::ChangeIn { table, change }.to_string();
             return Err(Error { op, errno: None, message: reason.to_owned(), kind: Disposition::Fatal });
@@ -109,7 +109,7 @@ impl Encoder<'_> {
 
     fn message(&mut self, kind: u16, flags: u16, attributes: impl FnOnce(&mut Writer<'_>, &str)) {
         let mut message = self.encoded.batch.message((SUBSYSTEM << 8) | kind, flags);
-        message.netfilter(FAMILY_INET, 0);
+        message.netfilter(family_number(self.table), 0);
         attributes(&mut message.attributes(), self.table);
         drop(message);
         self.encoded.changes.push(self.current);
@@ -417,7 +417,15 @@ fn comment_entry(comment: &str) -> Vec<u8> {
     entry
 }
 
-/// The number of a hook in family `inet` (enum nf_inet_hooks).
+/// The kernel's number of a table's family (NFPROTO_*).
+pub(super) fn family_number(table: &str) -> u8 {
+    match TableFamily::of(table) {
+        TableFamily::Inet => FAMILY_INET,
+        TableFamily::Bridge => FAMILY_BRIDGE,
+    }
+}
+
+/// The number of a hook: enum nf_inet_hooks, and the same in family `bridge` (NF_BR_*, `netfilter_bridge.h`).
 pub(super) fn hook_number(hook: Hook) -> u32 {
     match hook {
         Hook::Prerouting => 0,

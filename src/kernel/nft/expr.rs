@@ -190,6 +190,14 @@ impl Program {
                 self.load_payload(expression::payload::LINK, 6, 6, 0);
                 self.compare(EQUAL, station);
             }
+            Match::InputBridge(name) => {
+                self.load_meta(expression::meta::IBRNAME, 0);
+                self.compare(EQUAL, &interface_bytes(name));
+            }
+            Match::EtherType(number) => {
+                self.load_payload(expression::payload::LINK, 12, 2, 0);
+                self.compare(EQUAL, &number.to_be_bytes());
+            }
             Match::TcpFlags { mask, value } => {
                 self.load_payload(expression::payload::TRANSPORT, 13, 1, 0);
                 self.mask(&[*mask]);

@@ -9,8 +9,8 @@ use super::text::ChangeIn;
 use crate::kernel::error::{Disposition, Error};
 use crate::kernel::filter::plan::{Change, Observed, ObservedChain, SetKind, Transaction};
 use crate::kernel::filter::{
-    Base, Chain, Elements, Field, FieldType, Key, Map, Match, Name, Rule, Ruleset, Selector, Set, Statement, Value,
-    ValueType,
+    Base, Chain, Elements, Field, FieldType, Key, Map, Match, Name, Rule, Ruleset, Selector, Set, Statement,
+    TableFamily, Value, ValueType,
 };
 use crate::kernel::netlink::{Fault, Refusal};
 use crate::net::Prefix;
@@ -228,7 +228,7 @@ fn apply(tables: &mut BTreeMap<Name, Table>, name: &Name, change: &Change) -> Re
         }
         Change::FlushChain(name) => table.chains.get_mut(name).map(|chain| chain.rules.clear()).ok_or(Refusal::ENOENT),
         Change::DeleteChain(name) => table.delete_chain(name),
-        Change::AddRule(chain, rule) => table.add_rule(chain, rule),
+        Change::AddRule(chain, rule) => table.add_rule(TableFamily::of(name), chain, rule),
     }
 }
 
@@ -310,8 +310,8 @@ impl Table {
         self.chains.remove(name).map(|_| ()).ok_or(Refusal::ENOENT)
     }
 
-    fn add_rule(&mut self, chain: &Name, rule: &Rule) -> Result<(), i32> {
-        if objection(rule).is_some() {
+    fn add_rule(&mut self, family: TableFamily, chain: &Name, rule: &Rule) -> Result<(), i32> {
+        if objection(family, rule).is_some() {
             return Err(Refusal::EINVAL);
         }
         for matched in &rule.matches {

@@ -4,7 +4,7 @@
 //! network header are a source address only in IPv4, bytes 2 to 4 of the transport header a port only in TCP, UDP and
 //! SCTP. Rules of the model do not say so; the encoder and the text form ask here, so that neither can forget it.
 
-use crate::kernel::filter::{Match, Rule, Selector, Statement};
+use crate::kernel::filter::{Match, Rule, Selector, Statement, TableFamily};
 use crate::net::{Family, Protocol};
 
 /// Protocol number of ICMP (IANA).
@@ -73,7 +73,10 @@ impl Context {
                     guards.push(Guard { check: Check::Ethernet, implied: true });
                 }
             }
-            Match::SourceIsLocal { .. }
+            // What a bridge passes is a frame of Ethernet.
+            Match::InputBridge(_)
+            | Match::EtherType(_)
+            | Match::SourceIsLocal { .. }
             | Match::DestinationIsLocal { .. }
             | Match::InputInterface { .. }
             | Match::CtState(_)
@@ -170,8 +173,16 @@ impl Context {
     }
 }
 
-/// Why a rule cannot be written to nftables as the model means it, or `None` when it can.
-pub(super) fn objection(rule: &Rule) -> Option<&'static str> {
+/// Why a rule cannot be written to a table of nftables as the model means it, or `None` when it can.
+pub(super) fn objection(family: TableFamily, rule: &Rule) -> Option<&'static str> {
+    let of_frames = |matched: &Match| matches!(matched, Match::InputBridge(_) | Match::EtherType(_));
+    let fits = match family {
+        TableFamily::Inet => !rule.matches.iter().any(of_frames),
+        TableFamily::Bridge => rule.matches.iter().all(of_frames),
+    };
+    if !fits {
+        return Some("frames are asked about in tables of family bridge, and nothing else is there");
+    }
     // The rate limit is a match: beyond the rate the rule ends there, and what follows would not happen.
     let log = rule.statements.iter().position(|statement| matches!(statement, Statement::Log { .. }));
     if log.is_some_and(|at| at + 1 != rule.statements.len()) {

@@ -1,4 +1,4 @@
-//! nftables: one `inet` table for each room, changed in transactions (`include/uapi/linux/netfilter/nf_tables.h`).
+//! nftables: tables of ours, changed in transactions (`include/uapi/linux/netfilter/nf_tables.h`).
 
 mod client;
 mod codec;
@@ -14,7 +14,7 @@ pub(crate) mod uapi;
 
 pub use client::NftClient;
 
-/// The tables of one network namespace, family `inet`.
+/// The tables of one network namespace.
 pub use crate::kernel::filter::Backend as Nft;
 
 /// The messages of a transaction as [`NftClient`] sends them, for a meter that sends them itself.

@@ -1,4 +1,4 @@
-//! What others change in one table, as a stream of hints: whoever hears one reads the table again.
+//! What others change in some tables, as a stream of hints: whoever hears one reads them again.
 
 use std::io;
 
@@ -15,11 +15,11 @@ const HEADER: usize = 4;
 /// The attribute that names the table, in messages about tables, chains, rules, sets, elements and objects alike.
 const TABLE: u16 = 1;
 
-/// Listens to one table of the network namespace it was opened in.
+/// Listens to tables of the network namespace it was opened in.
 #[derive(Debug)]
 pub struct Monitor {
     socket: AsyncFd<EventSocket>,
-    table: Name,
+    tables: Vec<Name>,
     own: u32,
 }
 
@@ -29,11 +29,11 @@ impl Monitor {
     ///
     /// # Errors
     /// Where the socket cannot be had or not be watched.
-    pub fn open(table: Name, own: u32) -> io::Result<Monitor> {
-        Ok(Monitor { socket: EventSocket::open(Protocol::Netfilter, &[GROUP])?.into_async()?, table, own })
+    pub fn open(tables: Vec<Name>, own: u32) -> io::Result<Monitor> {
+        Ok(Monitor { socket: EventSocket::open(Protocol::Netfilter, &[GROUP])?.into_async()?, tables, own })
     }
 
-    /// Waits until somebody else changed the table, or until events were lost. Safe to drop while waiting.
+    /// Waits until somebody else changed one of the tables, or until events were lost. Safe to drop while waiting.
     ///
     /// # Errors
     /// Where the socket fails.
@@ -41,9 +41,9 @@ impl Monitor {
         loop {
             let mut ready = self.socket.readable_mut().await?;
             let mut touched = false;
-            let (table, own) = (&self.table, self.own);
+            let (tables, own) = (&self.tables, self.own);
             let visit = &mut |kind: u16, port: u32, payload: &[u8]| {
-                touched |= port != own && concerns(kind, payload, table);
+                touched |= port != own && concerns(kind, payload, tables);
             };
             // An error here is a false alarm: wait again.
             let Ok(heard) = ready.try_io(|socket| socket.get_mut().read(visit)) else { continue };
@@ -54,10 +54,10 @@ impl Monitor {
     }
 }
 
-/// Whether a message (type and payload) is about this table.
-fn concerns(kind: u16, payload: &[u8], table: &str) -> bool {
+/// Whether a message (type and payload) is about one of these tables.
+fn concerns(kind: u16, payload: &[u8], tables: &[Name]) -> bool {
     let name = || Attributes::after(payload, HEADER).find(TABLE).and_then(|name| name.text());
-    kind >> 8 == SUBSYSTEM && name().is_some_and(|name| name == table)
+    kind >> 8 == SUBSYSTEM && name().is_some_and(|name| tables.iter().any(|table| &**table == name))
 }
 
 #[cfg(test)]
@@ -77,11 +77,12 @@ mod tests {
         ];
         let transaction = Transaction { table: Some(Name::from("ours")), changes };
         let encoded = super::super::codec::encode(&transaction).unwrap();
+        let (ours, other) = ([Name::from("theirs"), Name::from("ours")], [Name::from("other")]);
         let mut heard = 0;
         for message in Messages::new(encoded.batch.bytes()).filter(|message| message.kind >> 8 == SUBSYSTEM) {
-            assert!(concerns(message.kind, message.payload, "ours"), "type {:#x}", message.kind);
-            assert!(!concerns(message.kind, message.payload, "other"));
-            assert!(!concerns(message.kind & 0xff, message.payload, "ours"), "another subsystem");
+            assert!(concerns(message.kind, message.payload, &ours), "type {:#x}", message.kind);
+            assert!(!concerns(message.kind, message.payload, &other));
+            assert!(!concerns(message.kind & 0xff, message.payload, &ours), "another subsystem");
             heard += 1;
         }
         assert_eq!(heard, 5);

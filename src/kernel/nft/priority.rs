@@ -19,6 +19,8 @@ pub const FIREWALL_INGRESS: i32 = -5;
 /// What the firewall's questions about tunnelled packets have let pass, where they are asked beside rules of iptables: after
 /// both, before these (0).
 pub const FIREWALL_PASSED: i32 = -4;
+/// Frames that bridges pass on: before the filter tables of others there (-200, NF_BR_PRI_FILTER_BRIDGED).
+pub const FIREWALL_FRAMES: i32 = -210;
 /// Which router a connection came through, and its answers' way back: in PREROUTING and OUTPUT behind connection tracking
 /// and behind the marks for direct return, which replace the whole packet mark, and before routing looks at it.
 pub const ROUTING_RETURN: i32 = -145;

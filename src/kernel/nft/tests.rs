@@ -8,9 +8,11 @@ use super::codec::encode;
 use super::decode::{self, Shape};
 use super::guard::{Check, Context, objection};
 use super::text::{ChangeIn, render};
-use super::uapi::{FAMILY_INET, SUBSYSTEM, message};
+use super::uapi::{FAMILY_BRIDGE, FAMILY_INET, SUBSYSTEM, message};
 use crate::kernel::filter::plan::{Change, ObservedChain, Transaction, plan};
-use crate::kernel::filter::{Chain, Elements, Field, Match, Name, Rule, Ruleset, Selector, Set, Statement};
+use crate::kernel::filter::{
+    Chain, Elements, Field, Match, Name, Rule, Ruleset, Selector, Set, Statement, TableFamily,
+};
 use crate::kernel::netlink::Messages;
 use crate::net::{Family, Protocol};
 use crate::testing::contract::nft::{TABLE, everything, random_ruleset};
@@ -134,9 +136,9 @@ fn packet_fields_are_guarded() {
 fn rules_that_would_do_something_else_are_objected_to() {
     let rule = |matches, statements| Rule { matches, statements, comment: Name::from("why") };
     let log = Statement::Log { group: 1, per_minute: 1 };
-    assert!(objection(&rule(vec![], vec![Statement::Counter, log.clone()])).is_none());
-    assert!(objection(&rule(vec![], vec![log, Statement::Drop])).is_some());
-    assert!(objection(&rule(vec![Match::CtState(vec![])], vec![])).is_some());
+    assert!(objection(TableFamily::Inet, &rule(vec![], vec![Statement::Counter, log.clone()])).is_none());
+    assert!(objection(TableFamily::Inet, &rule(vec![], vec![log, Statement::Drop])).is_some());
+    assert!(objection(TableFamily::Inet, &rule(vec![Match::CtState(vec![])], vec![])).is_some());
     let quoted = Rule { comment: Name::from("a \"quoted\" word"), ..rule(vec![], vec![]) };
     let transaction =
         Transaction { table: Some(Name::from(TABLE)), changes: vec![Change::AddRule(Name::from("chain"), quoted)] };
@@ -232,4 +234,31 @@ fn decode_all(payload: &[u8]) {
     let _ = decode::entries(&key, ValueType::Mark, &raw);
     let _ = decode::prefixes(FieldType::Ipv4, &raw);
     let _ = decode::prefixes(FieldType::Ipv6, &raw);
+}
+
+#[test]
+fn a_table_of_bridges_is_told_by_its_name() {
+    let matches = vec![Match::InputBridge(Name::from("cni0")), Match::EtherType(0x8100)];
+    let rule = |matches| Rule { matches, statements: vec![Statement::Drop], comment: Name::from("why") };
+    let with = |table: &str, rule: &Rule| {
+        let changes = vec![Change::AddTable, Change::AddRule(Name::from("forward"), rule.clone())];
+        Transaction { table: Some(Name::from(table)), changes }
+    };
+    let of_frames = with("our-bridge", &rule(matches.clone()));
+    let encoded = encode(&of_frames).unwrap();
+    let families = Messages::new(encoded.batch.bytes()).filter(|found| found.kind >> 8 == SUBSYSTEM);
+    assert!(families.into_iter().all(|found| found.payload.first() == Some(&FAMILY_BRIDGE)));
+    let text = of_frames.to_string();
+    assert!(text.starts_with("add table bridge our-bridge\nadd rule bridge our-bridge forward meta ibrname"), "{text}");
+    assert!(text.contains("meta ibrname \"cni0\" ether type 0x8100 drop comment"), "{text}");
+    // The link's header ends with the type; the name of the bridge is compared with all its zeros.
+    let bytes = encoded.batch.bytes();
+    let has = |part: &[u8]| bytes.windows(part.len()).any(|window| window == part);
+    assert!(has(&[0x81, 0x00]) && has(b"cni0\0\0\0\0\0\0\0\0\0\0\0\0"));
+
+    assert!(encode(&with("our-bridges", &rule(matches))).is_err(), "another table sees no frames");
+    assert!(
+        encode(&with("our-bridge", &rule(vec![Match::CtDirectionReply]))).is_err(),
+        "a bridge tracks no connections"
+    );
 }

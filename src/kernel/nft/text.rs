@@ -12,14 +12,14 @@ use super::guard::{Check, Context, ICMP, ICMPV6};
 use crate::kernel::filter::plan::{Change, SetKind, Transaction};
 use crate::kernel::filter::{
     Base, Chain, CtState, Elements, Field, FieldType, Hook, Map, Match, Name, Rule, Ruleset, Selector, Set, Statement,
-    Value, ValueType,
+    TableFamily, Value, ValueType,
 };
 use crate::net::{Family, Prefix, Protocol};
 
 /// Elements shown of a change in an error or a log line; the rest is counted.
 const BRIEF: usize = 3;
 
-/// A whole table, as `nft list table inet NAME` shows it: sets, maps, chains, each in the order of their names.
+/// A whole table, as `nft list table` shows it: sets, maps, chains, each in the order of their names.
 pub fn render(table: &str, ruleset: &Ruleset) -> String {
     let blocks: Vec<String> = ruleset
         .sets
@@ -28,7 +28,7 @@ pub fn render(table: &str, ruleset: &Ruleset) -> String {
         .chain(ruleset.maps.iter().map(|(name, map)| map_block(name, map)))
         .chain(ruleset.chains.iter().map(|(name, chain)| chain_block(name, chain)))
         .collect();
-    format!("table inet {table} {{\n{}}}\n", blocks.join("\n"))
+    format!("table {} {table} {{\n{}}}\n", TableFamily::of(table), blocks.join("\n"))
 }
 
 fn set_block(name: &str, set: &Set) -> String {
@@ -184,6 +184,8 @@ fn match_text(matched: &Match) -> String {
         Match::SourceStation([a, b, c, d, e, f]) => {
             format!("ether saddr {a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}")
         }
+        Match::InputBridge(name) => format!("meta ibrname \"{name}\""),
+        Match::EtherType(number) => format!("ether type {number:#06x}"),
         Match::Mark { mask: u32::MAX, value } => format!("meta mark {value:#010x}"),
         Match::Mark { mask, value } => format!("meta mark & {mask:#010x} == {value:#010x}"),
         Match::TcpFlags { mask, value } => format!("tcp flags & {mask:#04x} == {value:#04x}"),
@@ -336,12 +338,13 @@ impl ChangeIn<'_> {
 
     fn command(&self, limit: usize) -> String {
         let ChangeIn { table, change } = self;
+        let table = format!("{} {table}", TableFamily::of(table));
         let elements = |verb: &str, set: &Name, elements: Vec<String>| {
-            format!("{verb} element inet {table} {set} {{ {} }}", listed(&elements, limit))
+            format!("{verb} element {table} {set} {{ {} }}", listed(&elements, limit))
         };
         match change {
-            Change::AddTable => format!("add table inet {table}"),
-            Change::DeleteTable => format!("delete table inet {table}"),
+            Change::AddTable => format!("add table {table}"),
+            Change::DeleteTable => format!("delete table {table}"),
             Change::AddSet(name, key, kind, size) => {
                 let more = match kind {
                     SetKind::Hash if *size != 0 => format!(" size {size};"),
@@ -349,15 +352,15 @@ impl ChangeIn<'_> {
                     SetKind::Interval => " flags interval;".to_owned(),
                 };
                 let key = joined(key, |field| field_name(*field));
-                format!("add set inet {table} {name} {{ type {key};{more} }}")
+                format!("add set {table} {name} {{ type {key};{more} }}")
             }
             Change::AddMap(name, key, value, size) => {
                 let key = joined(key, |field| field_name(*field));
                 let size = if *size == 0 { String::new() } else { format!(" size {size};") };
-                format!("add map inet {table} {name} {{ type {key} : {};{size} }}", value_type_name(*value))
+                format!("add map {table} {name} {{ type {key} : {};{size} }}", value_type_name(*value))
             }
-            Change::DeleteSet(name) => format!("delete set inet {table} {name}"),
-            Change::DeleteMap(name) => format!("delete map inet {table} {name}"),
+            Change::DeleteSet(name) => format!("delete set {table} {name}"),
+            Change::DeleteMap(name) => format!("delete map {table} {name}"),
             Change::AddKeys(name, keys) => elements("add", name, keys.iter().map(|key| key_text(key)).collect()),
             Change::DeleteKeys(name, keys) => elements("delete", name, keys.iter().map(|key| key_text(key)).collect()),
             Change::AddPrefixes(name, prefixes) => elements("add", name, prefixes.iter().map(prefix_text).collect()),
@@ -370,11 +373,11 @@ impl ChangeIn<'_> {
             Change::DeleteEntries(name, entries) => {
                 elements("delete", name, entries.iter().map(|(key, value)| entry_text(key, value)).collect())
             }
-            Change::AddChain(name, None) => format!("add chain inet {table} {name}"),
-            Change::AddChain(name, Some(base)) => format!("add chain inet {table} {name} {{ {} }}", base_text(base)),
-            Change::FlushChain(name) => format!("flush chain inet {table} {name}"),
-            Change::DeleteChain(name) => format!("delete chain inet {table} {name}"),
-            Change::AddRule(chain, rule) => format!("add rule inet {table} {chain} {}", rule_text(rule)),
+            Change::AddChain(name, None) => format!("add chain {table} {name}"),
+            Change::AddChain(name, Some(base)) => format!("add chain {table} {name} {{ {} }}", base_text(base)),
+            Change::FlushChain(name) => format!("flush chain {table} {name}"),
+            Change::DeleteChain(name) => format!("delete chain {table} {name}"),
+            Change::AddRule(chain, rule) => format!("add rule {table} {chain} {}", rule_text(rule)),
         }
     }
 }

@@ -11,6 +11,8 @@ pub(crate) const BATCH_END: u16 = 17;
 pub(crate) const FAMILY_INET: u8 = 1;
 /// NFPROTO_IPV4.
 pub(crate) const FAMILY_IPV4: u8 = 2;
+/// Family of tables that see frames of bridges (NFPROTO_BRIDGE).
+pub(crate) const FAMILY_BRIDGE: u8 = 7;
 /// NFPROTO_IPV6.
 pub(crate) const FAMILY_IPV6: u8 = 10;
 /// Attribute number of every list member (NFTA_LIST_ELEM).
@@ -206,6 +208,8 @@ pub(crate) mod expression {
         pub(crate) const TYPE_ETHERNET: u16 = 1;
         pub(crate) const NFPROTO: u32 = 15;
         pub(crate) const L4PROTO: u32 = 16;
+        /// The bridge a frame came in through a port of.
+        pub(crate) const IBRNAME: u32 = 17;
     }
     pub(crate) mod ct {
         pub(crate) const DREG: u16 = 1;

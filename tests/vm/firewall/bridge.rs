@@ -16,7 +16,7 @@ use super::super::{SOON, with_lab};
 use super::cut::apply;
 use super::{Backend, only_from, policy, wait_for, web, write_pods};
 
-const PORT: u16 = 7_100;
+pub(super) const PORT: u16 = 7_100;
 /// How long a denied connection may take to come about nevertheless.
 const ATTEMPT: Duration = Duration::from_millis(1_500);
 
@@ -66,7 +66,7 @@ fn groups(link: u32) -> [SocketAddr; 3] {
 }
 
 /// A pod's sockets that take whatever comes, of both families.
-fn ears(pod: &Pod) -> Result<[UdpSocket; 2]> {
+pub(super) fn ears(pod: &Pod) -> Result<[UdpSocket; 2]> {
     pod.ns.run(|| {
         // One that is bound to every address of IPv6 takes IPv4, too, unless somebody is there before it.
         let v4 = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, PORT))?;

@@ -3,6 +3,7 @@
 mod bridge;
 mod cut;
 mod first_packet;
+mod frames;
 mod neighbours;
 mod policies;
 mod services;

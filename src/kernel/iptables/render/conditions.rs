@@ -171,7 +171,11 @@ pub(super) fn of_match(matched: &Match, family: Family) -> Vec<Condition> {
         // Looked up by the caller, who knows the sets.
         Match::InSet { .. } => vec![Condition::default()],
         // Refused by the caller.
-        Match::InnerIsOpaque(_) | Match::InnerProtocol(..) | Match::InnerDestinationPorts { .. } => Vec::new(),
+        Match::InnerIsOpaque(_)
+        | Match::InnerProtocol(..)
+        | Match::InnerDestinationPorts { .. }
+        | Match::InputBridge(_)
+        | Match::EtherType(_) => Vec::new(),
     }
 }
 

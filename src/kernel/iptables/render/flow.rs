@@ -263,6 +263,9 @@ impl<'a> Flow<'a> {
                 Match::InnerIsOpaque(_) | Match::InnerProtocol(..) | Match::InnerDestinationPorts { .. } => {
                     return Err("iptables and ipset cannot look into a tunnelled packet");
                 }
+                Match::InputBridge(_) | Match::EtherType(_) => {
+                    return Err("iptables does not see frames of bridges");
+                }
                 other => of_match(other, self.family),
             };
             conditions = conditions.iter().flat_map(|one| more.iter().filter_map(|more| one.and(more))).collect();
