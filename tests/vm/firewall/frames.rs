@@ -10,12 +10,13 @@ use ferrovia::kernel::netns::run_in_new;
 use ferrovia::kernel::nft::{Nft, NftClient, text};
 use ferrovia::net::Family;
 use ferrovia::testing::lab::{Lab, Options, Pod, wait};
+use serde_json::json;
 
 use super::super::contracts_nft::{listing, nft, programs};
 use super::super::{SOON, with_lab};
 use super::bridge::{PORT, ears};
 use super::cut::apply;
-use super::{Backend, only_from, wait_for, web, write_pods};
+use super::{Backend, only_from, policy, wait_for, web, write_pods};
 
 /// Everything a pod sends gets one tag, or two: all with the number 0, which a receiver takes off.
 const TAGS: [&str; 2] = [
@@ -44,7 +45,7 @@ fn arrives(lab: &Lab, from: &Pod, to: &Pod, ears: &[UdpSocket; 2]) -> Result<Vec
         Ok(())
     };
     from.ns.run(|| say(1))?;
-    lab.node(1)?.ns.run(|| say(u8::MAX))?;
+    lab.node(to.node)?.ns.run(|| say(u8::MAX))?;
     let mut families = Vec::new();
     for (family, ear) in Family::ALL.into_iter().zip(ears) {
         loop {
@@ -74,11 +75,11 @@ fn dropped(lab: &Lab) -> Result<u64> {
 both_backends!(a_tag_leads_around_no_policy);
 
 fn a_tag_leads_around_no_policy(backend: Backend) {
-    with_lab(Options { nodes: 1, ..Options::default() }, |lab| {
+    with_lab(Options { nodes: 2, ..Options::default() }, |lab| {
         write_pods(lab, &[])?;
         let daemons = lab.start_daemons(&backend.options())?;
-        let (client, server) = (lab.pod("p11")?, lab.pod("p12")?);
-        let ears = ears(server)?;
+        let (client, server, far) = (lab.pod("p11")?, lab.pod("p12")?, lab.pod("p21")?);
+        let (ears, far_ears) = (ears(server)?, ears(far)?);
         let station = station(server)?;
         for family in Family::ALL {
             let address = server.address(family);
@@ -93,6 +94,8 @@ fn a_tag_leads_around_no_policy(backend: Backend) {
             tag(tags)?;
             let families = arrives(lab, client, server, &ears)?;
             ensure!(families == Family::ALL, "without policies {families:?} arrive with {tags}");
+            let families = arrives(lab, client, far, &far_ears)?;
+            ensure!(families == Family::ALL, "without policies {families:?} arrive at another node with {tags}");
             untag()?;
         }
 
@@ -109,6 +112,16 @@ fn a_tag_leads_around_no_policy(backend: Backend) {
         }
         let findings = daemons[0].admin("/debug/firewall/findings")?.1;
         ensure!(findings.is_empty(), "what is read back is what was written: {findings}");
+
+        // What leaves the bridge has no tag any more when it is asked about.
+        let egress = json!({"podSelector": {"matchLabels": {"app": "p11"}}, "policyTypes": ["Egress"]});
+        apply(lab, &daemons[0], &[policy("out", egress)])?;
+        for tags in TAGS {
+            tag(tags)?;
+            let families = arrives(lab, client, far, &far_ears)?;
+            ensure!(families.is_empty(), "{families:?} leave the node with {tags}");
+            untag()?;
+        }
 
         // Somebody else takes the table away.
         lab.node(1)?.ns.command(&format!("nft delete table bridge {FRAMES}"))?;
