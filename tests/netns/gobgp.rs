@@ -11,8 +11,9 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use anyhow::ensure;
 use ferrovia::kernel::netns::run_in_new;
 use ferrovia::net::Asn;
 use ferrovia::routing::bgp::api::server;
@@ -21,7 +22,7 @@ use ferrovia::routing::bgp::rib::Settings;
 use ferrovia::routing::bgp::speaker::{self, Change, Goodbye, Options, PeerConfig, Speaker};
 use ferrovia::routing::bgp::tcp::Distance;
 use ferrovia::testing::builders::bgp_peer;
-use ferrovia::testing::lab::report;
+use ferrovia::testing::lab::{report, wait};
 
 /// Where the speaker under test answers; its peer answers one port higher.
 const SUBJECT: u16 = 50051;
@@ -156,25 +157,17 @@ impl Client<'_> {
     }
 }
 
-fn wait(what: &str, mut is_so: impl FnMut() -> bool) {
-    let end = Instant::now() + Duration::from_secs(120);
-    while !is_so() {
-        assert!(Instant::now() < end, "not within 120 s: {what}");
-        std::thread::sleep(Duration::from_millis(100));
-    }
-}
+/// How long daemons may take to do something; gobgpd tries to connect every five to ten seconds.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Until the subject's session is up; `folder` has the daemons' logs.
 fn wait_for_session(client: Client<'_>, folder: &Path) {
-    let end = Instant::now() + Duration::from_secs(120);
-    loop {
+    wait::until("the session is up", PATIENCE, || {
         let output = client.run(&format!("-p {SUBJECT} neighbor"));
-        if String::from_utf8_lossy(&output.stdout).contains("Establ") {
-            return;
-        }
-        assert!(Instant::now() < end, "no session within 120 s: {output:?}{}", logs(folder));
-        std::thread::sleep(Duration::from_millis(100));
-    }
+        ensure!(String::from_utf8_lossy(&output.stdout).contains("Establ"), "{output:?}");
+        Ok(())
+    })
+    .unwrap_or_else(|error| panic!("{error:#}{}", logs(folder)));
 }
 
 /// What the daemons have logged, for a message.
@@ -245,11 +238,12 @@ fn add_routes(real: Client<'_>) {
     for line in ["10.244.1.0/24 origin igp", "10.3.0.0/16 nexthop 192.0.2.1 med 7", "2001:db8:244::/64 -a ipv6"] {
         real.text(&format!("-p {SUBJECT} global rib add {line}"));
     }
-    wait("the routes have arrived", || {
+    wait::until_true("the routes have arrived", PATIENCE, || {
         let here = real.text(&format!("-p {SUBJECT} neighbor 192.0.2.2 adj-in"));
         let there = real.text(&format!("-p {PEER} neighbor 192.0.2.1 adj-in -a ipv6"));
-        here.lines().count() == 5 && there.contains("2001:db8:244::/64")
-    });
+        Ok(here.lines().count() == 5 && there.contains("2001:db8:244::/64"))
+    })
+    .unwrap();
 }
 
 /// Asked everywhere; answers are equal on every server.
@@ -528,7 +522,10 @@ fn the_current_major_is_understood_both_ways() {
         ] {
             Client::Ours.text(&format!("-p {PEER} global rib add {line}"));
         }
-        wait("the routes have arrived", || ask(Client::Ours, "neighbor 192.0.2.2 adj-in").lines().count() == 5);
+        wait::until_true("the routes have arrived", PATIENCE, || {
+            Ok(ask(Client::Ours, "neighbor 192.0.2.2 adj-in").lines().count() == 5)
+        })
+        .unwrap();
         for (line, expected) in lines.iter().zip(expected.lock().unwrap().iter()) {
             assert_eq!(&ask(Client::Ours, line), expected, "gobgp {line} to gobgpd 4");
         }
