@@ -6,7 +6,7 @@
 //! from pod to pod. What is for the node or for pods behind it has no tag any more when it is routed, and is asked about then.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use super::compile::comment;
 use super::nobody::POD_BRIDGES;
@@ -20,8 +20,13 @@ const FORWARD: &str = "forward";
 /// The chain of those that come from a pod.
 const FROM_PODS: &str = "from-pods";
 
-/// The table of bridged frames.
-pub(super) fn ruleset() -> Ruleset {
+/// The table of bridged frames, made once: it is compared with every change of policies, and never another.
+pub(super) fn ruleset() -> &'static Ruleset {
+    static RULESET: LazyLock<Ruleset> = LazyLock::new(build);
+    &RULESET
+}
+
+fn build() -> Ruleset {
     let rule = |matches, statements, text| Rule { matches: vec![matches], statements, comment: comment(text) };
     let forward = POD_BRIDGES
         .map(|bridge| {

@@ -17,7 +17,7 @@ use ferrovia::testing::policy_oracle::PolicyOracle;
 use ferrovia::testing::tracer::{Fate, Packet, Tracer};
 use proptest::prelude::*;
 
-use super::firewall::{pass, put_pod, put_policy, room};
+use super::firewall::{pass, put_pod, put_policy, repairs, room};
 use super::policy::{packets, snapshot};
 
 fn config() -> Config {
@@ -126,12 +126,7 @@ fn what_somebody_else_changes_in_it_is_repaired_and_counted() {
     let mut room = room(&node, &config());
     let _ = pass(&mut room, &snapshot, Read::Remembered);
     let whole = tables(&node);
-    node.nft.open().remove_table(BESIDE);
-    let outcome = pass(&mut room, &snapshot, Read::Links);
-    assert!(outcome.drift > 0 && outcome.failed.is_empty(), "{outcome:?}");
-    assert!(node.nft.open().put_foreign_rule(BESIDE, "tunnel4-ingress"));
-    assert!(pass(&mut room, &snapshot, Read::Kernel).drift > 0);
-    assert_eq!(pass(&mut room, &snapshot, Read::Kernel).drift, 0);
+    repairs(&node, &mut room, &snapshot, BESIDE, "tunnel4-ingress");
     assert_eq!(tables(&node), whole);
     let outcome = room.clean_up();
     assert!(outcome.failed.is_empty() && node.nft.open().tables().count() == 0, "{outcome:?}");

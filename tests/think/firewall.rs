@@ -42,6 +42,16 @@ pub(super) fn pass(room: &mut FakeRoom, snapshot: &Snapshot, read: Read) -> Outc
     room.sync(snapshot, read, Duration::ZERO)
 }
 
+/// A table beside the room's own one that somebody takes away, and then puts a rule into, is mended and counted.
+pub(super) fn repairs(node: &FakeNode, room: &mut FakeRoom, snapshot: &Snapshot, table: &str, chain: &str) {
+    node.nft.open().remove_table(table);
+    let outcome = pass(room, snapshot, Read::Links);
+    assert!(outcome.drift > 0 && outcome.failed.is_empty(), "{outcome:?}");
+    assert!(node.nft.open().put_foreign_rule(table, chain));
+    assert!(pass(room, snapshot, Read::Kernel).drift > 0);
+    assert_eq!(pass(room, snapshot, Read::Kernel).drift, 0);
+}
+
 fn table(node: &FakeNode) -> Ruleset {
     node.nft.open().ruleset(TABLE).unwrap_or_default()
 }

@@ -8,7 +8,7 @@ use ferrovia::reconcile::{Outcome, Read};
 use ferrovia::testing::builders::cluster;
 use ferrovia::testing::node::FakeNode;
 
-use super::firewall::{pass, put_pod, put_policy, room};
+use super::firewall::{pass, put_pod, put_policy, repairs, room};
 
 fn config(inside: Inside) -> Config {
     Config { inside, drop_tagged: true, ..Config::default() }
@@ -90,12 +90,7 @@ fn what_somebody_else_changes_in_it_is_repaired_and_it_goes_with_the_rest() {
         let mut room = room(&node, &config(inside));
         let _ = pass(&mut room, &snapshot, Read::Remembered);
         let whole = node.nft.open().ruleset(FRAMES);
-        node.nft.open().remove_table(FRAMES);
-        let outcome = pass(&mut room, &snapshot, Read::Links);
-        assert!(outcome.drift > 0 && outcome.failed.is_empty(), "{outcome:?}");
-        assert!(node.nft.open().put_foreign_rule(FRAMES, "from-pods"));
-        assert!(pass(&mut room, &snapshot, Read::Kernel).drift > 0);
-        assert_eq!(pass(&mut room, &snapshot, Read::Kernel).drift, 0);
+        repairs(&node, &mut room, &snapshot, FRAMES, "from-pods");
         assert_eq!(node.nft.open().ruleset(FRAMES), whole);
         assert!(room.clean_up().failed.is_empty());
         assert_eq!(tables(&node), [""; 0]);

@@ -9,8 +9,7 @@
 
 use super::Room;
 use super::extra::Extra;
-use crate::firewall::frames;
-use crate::firewall::{BESIDE, FRAMES};
+use crate::firewall::{BESIDE, FRAMES, frames};
 use crate::kernel::Error;
 use crate::kernel::conntrack::Conntrack;
 use crate::kernel::filter::plan::{Observed, Transaction};
@@ -19,7 +18,6 @@ use crate::kernel::netlink::Refusal;
 use crate::kernel::nft::Nft;
 use crate::kernel::rtnl::Rtnl;
 use crate::kernel::sysctl::Sysctl;
-use crate::model::{Notice, Severity, Subject};
 use crate::reconcile::Outcome;
 
 /// Both tables.
@@ -41,7 +39,7 @@ impl Default for Beside {
 #[derive(Debug, Default)]
 pub(super) struct DesiredBeside {
     tunnelled: Option<Ruleset>,
-    frames: Option<Ruleset>,
+    frames: Option<&'static Ruleset>,
 }
 
 impl<N: Nft, R: Rtnl, C: Conntrack, S: Sysctl> Room<N, R, C, S> {
@@ -55,7 +53,7 @@ impl<N: Nft, R: Rtnl, C: Conntrack, S: Sysctl> Room<N, R, C, S> {
         self.table.beside(&self.book)
     }
 
-    fn desired_frames(&self) -> Option<Ruleset> {
+    fn desired_frames(&self) -> Option<&'static Ruleset> {
         (self.drops_tagged() && self.kernel.nft.inside() != Inside::Nowhere).then(frames::ruleset)
     }
 
@@ -68,7 +66,7 @@ impl<N: Nft, R: Rtnl, C: Conntrack, S: Sysctl> Room<N, R, C, S> {
         let nft = &mut self.kernel.nft;
         // Where the kernel has refused it, it is tried again when everything is compared.
         if self.beside.unframed.is_none() {
-            self.beside.frames.change(nft, desired.frames.as_ref(), outcome)?;
+            self.beside.frames.change(nft, desired.frames, outcome)?;
         }
         self.beside.tunnelled.change(nft, desired.tunnelled.as_ref(), outcome)
     }
@@ -81,7 +79,7 @@ impl<N: Nft, R: Rtnl, C: Conntrack, S: Sysctl> Room<N, R, C, S> {
         outcome: &mut Outcome,
     ) -> Result<(), Error> {
         let nft = &mut self.kernel.nft;
-        let frames = self.beside.frames.compare(nft, desired.frames.as_ref(), foreign, outcome);
+        let frames = self.beside.frames.compare(nft, desired.frames, foreign, outcome);
         let tunnelled = self.beside.tunnelled.compare(nft, desired.tunnelled.as_ref(), foreign, outcome);
         let was_unframed = self.beside.unframed.take().is_some();
         match frames {
@@ -106,7 +104,7 @@ impl<N: Nft, R: Rtnl, C: Conntrack, S: Sysctl> Room<N, R, C, S> {
     ) -> Result<(), Error> {
         let nft = &mut self.kernel.nft;
         self.beside.tunnelled.drop_unwanted(nft, desired.tunnelled.as_ref(), known, outcome)?;
-        self.beside.frames.drop_unwanted(nft, desired.frames.as_ref(), known, outcome)
+        self.beside.frames.drop_unwanted(nft, desired.frames, known, outcome)
     }
 
     /// What the kernel has of tunnelled packets; `None` where the table is not there.
@@ -126,7 +124,10 @@ impl<N: Nft, R: Rtnl, C: Conntrack, S: Sysctl> Room<N, R, C, S> {
     pub(super) fn wanted_beside(&self) -> Vec<(Name, Ruleset)> {
         let DesiredBeside { tunnelled, frames } = self.desired_beside();
         let named = |table: &Extra, ruleset: Option<Ruleset>| ruleset.map(|ruleset| (table.name().clone(), ruleset));
-        named(&self.beside.tunnelled, tunnelled).into_iter().chain(named(&self.beside.frames, frames)).collect()
+        named(&self.beside.tunnelled, tunnelled)
+            .into_iter()
+            .chain(named(&self.beside.frames, frames.cloned()))
+            .collect()
     }
 
     /// What a reading of the kernel would write.
@@ -137,7 +138,7 @@ impl<N: Nft, R: Rtnl, C: Conntrack, S: Sysctl> Room<N, R, C, S> {
         // What the kernel refuses is told with its reason.
         let frames = match self.beside.unframed {
             Some(_) => Transaction::default(),
-            None => self.beside.frames.difference(nft, frames.as_ref())?,
+            None => self.beside.frames.difference(nft, frames)?,
         };
         Ok([tunnelled, frames])
     }
@@ -153,16 +154,11 @@ impl<N: Nft, R: Rtnl, C: Conntrack, S: Sysctl> Room<N, R, C, S> {
             None if self.kernel.nft.inside() == Inside::Nowhere => "this kernel has no nf_tables".to_owned(),
             None => return,
         };
-        let Some(node) = self.last.as_ref().map(|snapshot| snapshot.node_name.clone()) else { return };
-        self.frames_notice = Some(Notice {
-            subject: Subject::Node(node),
-            severity: Severity::Warning,
-            reason: "TaggedFramesUnfiltered",
-            message: format!(
-                "policies do not see frames with a VLAN tag between pods on the same bridge, which pods with CAP_NET_RAW can \
-                 send: load the modules nf_tables and nft_meta_bridge, or take that capability from pods: {reason}"
-            ),
-        });
+        let message = format!(
+            "policies do not see frames with a VLAN tag between pods on the same bridge, which pods with CAP_NET_RAW can \
+             send: load the modules nf_tables and nft_meta_bridge, or take that capability from pods: {reason}"
+        );
+        self.frames_notice = self.warning("TaggedFramesUnfiltered", message);
     }
 }
 

@@ -1,4 +1,4 @@
-//! A table of nftables beside the room's own one, on either backend.
+//! A table of nftables beside the room's own one, on either backend; and how any table of the room is written.
 
 use crate::kernel::Error;
 use crate::kernel::filter::plan::{Observed, Transaction, plan, remove};
@@ -51,11 +51,7 @@ impl Extra {
     ) -> Result<(), Error> {
         self.known = None;
         let Some(desired) = desired else { return Ok(()) };
-        let transaction = nft.plan(&self.name, desired)?;
-        if foreign {
-            outcome.drift += transaction.changes.len();
-        }
-        commit(nft, &transaction, outcome)?;
+        compare(nft, &self.name, desired, foreign, outcome)?;
         self.known = Some(desired.clone());
         Ok(())
     }
@@ -91,7 +87,23 @@ impl Extra {
     }
 }
 
-fn commit(nft: &mut impl Nft, transaction: &Transaction, outcome: &mut Outcome) -> Result<(), Error> {
+/// Writes what a table should be, compared with what the kernel has. `foreign`: what differs is somebody else's doing.
+pub(super) fn compare(
+    nft: &mut impl Nft,
+    table: &Name,
+    desired: &Ruleset,
+    foreign: bool,
+    outcome: &mut Outcome,
+) -> Result<(), Error> {
+    let transaction = nft.plan(table, desired)?;
+    if foreign {
+        outcome.drift += transaction.changes.len();
+    }
+    commit(nft, &transaction, outcome)
+}
+
+/// Writes changes, and counts them.
+pub(super) fn commit(nft: &mut impl Nft, transaction: &Transaction, outcome: &mut Outcome) -> Result<(), Error> {
     if transaction.is_empty() {
         return Ok(());
     }

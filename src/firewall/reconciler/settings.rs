@@ -33,28 +33,23 @@ impl<N: Nft, R: Rtnl, C: Conntrack, S: Sysctl> Room<N, R, C, S> {
                 Ok(None) => "this kernel does not have it: load the module br_netfilter".to_owned(),
                 Err(error) => format!("it cannot be read ({error})"),
             };
-            let Some(node) = self.last.as_ref().map(|snapshot| snapshot.node_name.clone()) else { continue };
-            self.settings_notices.push(Notice {
-                subject: Subject::Node(node),
-                severity: Severity::Warning,
-                reason: "BridgeUnfiltered",
-                message: format!(
-                    "policies do not see traffic between pods on the same bridge: sysctl {key} must be 1, and {reason}"
-                ),
-            });
+            let message = format!(
+                "policies do not see traffic between pods on the same bridge: sysctl {key} must be 1, and {reason}"
+            );
+            self.settings_notices.extend(self.warning("BridgeUnfiltered", message));
         }
     }
 
     /// Tells what keeps rules that are written from having their effect.
     pub(super) fn note_limits(&mut self) {
-        let Some(node) = self.last.as_ref().map(|snapshot| snapshot.node_name.clone()) else { return };
-        let notice = |message: String| Notice {
-            subject: Subject::Node(node.clone()),
-            severity: Severity::Warning,
-            reason: "RulesWithoutEffect",
-            message,
-        };
-        self.limits = self.kernel.nft.limits().into_iter().map(notice).collect();
+        let limits = self.kernel.nft.limits();
+        self.limits = limits.into_iter().filter_map(|message| self.warning("RulesWithoutEffect", message)).collect();
+    }
+
+    /// A warning about this node; `None` before the first snapshot, which names it.
+    pub(super) fn warning(&self, reason: &'static str, message: String) -> Option<Notice> {
+        let subject = Subject::Node(self.last.as_ref()?.node_name.clone());
+        Some(Notice { subject, severity: Severity::Warning, reason, message })
     }
 
     /// Whether pods of this node are on a bridge.

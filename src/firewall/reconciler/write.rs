@@ -2,6 +2,7 @@
 
 use super::Room;
 use super::beside::DesiredBeside;
+use super::extra::{commit, compare};
 use crate::firewall::refused::is_of_log;
 use crate::firewall::table::Step;
 use crate::kernel::Error;
@@ -11,7 +12,6 @@ use crate::kernel::filter::plan::{Observed, Transaction, plan};
 use crate::kernel::nft::Nft;
 use crate::kernel::rtnl::Rtnl;
 use crate::kernel::sysctl::Sysctl;
-use crate::model::{Notice, Severity, Subject};
 use crate::reconcile::{Outcome, Read};
 
 /// How many policies may be left out of one pass before the table counts as refused altogether.
@@ -75,8 +75,7 @@ impl<N: Nft, R: Rtnl, C: Conntrack, S: Sysctl> Room<N, R, C, S> {
              force. Load modules nfnetlink_log and xt_NFLOG and restart: {error}"
         );
         tracing::warn!(reason = %error, "the kernel refuses rules that log, so denied packets are not logged");
-        let subject = Subject::Node(snapshot.node_name.clone());
-        self.log_notice = Some(Notice { subject, severity: Severity::Warning, reason: "DeniedUnlogged", message });
+        self.log_notice = self.warning("DeniedUnlogged", message);
     }
 
     fn write_step(&mut self, step: &Step, outcome: &mut Outcome) -> Result<(), Error> {
@@ -85,7 +84,7 @@ impl<N: Nft, R: Rtnl, C: Conntrack, S: Sysctl> Room<N, R, C, S> {
         }
         let beside = self.desired_beside();
         self.change_beside(&beside, outcome)?;
-        self.commit(plan(&self.name, &step.after, Some(&step.before)), outcome)?;
+        commit(&mut self.kernel.nft, &plan(&self.name, &step.after, Some(&step.before)), outcome)?;
         self.drop_beside(&beside, true, outcome)
     }
 
@@ -94,22 +93,9 @@ impl<N: Nft, R: Rtnl, C: Conntrack, S: Sysctl> Room<N, R, C, S> {
         // What fails there keeps nothing else out: without it nothing is tunnelled.
         let written = self.compare_beside(&beside, foreign, outcome);
         let desired = self.table.whole(&self.book);
-        let transaction = self.kernel.nft.plan(&self.name, &desired)?;
-        if foreign {
-            outcome.drift += transaction.changes.len();
-        }
-        self.commit(transaction, outcome)?;
+        compare(&mut self.kernel.nft, &self.name, &desired, foreign, outcome)?;
         written?;
         self.drop_beside(&beside, false, outcome)
-    }
-
-    pub(super) fn commit(&mut self, transaction: Transaction, outcome: &mut Outcome) -> Result<(), Error> {
-        if transaction.is_empty() {
-            return Ok(());
-        }
-        self.kernel.nft.commit(&transaction)?;
-        outcome.ops += transaction.changes.len();
-        Ok(())
     }
 
     /// What the kernel has; `None` where the table is not there.

@@ -81,41 +81,39 @@ pub(super) fn ears(pod: &Pod) -> Result<[UdpSocket; 2]> {
     })
 }
 
-/// The groups by which a pod is heard by another one. A last word from the node, which may always send, shows that all before it is
-/// there.
-fn heard(lab: &Lab, from: &Pod, to: &Pod, ears: &[UdpSocket; 2]) -> Result<Vec<SocketAddr>> {
-    let (_, link) = settled(from)?;
-    let all = groups(link);
-    from.ns.run(|| {
-        for (number, group) in (0_u8..).zip(all) {
-            let local: IpAddr =
-                if group.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
-            let socket = UdpSocket::bind((local, 0))?;
-            socket.set_broadcast(true)?;
-            socket.send_to(&[number], group).with_context(|| format!("send to {group}"))?;
-        }
-        Ok(())
-    })?;
-    lab.node(1)?.ns.run(|| {
-        for family in Family::ALL {
-            let local: IpAddr =
-                if family == Family::V4 { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
-            UdpSocket::bind((local, 0))?.send_to(&[u8::MAX], (to.address(family), PORT))?;
-        }
-        Ok(())
-    })?;
-    let mut heard = Vec::new();
-    for ear in ears {
+/// Says a word to this address, from whatever address of one's own.
+pub(super) fn say(word: u8, to: SocketAddr) -> Result<()> {
+    let local: IpAddr = if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let socket = UdpSocket::bind((local, 0))?;
+    socket.set_broadcast(true)?;
+    socket.send_to(&[word], to).with_context(|| format!("send to {to}"))?;
+    Ok(())
+}
+
+/// The words a pod has heard, by family. A last one from its node, which may always send, shows that all before it are there.
+pub(super) fn words(lab: &Lab, to: &Pod, ears: &[UdpSocket; 2]) -> Result<[Vec<u8>; 2]> {
+    lab.node(to.node)?.ns.run(|| Family::ALL.iter().try_for_each(|of| say(u8::MAX, (to.address(*of), PORT).into())))?;
+    let mut heard = [Vec::new(), Vec::new()];
+    for (heard, ear) in heard.iter_mut().zip(ears) {
         loop {
             let mut word = [0];
             ear.recv(&mut word).context("the node's word")?;
-            match all.get(usize::from(word[0])) {
-                Some(group) => heard.push(*group),
-                None => break,
+            if word[0] == u8::MAX {
+                break;
             }
+            heard.push(word[0]);
         }
     }
     Ok(heard)
+}
+
+/// The groups by which a pod is heard by another one.
+fn heard(lab: &Lab, from: &Pod, to: &Pod, ears: &[UdpSocket; 2]) -> Result<Vec<SocketAddr>> {
+    let (_, link) = settled(from)?;
+    let all = groups(link);
+    from.ns.run(|| (0_u8..).zip(all).try_for_each(|(number, group)| say(number, group)))?;
+    let numbers = words(lab, to, ears)?.concat();
+    numbers.into_iter().map(|number| all.get(usize::from(number)).copied().context("a word nobody said")).collect()
 }
 
 both_backends!(addresses_that_are_no_pod_s_lead_around_no_policy);

@@ -1,6 +1,6 @@
 //! Frames with a VLAN tag from pod to pod of one bridge: a tag leads around no policy.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
+use std::net::UdpSocket;
 
 use anyhow::{Context, Result, ensure};
 use ferrovia::firewall::FRAMES;
@@ -14,7 +14,7 @@ use serde_json::json;
 
 use super::super::contracts_nft::{listing, nft, programs};
 use super::super::{SOON, with_lab};
-use super::bridge::{PORT, ears};
+use super::bridge::{PORT, ears, say, words};
 use super::cut::apply;
 use super::{Backend, only_from, policy, wait_for, web, write_pods};
 
@@ -31,33 +31,11 @@ fn station(pod: &Pod) -> Result<String> {
     words.next().map(str::to_owned).context(line.clone())
 }
 
-/// The families in which a word of one pod arrives at the other. A last word from the node, which may always send, shows that
-/// all before it is there.
+/// The families in which a word of one pod arrives at the other.
 fn arrives(lab: &Lab, from: &Pod, to: &Pod, ears: &[UdpSocket; 2]) -> Result<Vec<Family>> {
-    let say = |word: u8| {
-        for family in Family::ALL {
-            let local: IpAddr = match family {
-                Family::V4 => Ipv4Addr::UNSPECIFIED.into(),
-                Family::V6 => Ipv6Addr::UNSPECIFIED.into(),
-            };
-            UdpSocket::bind((local, 0))?.send_to(&[word], (to.address(family), PORT))?;
-        }
-        Ok(())
-    };
-    from.ns.run(|| say(1))?;
-    lab.node(to.node)?.ns.run(|| say(u8::MAX))?;
-    let mut families = Vec::new();
-    for (family, ear) in Family::ALL.into_iter().zip(ears) {
-        loop {
-            let mut word = [0];
-            ear.recv(&mut word).context("the node's word")?;
-            if word[0] == u8::MAX {
-                break;
-            }
-            families.push(family);
-        }
-    }
-    Ok(families)
+    from.ns.run(|| Family::ALL.iter().try_for_each(|of| say(1, (to.address(*of), PORT).into())))?;
+    let heard = words(lab, to, ears)?;
+    Ok(Family::ALL.into_iter().zip(heard).flat_map(|(family, words)| words.into_iter().map(move |_| family)).collect())
 }
 
 /// The table as `nft` lists it; empty where there is none.
